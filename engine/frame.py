@@ -1,0 +1,166 @@
+"""The frame: what travels between nodes, and how its fixed header is packed and checked.
+
+A worker builds one frame for each peer and turn; routers move frames by the header alone and never
+look into the body. The header is 128 bytes, little-endian:
+
+    magic 4s | version u8 | kind u8 | flags u16 | body_length u32 | log u16 | reserved u16
+    generation u32 | reserved u32 | cluster u64 | sender u64 | seat u64 | incarnation u64 | dest u64
+    groups 32s | reserved 28s | crc u32
+
+`crc` is CRC-32 over the header before it and the body, so one wrong bit anywhere drops the frame.
+`groups` has bit g set (byte g // 8, bit g % 8) if the body has a message for group g: a router
+hands the frame to every worker whose own groups meet it, whatever layout the sender has.
+"""
+
+from __future__ import annotations
+
+import struct
+from enum import IntEnum
+from typing import NamedTuple
+from zlib import crc32
+
+MAGIC = b"PXM\x01"
+VERSION = 1
+MAX_GROUPS = 256
+
+_FIELDS = struct.Struct("<4sBBHIHHIIQQQQQ32s28s")
+_CRC = struct.Struct("<I")
+HEADER_BYTES = _FIELDS.size + _CRC.size
+assert HEADER_BYTES == 128
+
+MAX_BODY_BYTES = 128 * 1024 * 1024
+"""No frame is larger, whatever the options say: what a length field of a peer can make us allocate."""
+
+_NO_RESERVED = bytes(28)
+
+
+class FrameKind(IntEnum):
+    """What the body is. The numbers are on the wire."""
+
+    HELLO = 1
+    """JSON: who a node is (see shards/hello.py). Only on TCP, first in each direction."""
+    PAXOS = 2
+    """A batch of protocol messages (see shards/codec.py)."""
+
+
+class FrameError(ValueError):
+    """The bytes are not a frame for this node; `reason` names the counter that it goes under."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason = reason
+
+
+class Header(NamedTuple):
+    """A checked header."""
+
+    kind: int
+    body_length: int
+    log: int
+    generation: int
+    cluster: int
+    sender: int
+    seat: int
+    incarnation: int
+    dest: int
+    groups: int
+    """Bit set of group indices, as an integer."""
+    crc: int
+
+
+def pack_frame(
+    kind: int,
+    body: bytes,
+    *,
+    cluster: int,
+    sender: int,
+    seat: int,
+    incarnation: int,
+    dest: int,
+    groups: int,
+    log: int = 0,
+    generation: int = 0,
+) -> bytes:
+    """Header and body as one byte string."""
+    head = _FIELDS.pack(
+        MAGIC,
+        VERSION,
+        kind,
+        0,
+        len(body),
+        log,
+        0,
+        generation,
+        0,
+        cluster,
+        sender,
+        seat,
+        incarnation,
+        dest,
+        groups.to_bytes(32, "little"),
+        _NO_RESERVED,
+    )
+    return b"".join((head, _CRC.pack(crc32(body, crc32(head))), body))
+
+
+def parse_header(data: bytes | bytearray | memoryview, max_body_bytes: int = MAX_BODY_BYTES) -> Header:
+    """Read and check everything in the header but the CRC.
+
+    Raises:
+        FrameError: short, magic, version or length.
+    """
+    if len(data) < HEADER_BYTES:
+        raise FrameError("short", f"{len(data)} bytes, a header has {HEADER_BYTES}")
+    (
+        magic,
+        version,
+        kind,
+        _flags,
+        body_length,
+        log,
+        _reserved1,
+        generation,
+        _reserved2,
+        cluster,
+        sender,
+        seat,
+        incarnation,
+        dest,
+        groups,
+        _reserved3,
+    ) = _FIELDS.unpack_from(data)
+    if magic != MAGIC:
+        raise FrameError("magic", f"{magic!r} instead of {MAGIC!r}")
+    if version != VERSION:
+        raise FrameError("version", f"wire version {version}, this node speaks {VERSION}")
+    if body_length > max_body_bytes:
+        raise FrameError("length", f"a body of {body_length} bytes, at most {max_body_bytes} allowed")
+    (crc,) = _CRC.unpack_from(data, _FIELDS.size)
+    return Header(
+        kind,
+        body_length,
+        log,
+        generation,
+        cluster,
+        sender,
+        seat,
+        incarnation,
+        dest,
+        int.from_bytes(groups, "little"),
+        crc,
+    )
+
+
+def parse_frame(data: bytes | bytearray | memoryview, max_body_bytes: int = MAX_BODY_BYTES) -> Header:
+    """Check a whole frame (header, length and CRC) and return its header.
+
+    Raises:
+        FrameError: as `parse_header`, and for a length or CRC that does not fit the bytes.
+    """
+    header = parse_header(data, max_body_bytes)
+    view = memoryview(data)
+    if len(view) != HEADER_BYTES + header.body_length:
+        raise FrameError("length", f"{len(view)} bytes, the header says {HEADER_BYTES + header.body_length}")
+    if crc32(view[HEADER_BYTES:], crc32(view[: _FIELDS.size])) != header.crc:
+        raise FrameError("crc", f"CRC does not match, {len(view)} bytes")
+    return header

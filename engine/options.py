@@ -1,0 +1,149 @@
+"""Every option of a node: one declaration that gives defaults, units, types and docs.
+
+`Options(...)` in code and `Options.from_yaml(path)` have the same fields. `engine/config.py` turns
+YAML into these and explains what is wrong with it; `Options.validate` is the one place that knows
+which combinations make sense.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+
+class MachineOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One state machine class and the groups that have an instance of it."""
+
+    class_: str = msgspec.field(name="class")
+    """Importable in the workers: `package.module:Class`."""
+    groups: str = "all"
+    """`all`, or indices and ranges: `0-9,20`."""
+    args: dict[str, Any] = {}
+    """Keyword arguments for the constructor, after `group`."""
+
+
+class LayoutOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Which worker hosts which group."""
+
+    workers: int | Literal["auto"] = "auto"
+    """Number of worker processes; `auto`: one per CPU that this process may use, at most one per group."""
+    strategy: Literal["spread", "range", "explicit"] = "spread"
+    """`spread`: group g on worker g mod W. `range`: equal runs of neighbours. `explicit`: as in `groups`."""
+    groups: dict[int, str] = {}
+    """Only for `explicit`: worker -> its groups (`0-49,99`). Each group on exactly one worker."""
+    pin: dict[int, list[int]] = {}
+    """Worker -> CPUs that it is bound to. Workers not named here float."""
+
+
+class NetworkOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The wire."""
+
+    plugin: str = "paxmux.plugins.network.udp_tcp:UdpTcp"
+    udp_max_bytes: int = 4096
+    """Frames larger than this go by TCP. 0: everything by TCP. At most 65,000."""
+    queue_max_bytes: int = 64 * 1024 * 1024
+    """TCP send queue of one peer; frames beyond it are dropped."""
+    reconnect_first_ms: int = 50
+    reconnect_max_ms: int = 2000
+
+
+class TimerOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Timers of the protocol, in milliseconds. Each doubles up to its maximum while nothing moves."""
+
+    resend_first_ms: int = 100
+    """An unanswered Prepare or Accept is sent again to whoever has not answered."""
+    prepare_first_ms: int = 2000
+    """Give up a Prepare and start a higher ballot (reference, 2.3)."""
+    accept_first_ms: int = 1000
+    """Give up an Accept and start a higher ballot (reference, 2.3)."""
+    phase_max_ms: int = 8000
+    backoff_min_ms: int = 10
+    """After a rejection the next ballot starts within a random time of min..max (reference, 2.3)."""
+    backoff_max_ms: int = 40
+    ask_ms: int = 2500
+    """Each group asks a peer for news at this interval, plus a random fifth (reference, 2.10)."""
+    ask_retry_ms: int = 200
+    """A question for decided values is repeated, to another peer, after this time."""
+    leftover_ms: int = 500
+    """An accepted value not known to be decided for so long makes its acceptor ask, then complete it."""
+
+
+class LimitOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Bounds of queues and sizes."""
+
+    max_value_bytes: int = 10_485_760
+    """Largest value, result or query answer (reference, 11)."""
+    max_pending: int = 65_536
+    """Requests of this node that have no answer yet; more are refused with 405."""
+    max_pending_bytes: int = 256 * 1024 * 1024
+    """Bytes of those requests."""
+    batch_max_count: int = 512
+    """Values that one instance decides together."""
+    batch_max_bytes: int = 1_048_576
+    """Bytes of those values; a single larger one goes alone."""
+    ring_bytes: int = 4 * 1024 * 1024
+    """Each shared-memory ring; a power of two."""
+    ring_backlog_bytes: int = 64 * 1024 * 1024
+    """What waits in front of a full ring before the queue's policy applies."""
+    catch_up_max_bytes: int = 1_048_576
+    """Decided values in one answer to a node that lags."""
+
+
+class StorageOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The log."""
+
+    plugin: str = "paxmux.plugins.storage.segment:SegmentLog"
+    segment_bytes: int = 64 * 1024 * 1024
+
+
+class WorkerOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Supervision of workers."""
+
+    restart_first_ms: int = 100
+    """Back-off before a dead worker is started again; doubles up to the maximum."""
+    restart_max_ms: int = 5000
+    crash_budget: int = 10
+    """Deaths within `crash_window_s` after which a worker stays down until the node restarts."""
+    crash_window_s: int = 60
+    hang_warn_ms: int = 5000
+    """A worker whose loop has not turned for so long is named in a warning, with its phase."""
+
+
+class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Everything a node needs to know."""
+
+    node: str
+    """This node's own `host:port`. The node id packs IPv4 and port unless `node_id` is given."""
+    members: list[str]
+    """`host:port` of all members, this node's included; an entry may be `id@host:port`. Seeds the
+    first start only: afterwards the stored membership counts and a difference is reported."""
+    data_dir: str
+    node_id: int | None = None
+    """Explicit 64-bit id; required where the host is no IPv4 literal."""
+    groups: int = 1
+    """Number of Paxos groups, 1 .. 256. Fixed when the cluster is founded."""
+    bootstrap: bool = False
+    """Create the data directory if it is missing. Otherwise `paxmux init` must have made it."""
+    router: Literal["inline", "process"] = "inline"
+    """`inline`: in the embedding event loop. `process`: in a process of its own, for servers whose
+    handlers block."""
+    layout: LayoutOptions = LayoutOptions()
+    state_machines: list[MachineOptions] = []
+    network: NetworkOptions = NetworkOptions()
+    timers: TimerOptions = TimerOptions()
+    limits: LimitOptions = LimitOptions()
+    storage: StorageOptions = StorageOptions()
+    worker: WorkerOptions = WorkerOptions()
+
+    @classmethod
+    def from_yaml(cls, path: str | Path) -> Options:
+        """Read and check a YAML file.
+
+        Raises:
+            ConfigError: names the file, the key and what was expected.
+        """
+        from paxmux.engine.config import load
+
+        return load(Path(path))

@@ -1,0 +1,108 @@
+"""The messages of the protocol: plain tuples, kept in one list per kind.
+
+A worker handles 100,000 of them a second, and a tuple display costs a quarter of a named tuple, so
+the field names live here, in the type aliases, and in the signatures of the handlers.
+
+The sender is not part of a message: the frame that carries it names node and seat, both checked
+before any handler runs. The node of a Prepare's, Accept's or Chosen's ballot *is* the sender.
+Groups are indices, rounds and instances are unsigned 64-bit integers.
+"""
+
+from __future__ import annotations
+
+Prepare = tuple[int, int, int]
+"""(group, instance, round)"""
+
+PrepareReply = tuple[int, int, int, int, int, int, bytes]
+"""(group, instance, round, rejected_by, accepted_round, accepted_node, value)
+
+`rejected_by` is the round of the higher promise, 0 if this is a promise."""
+
+Accept = tuple[int, int, int, bytes]
+"""(group, instance, round, value)"""
+
+AcceptReply = tuple[int, int, int, int]
+"""(group, instance, round, rejected_by)"""
+
+Chosen = tuple[int, int, int]
+"""(group, instance, round): the value accepted under (round, sender) is decided."""
+
+Position = tuple[int, int]
+"""(group, instance): the sender's current instance. A hint to ask, never a proof."""
+
+Ask = tuple[int, int]
+"""(group, instance): send me decided values from here on."""
+
+Learned = tuple[int, int, int, int, bytes]
+"""(group, instance, round, node, value): a decided value."""
+
+TopAsk = tuple[int, int]
+"""(group, read): which is the highest instance you may have voted in?"""
+
+TopReply = tuple[int, int, int, int]
+"""(group, read, top, members_from): the answer, under the membership valid from `members_from`."""
+
+KINDS = (
+    "learned",
+    "chosen",
+    "prepares",
+    "prepare_replies",
+    "accepts",
+    "accept_replies",
+    "positions",
+    "asks",
+    "top_asks",
+    "top_replies",
+)
+"""Order in a frame, and the order in which a receiver handles them: what decides comes first, so
+that an Accept for the next instance finds the group already there."""
+
+Body = tuple[
+    list[Learned],
+    list[Chosen],
+    list[Prepare],
+    list[PrepareReply],
+    list[Accept],
+    list[AcceptReply],
+    list[Position],
+    list[Ask],
+    list[TopAsk],
+    list[TopReply],
+]
+"""One batch of messages as it travels: the lists in the order of `KINDS`."""
+
+
+class Batch:
+    """Messages for one destination, by kind."""
+
+    __slots__ = KINDS
+
+    def __init__(self) -> None:
+        self.learned: list[Learned] = []
+        self.chosen: list[Chosen] = []
+        self.prepares: list[Prepare] = []
+        self.prepare_replies: list[PrepareReply] = []
+        self.accepts: list[Accept] = []
+        self.accept_replies: list[AcceptReply] = []
+        self.positions: list[Position] = []
+        self.asks: list[Ask] = []
+        self.top_asks: list[TopAsk] = []
+        self.top_replies: list[TopReply] = []
+
+    def body(self) -> Body:
+        """The lists, in wire order; not copied."""
+        return (
+            self.learned,
+            self.chosen,
+            self.prepares,
+            self.prepare_replies,
+            self.accepts,
+            self.accept_replies,
+            self.positions,
+            self.asks,
+            self.top_asks,
+            self.top_replies,
+        )
+
+    def __bool__(self) -> bool:
+        return any(self.body())

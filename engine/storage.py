@@ -1,0 +1,144 @@
+"""The contract of a log: what a worker needs from the disk.
+
+One log belongs to one worker and holds all of its groups. One process, one thread at a time calls
+it. A log is the truth about promises and accepted values: whatever `sync` returned for is still
+there after a crash at any instruction and after a power cut.
+
+Implementations live in `plugins/storage` and are named in the options by dotted path. The same
+contract tests run over each of them (`tests/storage_contract.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import IntEnum
+from pathlib import Path
+from typing import NamedTuple, Protocol, TypedDict
+
+Ballot = tuple[int, int]
+"""(round, node id), ordered as tuples are."""
+
+NULL_BALLOT: Ballot = (0, 0)
+
+
+class RecordKind(IntEnum):
+    """What a record says. The numbers are on disk."""
+
+    PROMISE = 1
+    """The acceptor promised `ballot` while `instance` was its current one. `value` is empty."""
+    ACCEPT = 2
+    """The acceptor accepted `value` under `ballot`; implies a promise of at least `ballot`."""
+    LEARNED = 3
+    """`value` is decided, as told by a peer. Says nothing about promises."""
+    DECIDED = 4
+    """Every instance up to and including `instance` is decided; the last value record of each
+    holds its value. Written lazily: a hint that saves questions after a restart."""
+
+
+Record = tuple[int, int, int, int, int, bytes]
+"""(kind, group, instance, round, node, value): a plain tuple, since workers write 100,000 a second."""
+
+
+class HardState(NamedTuple):
+    """What a group must remember across a crash, as `recover` finds it."""
+
+    instance: int
+    """The current instance: the highest one that has a PROMISE or ACCEPT record, or one above the
+    highest that is LEARNED or DECIDED, whichever is larger. All below it are decided."""
+    promised: Ballot
+    """The highest ballot of any PROMISE or ACCEPT record of the group, over all instances."""
+    accepted: Ballot
+    """Ballot of the last ACCEPT at `instance`; NULL_BALLOT if there is none."""
+    value: bytes
+    """Value of that ACCEPT; empty if there is none."""
+
+
+EMPTY_STATE = HardState(0, NULL_BALLOT, NULL_BALLOT, b"")
+
+
+class LogIdentity(NamedTuple):
+    """Stamped into every file of a log; files with another one are refused, never read."""
+
+    cluster: int
+    node: int
+    seat: int
+    log: int
+    """Index of the log within its node: the index of the worker that owns it."""
+
+
+class LogStats(TypedDict):
+    """Counters of a log since it was opened; sizes in bytes."""
+
+    appends: int
+    syncs: int
+    records: int
+    bytes_written: int
+    segments: int
+    disk_bytes: int
+    recovered_records: int
+    cut_bytes: int
+
+
+class Log(Protocol):
+    """A log, open for its only writer.
+
+    Atomicity: after a crash, a prefix of the appended records is there; it includes at least all
+    records for which `sync` returned.
+    Errors: any failure of a write or sync raises `StorageFailed`; from then on every method but
+    `close` raises it again. Nothing is retried.
+    """
+
+    def recover(self) -> dict[int, HardState]:
+        """Hard state of every group that has records. Called once, before anything else."""
+        ...
+
+    def append(self, records: Sequence[Record]) -> None:
+        """Write the records, in order, with one system call. They are not durable before `sync`."""
+        ...
+
+    def sync(self) -> None:
+        """Return when every record appended so far is durable. No-op if nothing is unsynced."""
+        ...
+
+    def read(self, group: int, instance: int) -> tuple[int, int, bytes] | None:
+        """(round, node, value) of the last ACCEPT or LEARNED record of that instance, CRC checked.
+
+        None if there is none. Raises `StorageDamaged` if it is there and damaged.
+        """
+        ...
+
+    def read_range(
+        self, group: int, first: int, max_count: int, max_bytes: int
+    ) -> list[tuple[int, int, int, bytes]]:
+        """(instance, round, node, value) from `first` on, without gaps, in order.
+
+        Stops before the first missing instance, after `max_count` records, or once the values
+        exceed `max_bytes` (at least one is returned if it exists).
+        """
+        ...
+
+    def housekeep(self) -> float | None:
+        """Do a bounded slice (at most a few ms) of index upkeep, for synced records only.
+
+        Called when the worker is idle, and at least once in 200 ms under load. Returns the seconds
+        until it wants to be called again, None if nothing is left to do.
+        """
+        ...
+
+    def stats(self) -> LogStats:
+        """Counters since opening."""
+        ...
+
+    def close(self, *, clean: bool) -> None:
+        """Close every file. `clean` syncs and leaves the mark of a clean stop first."""
+        ...
+
+
+class StorageDamaged(Exception):
+    """A record, index or file that should be good is not. The message names file and offset."""
+
+
+class OpenLog(Protocol):
+    """How a storage plugin is called: a class or function with this signature."""
+
+    def __call__(self, path: Path, identity: LogIdentity, *, segment_bytes: int) -> Log: ...

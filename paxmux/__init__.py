@@ -1,0 +1,3 @@
+"""paxmux: replicated state machines with Paxos, many groups on all cores."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,89 @@
+"""How a child process is told what to be, and what it says to its supervisor.
+
+A child is started as a fresh interpreter with one inherited socket (SOCK_SEQPACKET), its control
+socket; its number is the only argument. Messages on it are JSON documents of the types below; file
+descriptors travel beside them (SCM_RIGHTS). Nothing is pickled. The socket's end of file is how a
+child notices that its parent is gone.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from paxmux.engine.options import Options
+
+
+class Founding(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The membership that the cluster was founded with: the members of instance 0 of every group."""
+
+    cluster: int
+    """Cluster id: a hash of the members, their seats and the group count (64 bits)."""
+    seats: dict[int, int]
+    """Node id -> seat."""
+
+
+class WorkerBoot(msgspec.Struct, tag="worker", forbid_unknown_fields=True, kw_only=True):
+    """First message to a worker. Descriptors with it, in this order: counters memfd, client ring in
+    (node to worker), client ring out, network ring in (router to worker), network ring out,
+    own doorbell, node's doorbell, router's doorbell."""
+
+    options: Options
+    worker: int
+    generation: int
+    groups: list[int]
+    node_id: int
+    seat: int
+    incarnation: int
+    founding: Founding
+    cpus: list[int]
+    sys_path: list[str]
+
+
+class RouterBoot(msgspec.Struct, tag="router", forbid_unknown_fields=True, kw_only=True):
+    """First message to a router process. Descriptors: counters memfd, own doorbell."""
+
+    options: Options
+    node_id: int
+    seat: int
+    incarnation: int
+    workers: int
+    founding: Founding | None
+    sys_path: list[str]
+
+
+class AttachWorker(msgspec.Struct, tag="attach", forbid_unknown_fields=True, kw_only=True):
+    """To the router process: a worker (again) exists. Descriptors: network ring from the worker,
+    network ring to the worker, the worker's doorbell."""
+
+    worker: int
+    generation: int
+    groups: list[int]
+
+
+class Stop(msgspec.Struct, tag="stop", forbid_unknown_fields=True, kw_only=True):
+    """To a child: stop cleanly within `drain_s` seconds."""
+
+    drain_s: float
+
+
+class Ready(msgspec.Struct, tag="ready", forbid_unknown_fields=True, kw_only=True):
+    """From a child: it serves."""
+
+
+class Founded(msgspec.Struct, tag="founded", forbid_unknown_fields=True, kw_only=True):
+    """From the router process: the cluster's founding is durable at this node and known at all."""
+
+    founding: Founding
+
+
+class Failed(msgspec.Struct, tag="failed", forbid_unknown_fields=True, kw_only=True):
+    """From a child, last word before a non-zero exit: why, in words for the operator."""
+
+    reason: str
+    kind: Literal["cannot_boot", "storage"]
+
+
+ToChild = WorkerBoot | RouterBoot | AttachWorker | Stop
+FromChild = Ready | Founded | Failed

@@ -1,0 +1,53 @@
+"""What node and worker say to each other through the client rings.
+
+Each ring record is one msgpack document: a `Batch` of requests towards the worker, a `Replies`
+batch back. Both are made once per turn, so the cost of a frame is shared by what it carries.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+import msgspec
+
+Proposal = tuple[int, int, int, int, bytes, bytes | None]
+"""(seq, group, deadline_ns, smid, value, context); the deadline is on CLOCK_MONOTONIC."""
+
+
+class CallKind(IntEnum):
+    """Requests that are no proposals."""
+
+    QUERY = 1
+    """Local read: argument is the state machine id, payload the request."""
+    NOW_INSTANCE = 2
+    """First instance that is not decided; the answer is 8 bytes, little-endian."""
+    INSTANCE_VALUE = 3
+    """Argument is an instance; the answer is msgpack of list[(value, smid)]."""
+    GROUP_STATUS = 4
+    """Group is ignored; the answer is JSON about every group of the worker."""
+
+
+Call = tuple[int, int, int, int, bytes]
+"""(seq, kind, group, argument, payload)"""
+
+
+class Batch(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
+    """Node to worker."""
+
+    proposals: list[Proposal] = []
+    calls: list[Call] = []
+
+
+Reply = tuple[int, int, int, int, bytes | None]
+"""(seq, code, instance_id, batch_index, result); for an error the result is its message in UTF-8."""
+
+
+class Replies(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
+    """Worker to node. Never dropped: what does not fit the ring waits in the worker."""
+
+    replies: list[Reply] = []
+
+
+encode = msgspec.msgpack.Encoder().encode
+decode_batch = msgspec.msgpack.Decoder(Batch).decode
+decode_replies = msgspec.msgpack.Decoder(Replies).decode
