@@ -1,0 +1,92 @@
+"""What the steps of one turn want done, gathered for all groups of a worker.
+
+Order is safety. The turn carries effects out in this order and no other:
+
+1. `now` leaves: it rests on nothing that is not durable yet.
+2. `records` are appended and synced, all of them, with one sync.
+3. `after` leaves: positive replies and Prepares rest on those records.
+4. `synced`: each group counts its own vote. That is a step too: its effects go into the next
+   turn's, but for its `now` messages, which may leave at once.
+5. `decided` is applied: what is executed rests on records that are durable here.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from paxmux.engine.paxos.messages import Batch
+from paxmux.engine.paxos.timers import NEVER
+from paxmux.engine.paxos.value import Entry
+
+if TYPE_CHECKING:
+    from paxmux.engine.paxos.group import Group, Owned
+
+Record = tuple[int, int, int, int, int, bytes]
+"""(kind, group, instance, round, node, value), as `engine.storage.Record`."""
+
+PROMISE = 1
+ACCEPT = 2
+LEARNED = 3
+DECIDED = 4
+
+Decided = tuple[int, int, list[Entry], "dict[int, Owned] | None"]
+"""(group, instance, entries, the proposals among them that were made here, by seq)"""
+
+
+class Outbox:
+    """Messages by destination: one batch for every peer alike, one for each peer of its own."""
+
+    __slots__ = ("all", "to")
+
+    def __init__(self) -> None:
+        self.all = Batch()
+        self.to: dict[int, Batch] = {}
+
+    def peer(self, node: int) -> Batch:
+        """The batch for one peer."""
+        batch = self.to.get(node)
+        if batch is None:
+            batch = self.to[node] = Batch()
+        return batch
+
+    def __bool__(self) -> bool:
+        return bool(self.to) or bool(self.all)
+
+
+class Effects:
+    """Everything that one turn's steps asked for."""
+
+    __slots__ = (
+        "after",
+        "decided",
+        "expired",
+        "now",
+        "prepares",
+        "ready",
+        "records",
+        "rejects",
+        "resends",
+        "serve",
+        "synced",
+        "wake_at",
+    )
+
+    def __init__(self) -> None:
+        self.now = Outbox()
+        self.records: list[Record] = []
+        self.after = Outbox()
+        self.synced: list[Group] = []
+        """Groups whose own vote is among the records."""
+        self.decided: list[Decided] = []
+        """In order within each group."""
+        self.expired: list[int] = []
+        """Proposals (seq) whose deadline passed: their outcome is unknown."""
+        self.serve: list[tuple[int, int, int]] = []
+        """(peer, group, instance): send the peer decided values from there on."""
+        self.ready: list[Group] = []
+        """Groups that may be able to open an instance once all input of the turn is in."""
+        self.wake_at = NEVER
+        """The earliest timer set in this turn, in ns."""
+        self.prepares = 0
+        self.rejects = 0
+        self.resends = 0

@@ -1,0 +1,246 @@
+"""One Paxos group: its roles wired together, and the rules about instances.
+
+A group works on exactly one instance at a time. Messages for it go to the roles; a message for an
+older one is answered with this group's position, one for a later one makes the group ask, and the
+next instance's Prepare and Accept are kept until it begins (a late notice must not cost a round).
+
+Every handler takes the sender, checked against the members by the caller, and appends to `Effects`.
+"""
+
+from __future__ import annotations
+
+import random
+
+from paxmux.engine.paxos import value as values
+from paxmux.engine.paxos.acceptor import Acceptor
+from paxmux.engine.paxos.ballot import MAX_LEAP, NULL, Ballot
+from paxmux.engine.paxos.effects import Effects
+from paxmux.engine.paxos.learner import Learner
+from paxmux.engine.paxos.messages import Accept, Prepare
+from paxmux.engine.paxos.proposer import Proposer
+from paxmux.engine.paxos.quorum import Members
+from paxmux.engine.paxos.timers import MS, NEVER, Bounds, Timers
+
+Owned = tuple[int, int, int, bytes, bytes | None]
+"""A proposal made at this node: (born, deadline_ns, smid, payload, context)."""
+
+LATE_NOTICE = 20 * MS
+"""How long a notice may lag behind the next instance's Accept before the group asks for it."""
+
+
+class Group:
+    """A group as one node sees it."""
+
+    __slots__ = (
+        "acceptor",
+        "bounds",
+        "early_accept",
+        "early_prepare",
+        "incarnation",
+        "index",
+        "instance",
+        "learner",
+        "me",
+        "members",
+        "own",
+        "peers",
+        "proposer",
+        "rng",
+        "seat",
+        "timers",
+        "voter",
+    )
+
+    def __init__(
+        self,
+        index: int,
+        *,
+        me: int,
+        seat: int,
+        incarnation: int,
+        members: Members,
+        rng: random.Random,
+        now: int,
+        instance: int = 0,
+        promised: Ballot = NULL,
+        accepted: Ballot = NULL,
+        value: bytes = b"",
+        timers: Timers = Timers(),
+        bounds: Bounds = Bounds(),
+    ) -> None:
+        """`instance` to `value`: the hard state that the log gave back. `now` in ns."""
+        self.index = index
+        self.me = me
+        self.seat = seat
+        self.incarnation = incarnation
+        self.members = members
+        self.peers = [node for node in members.seats if node != me]
+        self.voter = members.seated(me, seat)
+        self.rng = rng
+        self.timers = timers
+        self.bounds = bounds
+        self.instance = instance
+        self.own: dict[int, Owned] = {}
+        """Proposals made here and not yet decided, by seq, in the order in which they came."""
+        self.early_prepare: tuple[int, Prepare] | None = None
+        self.early_accept: tuple[int, Accept] | None = None
+        self.acceptor = Acceptor(index, promised, accepted, value)
+        self.proposer = Proposer(self)
+        self.learner = Learner(self, now)
+
+    def start(self, now: int, fx: Effects) -> None:
+        """First step after the log was read: ask where the others are, finish what was left open."""
+        fx.now.all.positions.append((self.index, self.instance))
+        if self.acceptor.accepted != NULL:
+            self.learner.on_accepted(now, fx)
+        fx.wake_at = min(fx.wake_at, now)
+
+    # Proposals made here
+
+    def propose(
+        self, seq: int, deadline: int, smid: int, payload: bytes, context: bytes | None, fx: Effects
+    ) -> None:
+        """Take a proposal; it is opened, together with whatever else came, at the end of the turn."""
+        if not self.own:
+            fx.ready.append(self)
+        if deadline < fx.wake_at:
+            fx.wake_at = deadline
+        self.own[seq] = (self.instance, deadline, smid, payload, context)
+
+    def open(self, now: int, fx: Effects) -> None:
+        """All input of the turn is in: start the next instance if there is something to decide."""
+        if self.early_prepare or self.early_accept:
+            self._take_early(now, fx)
+        self.proposer.open(now, fx)
+
+    def take_batch(self, now: int, fx: Effects) -> bytes:
+        """The value for the next Accept: every waiting proposal that fits. Empty if none waits."""
+        if self.own:
+            self.expire(now, fx)
+        size = 0
+        entries: list[values.Entry] = []
+        bounds, me, incarnation = self.bounds, self.me, self.incarnation
+        for seq, (born, _deadline, smid, payload, _context) in self.own.items():
+            size += len(payload) + values.ENTRY_OVERHEAD_BYTES
+            if entries and size > bounds.batch_max_bytes:
+                break
+            entries.append((me, incarnation, seq, born, smid, payload))
+            if len(entries) == bounds.batch_max_count:
+                break
+        return values.encode(entries) if entries else b""
+
+    def expire(self, now: int, fx: Effects) -> None:
+        """Give up the oldest proposals whose deadline has passed."""
+        while self.own:
+            seq = next(iter(self.own))
+            if self.own[seq][1] > now:
+                return
+            del self.own[seq]
+            fx.expired.append(seq)
+
+    # Messages
+
+    def on_prepare(self, sender: int, message: Prepare, now: int, fx: Effects) -> None:
+        """Phase 1a at the acceptor."""
+        _, instance, round = message
+        if instance != self.instance:
+            if instance == self.instance + 1:
+                self.early_prepare = (sender, message)
+            self._elsewhere(sender, instance, now, fx)
+            return
+        if not self.voter or round > self.proposer.highest() + MAX_LEAP:
+            return
+        acceptor = self.acceptor
+        rejected_by = acceptor.promise(instance, (round, sender), fx)
+        if rejected_by:
+            reply = (self.index, instance, round, rejected_by, 0, 0, b"")
+        else:
+            self.proposer.lose(now, fx)
+            accepted_round, accepted_node = acceptor.accepted
+            reply = (self.index, instance, round, 0, accepted_round, accepted_node, acceptor.value)
+        fx.after.peer(sender).prepare_replies.append(reply)
+
+    def on_accept(self, sender: int, message: Accept, now: int, fx: Effects) -> None:
+        """Phase 2a at the acceptor."""
+        _, instance, round, value = message
+        if instance != self.instance:
+            if instance == self.instance + 1:
+                self.early_accept = (sender, message)
+            self._elsewhere(sender, instance, now, fx)
+            return
+        if not self.voter or round > self.proposer.highest() + MAX_LEAP:
+            return
+        rejected_by = self.acceptor.accept(instance, (round, sender), value, fx)
+        if not rejected_by:
+            self.proposer.lose(now, fx)
+            self.learner.on_accepted(now, fx)
+        fx.after.peer(sender).accept_replies.append((self.index, instance, round, rejected_by))
+
+    def on_chosen(self, sender: int, instance: int, round: int, now: int, fx: Effects) -> None:
+        """The sender saw a majority accept its ballot."""
+        if instance < self.instance:
+            return
+        if instance == self.instance and self.acceptor.accepted == (round, sender):
+            self.decide(self.acceptor.value, now, fx, own_ballot=False)
+        else:
+            self.learner.ask(sender, now, fx)
+
+    def on_top_ask(self, sender: int, read: int, fx: Effects) -> None:
+        """A quorum read wants to know how far decisions may have gone (design, rule 18)."""
+        if self.voter:
+            top = self.instance if self.acceptor.accepted != NULL else self.instance - 1
+            fx.now.peer(sender).top_replies.append((self.index, read, top, self.members.since))
+
+    def _elsewhere(self, sender: int, instance: int, now: int, fx: Effects) -> None:
+        if instance < self.instance:
+            fx.now.peer(sender).positions.append((self.index, self.instance))
+        elif instance == self.instance + 1 and self.acceptor.accepted != NULL:
+            self.learner.hurry(LATE_NOTICE, now, fx)
+        else:
+            self.learner.ask(sender, now, fx)
+
+    # Decisions
+
+    def decide(self, value: bytes, now: int, fx: Effects, *, own_ballot: bool = True) -> None:
+        """The current instance is decided: hand its entries on, begin the next instance."""
+        entries = values.decode(value)
+        owned: dict[int, Owned] | None = None
+        if self.own:
+            me, incarnation = self.me, self.incarnation
+            for entry in entries:
+                if entry[0] == me and entry[1] == incarnation:
+                    proposal = self.own.pop(entry[2], None)
+                    if proposal is not None:
+                        owned = owned or {}
+                        owned[entry[2]] = proposal
+        fx.decided.append((self.index, self.instance, entries, owned))
+        self.instance += 1
+        self.acceptor.advance()
+        self.learner.advance()
+        self.proposer.advance(now, fx, own_ballot=own_ballot)
+        if self.own or self.early_prepare or self.early_accept:
+            fx.ready.append(self)
+
+    def _take_early(self, now: int, fx: Effects) -> None:
+        """Handle what came before its instance had begun."""
+        prepare, accept = self.early_prepare, self.early_accept
+        self.early_prepare = self.early_accept = None
+        if prepare is not None and prepare[1][1] >= self.instance:
+            self.on_prepare(*prepare, now, fx)
+        if accept is not None and accept[1][1] >= self.instance:
+            self.on_accept(*accept, now, fx)
+
+    # Timers
+
+    def on_timer(self, now: int, fx: Effects) -> int:
+        """Do everything that is due; returns when this group's next timer is, in ns."""
+        if self.own:
+            self.expire(now, fx)
+        return min(self.proposer.on_timer(now, fx), self.learner.on_timer(now, fx), self._next_expiry())
+
+    def _next_expiry(self) -> int:
+        return next(iter(self.own.values()))[1] if self.own else NEVER
+
+    def random_peer(self) -> int:
+        """Any other member."""
+        return self.rng.choice(self.peers)

@@ -1,0 +1,112 @@
+"""The learner: finds out what was decided elsewhere, from proof alone.
+
+Proof is the notice of the very ballot accepted here, or the decided value itself. Everything else a
+peer says about its position is a hint, and the only thing a hint can do is make this node ask: so a
+bogus one costs a question, and no proposal ever waits for it (reference, S2 and L3).
+
+Questions are asked as soon as a gap shows, of the peer that showed it; decided values then come in
+batches, each asked for by the receiver, which is all the flow control there is.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from paxmux.engine.paxos.ballot import NULL
+from paxmux.engine.paxos.effects import LEARNED, Effects
+from paxmux.engine.paxos.timers import NEVER
+
+if TYPE_CHECKING:
+    from paxmux.engine.paxos.group import Group
+
+
+class Learner:
+    """One group's learner."""
+
+    __slots__ = ("ask_again_at", "asked_from", "g", "leftover_after", "leftover_at", "position_at")
+
+    def __init__(self, group: Group, now: int) -> None:
+        self.g = group
+        self.asked_from = -1
+        self.ask_again_at = 0
+        self.position_at = now + group.rng.randint(0, group.timers.ask)
+        """When to tell a peer where this group stands."""
+        self.leftover_after = group.timers.leftover
+        self.leftover_at = NEVER
+        """When to do something about an accepted value that nobody says is decided."""
+
+    def ask(self, peer: int, now: int, fx: Effects) -> None:
+        """Ask `peer` for decided values, unless a question for the same ones is still young."""
+        g = self.g
+        if self.asked_from == g.instance and now < self.ask_again_at:
+            return
+        self.asked_from = g.instance
+        self.ask_again_at = now + g.timers.ask_retry
+        fx.now.peer(peer).asks.append((g.index, g.instance))
+
+    def on_position(self, sender: int, instance: int, now: int, fx: Effects) -> None:
+        """A peer says where it stands."""
+        g = self.g
+        if instance > g.instance:
+            self.ask(sender, now, fx)
+        elif instance < g.instance:
+            fx.now.peer(sender).positions.append((g.index, g.instance))
+
+    def on_ask(self, sender: int, instance: int, now: int, fx: Effects) -> None:
+        """A peer wants decided values."""
+        g = self.g
+        if instance < g.instance:
+            fx.serve.append((sender, g.index, instance))
+        elif instance > g.instance and g.members.seats.get(sender) is not None:
+            self.ask(sender, now, fx)
+
+    def on_learned(self, instance: int, round: int, node: int, value: bytes, now: int, fx: Effects) -> None:
+        """A decided value from a peer. It is recorded, and says nothing about promises."""
+        g = self.g
+        if instance != g.instance:
+            return
+        if g.acceptor.accepted != (round, node) or g.acceptor.value != value:
+            fx.records.append((LEARNED, g.index, instance, round, node, value))
+        self.asked_from = -1
+        g.decide(value, now, fx, own_ballot=False)
+
+    def on_accepted(self, now: int, fx: Effects) -> None:
+        """A value was accepted here: if it is not decided soon, find out what became of it."""
+        self.leftover_at = now + self.leftover_after
+        if self.leftover_at < fx.wake_at:
+            fx.wake_at = self.leftover_at
+
+    def hurry(self, within: int, now: int, fx: Effects) -> None:
+        """A peer is one instance ahead: its notice is late or lost. Ask soon if it does not come."""
+        self.leftover_at = min(self.leftover_at, now + within)
+        fx.wake_at = min(fx.wake_at, self.leftover_at)
+
+    def on_timer(self, now: int, fx: Effects) -> int:
+        """Do what is due; returns when the next timer of the learner is."""
+        g = self.g
+        if now >= self.position_at:
+            timers = g.timers
+            self.position_at = now + timers.ask + g.rng.randint(0, timers.ask // 5)
+            if len(g.members.seats) > 1:
+                fx.now.peer(g.random_peer()).positions.append((g.index, g.instance))
+        if now >= self.leftover_at:
+            self._leftover(now, fx)
+        return min(self.position_at, self.leftover_at)
+
+    def _leftover(self, now: int, fx: Effects) -> None:
+        """First tell everybody where we stand, then, if that brings nothing, complete the instance."""
+        g = self.g
+        if g.proposer.phase:
+            self.leftover_at = NEVER
+            return
+        first = self.leftover_after == g.timers.leftover
+        self.leftover_after = min(2 * self.leftover_after, g.timers.phase_max)
+        self.leftover_at = now + self.leftover_after + g.rng.randint(0, self.leftover_after)
+        fx.now.all.positions.append((g.index, g.instance))
+        if not first and g.acceptor.accepted != NULL:
+            g.proposer.complete(now, fx)
+
+    def advance(self) -> None:
+        """The instance is decided."""
+        self.leftover_at = NEVER
+        self.leftover_after = self.g.timers.leftover

@@ -1,0 +1,290 @@
+"""The proposer: prepare, accept, and the right to skip prepare.
+
+It owns the group's open instance: phase, ballot, votes and timers. It never counts a vote twice,
+never counts its own before the sync of the record behind it (`on_synced`), never sends two values
+under one ballot, and starts every new ballot above each one it has seen, with a full Prepare.
+
+`held` means: a majority promised `round` to this node, nothing above it has been seen since, and
+every instance since then was decided under it. Only then does the next instance go straight to
+Accept. The acceptor's own promise is checked as well, so a ballot promised to somebody else ends it
+in the same step.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import TYPE_CHECKING
+
+from paxmux.engine.paxos.ballot import MAX_LEAP, NULL, Ballot
+from paxmux.engine.paxos.effects import Effects
+from paxmux.engine.paxos.timers import NEVER
+
+if TYPE_CHECKING:
+    from paxmux.engine.paxos.group import Group
+
+
+class Phase(IntEnum):
+    """Where the open instance stands."""
+
+    IDLE = 0
+    PREPARING = 1
+    ACCEPTING = 2
+
+
+IDLE, PREPARING, ACCEPTING = Phase.IDLE, Phase.PREPARING, Phase.ACCEPTING
+
+
+class Proposer:
+    """One group's proposer."""
+
+    __slots__ = (
+        "backoff_until",
+        "best",
+        "best_value",
+        "completing",
+        "g",
+        "held",
+        "outbid",
+        "own_vote_due",
+        "phase",
+        "phase_timeout",
+        "phase_until",
+        "rejects",
+        "resend_after",
+        "resend_at",
+        "round",
+        "seen",
+        "value",
+        "votes",
+    )
+
+    def __init__(self, group: Group) -> None:
+        self.g = group
+        self.phase = IDLE
+        self.round = 0
+        self.held = False
+        self.outbid = False
+        """A higher ballot was reported: finish this round if it can be, but hold nothing after it."""
+        self.seen = 0
+        """The highest round that any message named."""
+        self.votes: set[int] = set()
+        self.rejects: set[int] = set()
+        self.own_vote_due = False
+        self.best: Ballot = NULL
+        self.best_value = b""
+        self.value = b""
+        self.completing = False
+        """Open even without a proposal of our own: an accepted value waits to be decided."""
+        self.phase_until = 0
+        self.phase_timeout = 0
+        self.resend_at = 0
+        self.resend_after = 0
+        self.backoff_until = 0
+
+    # Opening
+
+    def open(self, now: int, fx: Effects) -> None:
+        """Start an instance if there is a reason to and none is open."""
+        g = self.g
+        if self.phase or not (g.own or self.completing) or not g.voter:
+            return
+        if now < self.backoff_until:
+            fx.wake_at = min(fx.wake_at, self.backoff_until)
+        elif self.held and g.acceptor.promised == (self.round, g.me):
+            batch = g.take_batch(now, fx)
+            if batch:
+                self._accept(batch, now, fx)
+        else:
+            self._prepare(now, fx)
+
+    def complete(self, now: int, fx: Effects) -> None:
+        """Get the value that is accepted here decided, whoever proposed it."""
+        self.completing = True
+        self.open(now, fx)
+
+    def _prepare(self, now: int, fx: Effects) -> None:
+        g = self.g
+        self.phase = PREPARING
+        self.held = self.outbid = False
+        self.round = max(self.round, self.seen, g.acceptor.promised[0]) + 1
+        self.best, self.best_value = NULL, b""
+        g.acceptor.promise(g.instance, (self.round, g.me), fx)
+        fx.after.all.prepares.append((g.index, g.instance, self.round))
+        fx.prepares += 1
+        self._start_round(g.timers.prepare_first, now, fx)
+
+    def _accept(self, value: bytes, now: int, fx: Effects) -> None:
+        g = self.g
+        self.phase = ACCEPTING
+        self.value = value
+        # Cannot be refused: the caller has seen that the promise is this very ballot's.
+        g.acceptor.accept(g.instance, (self.round, g.me), value, fx)
+        fx.now.all.accepts.append((g.index, g.instance, self.round, value))
+        self._start_round(g.timers.accept_first, now, fx)
+
+    def _start_round(self, first_timeout: int, now: int, fx: Effects) -> None:
+        g = self.g
+        self.votes = set()
+        self.rejects = set()
+        self.own_vote_due = True
+        fx.synced.append(g)
+        self.phase_timeout = max(self.phase_timeout, first_timeout)
+        self.phase_until = now + self.phase_timeout
+        self.resend_after = g.timers.resend_first
+        self.resend_at = now + self.resend_after
+        if self.resend_at < fx.wake_at:
+            fx.wake_at = self.resend_at
+
+    # Votes
+
+    def on_synced(self, now: int, fx: Effects) -> None:
+        """The records of the last turn are durable: count this node's own vote."""
+        if not self.own_vote_due:
+            return
+        self.own_vote_due = False
+        g = self.g
+        if self.phase == PREPARING:
+            self._promised(g.me, g.acceptor.accepted, g.acceptor.value, now, fx)
+        elif self.phase == ACCEPTING:
+            self._accepted(g.me, now, fx)
+
+    def on_prepare_reply(
+        self,
+        sender: int,
+        instance: int,
+        round: int,
+        rejected_by: int,
+        accepted: Ballot,
+        value: bytes,
+        now: int,
+        fx: Effects,
+    ) -> None:
+        """A peer promised, or told which round it has promised instead."""
+        if rejected_by:
+            self._rejected(sender, instance, round, rejected_by, PREPARING, now, fx)
+        elif (
+            self.phase == PREPARING
+            and round == self.round
+            and instance == self.g.instance
+            # Whoever promised this ballot cannot have accepted one as high: such a reply is not honest.
+            and accepted < (round, self.g.me)
+        ):
+            self._promised(sender, accepted, value, now, fx)
+
+    def on_accept_reply(
+        self, sender: int, instance: int, round: int, rejected_by: int, now: int, fx: Effects
+    ) -> None:
+        """A peer accepted, or told which round it has promised instead."""
+        if rejected_by:
+            self._rejected(sender, instance, round, rejected_by, ACCEPTING, now, fx)
+        elif self.phase == ACCEPTING and round == self.round and instance == self.g.instance:
+            self._accepted(sender, now, fx)
+
+    def _promised(self, voter: int, accepted: Ballot, value: bytes, now: int, fx: Effects) -> None:
+        if accepted > self.best:
+            self.best, self.best_value = accepted, value
+        self.votes.add(voter)
+        g = self.g
+        if len(self.votes) < g.members.majority or self.own_vote_due:
+            return
+        self.phase = IDLE
+        self.completing = False
+        self.held = not self.outbid
+        if g.acceptor.promised != (self.round, g.me):
+            self.lose(now, fx)
+            return
+        value = self.best_value if self.best != NULL else g.take_batch(now, fx)
+        if value:
+            self._accept(value, now, fx)
+
+    def _accepted(self, voter: int, now: int, fx: Effects) -> None:
+        self.votes.add(voter)
+        g = self.g
+        if len(self.votes) < g.members.majority:
+            return
+        fx.now.all.chosen.append((g.index, g.instance, self.round))
+        self.held = not self.outbid
+        g.decide(self.value, now, fx)
+
+    def _rejected(
+        self, sender: int, instance: int, round: int, rejected_by: int, phase: Phase, now: int, fx: Effects
+    ) -> None:
+        # Late rejects count too: they keep a slow node from proposing for ever under a dead ballot.
+        if rejected_by > self.highest() + MAX_LEAP or round != self.round:
+            return
+        fx.rejects += 1
+        self.seen = max(self.seen, rejected_by)
+        self.outbid = True
+        self.held = False
+        if self.phase != phase or instance != self.g.instance:
+            return
+        self.rejects.add(sender)
+        if self.g.members.hopeless(len(self.rejects)):
+            self.lose(now, fx)
+
+    # Losing, timers, next instance
+
+    def highest(self) -> int:
+        """The highest round known here, for judging whether a peer's claim is credible."""
+        return max(self.round, self.seen, self.g.acceptor.promised[0])
+
+    def lose(self, now: int, fx: Effects) -> None:
+        """This ballot will not win: give way, then come back above it after a random pause."""
+        self.held = False
+        if self.phase:
+            self.phase = IDLE
+            self.own_vote_due = False
+            self.completing = True
+            self.back_off(now, fx)
+
+    def back_off(self, now: int, fx: Effects) -> None:
+        """Leave the others a random moment, so that duelling proposers drift apart."""
+        timers = self.g.timers
+        self.backoff_until = now + self.g.rng.randint(timers.backoff_min, timers.backoff_max)
+        fx.wake_at = min(fx.wake_at, self.backoff_until)
+
+    def on_timer(self, now: int, fx: Effects) -> int:
+        """Do what is due; returns when the next timer of the proposer is."""
+        if not self.phase:
+            if self.backoff_until > now:
+                return self.backoff_until
+            self.open(now, fx)
+            if not self.phase:
+                return NEVER
+        elif now >= self.phase_until:
+            self.phase = IDLE
+            self.own_vote_due = False
+            self.held = False
+            self.completing = True
+            self.phase_timeout = min(2 * self.phase_timeout, self.g.timers.phase_max)
+            self.open(now, fx)
+        elif now >= self.resend_at:
+            self._resend(fx)
+            self.resend_after = min(2 * self.resend_after, self.g.timers.phase_max)
+            self.resend_at = now + self.resend_after
+        return min(self.resend_at, self.phase_until)
+
+    def _resend(self, fx: Effects) -> None:
+        g = self.g
+        fx.resends += 1
+        for node in g.members.seats:
+            if node == g.me or node in self.votes or node in self.rejects:
+                continue
+            if self.phase == PREPARING:
+                fx.after.peer(node).prepares.append((g.index, g.instance, self.round))
+            else:
+                fx.now.peer(node).accepts.append((g.index, g.instance, self.round, self.value))
+
+    def advance(self, now: int, fx: Effects, *, own_ballot: bool) -> None:
+        """The instance is decided. A decision under another ballot ends the right to skip Prepare."""
+        self.phase = IDLE
+        self.own_vote_due = False
+        self.completing = False
+        self.value = b""
+        self.phase_timeout = 0
+        self.backoff_until = 0
+        if not own_ballot:
+            self.held = False
+            if self.g.own:
+                # Somebody else is proposing: let him run a while instead of outbidding each instance.
+                self.back_off(now, fx)
