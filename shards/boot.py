@@ -8,7 +8,7 @@ child notices that its parent is gone.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -62,6 +62,18 @@ class AttachWorker(msgspec.Struct, tag="attach", forbid_unknown_fields=True, kw_
     groups: list[int]
 
 
+class DetachWorker(msgspec.Struct, tag="detach", forbid_unknown_fields=True, kw_only=True):
+    """To the router process: this worker is dead; until it is attached again its frames are dropped."""
+
+    worker: int
+
+
+class StatusAsk(msgspec.Struct, tag="status_ask", forbid_unknown_fields=True, kw_only=True):
+    """To the router process: answer with a `StatusReply` of the same number."""
+
+    ask: int
+
+
 class Stop(msgspec.Struct, tag="stop", forbid_unknown_fields=True, kw_only=True):
     """To a child: stop cleanly within `drain_s` seconds."""
 
@@ -78,6 +90,13 @@ class Founded(msgspec.Struct, tag="founded", forbid_unknown_fields=True, kw_only
     founding: Founding
 
 
+class StatusReply(msgspec.Struct, tag="status_reply", forbid_unknown_fields=True, kw_only=True):
+    """From the router process: what `Router.status` says."""
+
+    ask: int
+    status: dict[str, Any]
+
+
 class Failed(msgspec.Struct, tag="failed", forbid_unknown_fields=True, kw_only=True):
     """From a child, last word before a non-zero exit: why, in words for the operator."""
 
@@ -85,5 +104,5 @@ class Failed(msgspec.Struct, tag="failed", forbid_unknown_fields=True, kw_only=T
     kind: Literal["cannot_boot", "storage"]
 
 
-ToChild = WorkerBoot | RouterBoot | AttachWorker | Stop
-FromChild = Ready | Founded | Failed
+ToChild = WorkerBoot | RouterBoot | AttachWorker | DetachWorker | StatusAsk | Stop
+FromChild = Ready | Founded | StatusReply | Failed
