@@ -1,0 +1,90 @@
+"""Who may come in: the bounds that a request must pass before it is noted anywhere.
+
+Decides at the door, at once and without waiting, whether this node takes one more request for a
+worker. A slot (one of `max_pending`, and the request's bytes) is held from `enter` until the worker
+has answered or died, also when the caller has stopped waiting: the worker still has the work.
+A refusal means that nothing was proposed. It never queues, and never looks into a request.
+"""
+
+from __future__ import annotations
+
+from paxmux.engine.errors import NodeStopped, Overloaded
+from paxmux.engine.options import LimitOptions
+
+
+class Admission:
+    """The door of one node. Used in the node's event loop only."""
+
+    def __init__(self, limits: LimitOptions, workers: int) -> None:
+        self.max_count = limits.max_pending
+        self.max_bytes = limits.max_pending_bytes
+        self.count = 0
+        """Slots in use."""
+        self.bytes = 0
+        """Bytes of the requests that hold them."""
+        self.admitted = 0
+        self.refused = {"stopped": 0, "count": 0, "bytes": 0, "worker": 0, "ring": 0}
+        """Refusals since the start, by what was exhausted or closed."""
+        self._stopped = "the node is not started"
+        self._closed: list[str] = [f"worker {worker} is starting" for worker in range(workers)]
+        self._full = [False] * workers
+
+    def enter(self, worker: int, size: int) -> None:
+        """Take a slot for a request of `size` bytes.
+
+        Raises:
+            NodeStopped: the node does not take requests.
+            Overloaded: a bound is reached, or the worker is down; nothing was proposed.
+        """
+        if self._stopped:
+            self.refused["stopped"] += 1
+            raise NodeStopped(self._stopped)
+        if self._closed[worker]:
+            self.refused["worker"] += 1
+            raise Overloaded(f"{self._closed[worker]}; nothing was proposed")
+        if self._full[worker]:
+            self.refused["ring"] += 1
+            raise Overloaded(
+                f"worker {worker} does not keep up (its ring's backlog is full); nothing was proposed"
+            )
+        if self.count >= self.max_count:
+            self.refused["count"] += 1
+            raise Overloaded(
+                f"{self.count} requests have no answer yet (limits.max_pending); nothing was proposed"
+            )
+        total = self.bytes + size
+        # A request above the bound on its own may go alone, else it could never be served.
+        if total > self.max_bytes and self.count:
+            self.refused["bytes"] += 1
+            raise Overloaded(
+                f"{self.bytes} bytes of requests have no answer yet (limits.max_pending_bytes); nothing was proposed"
+            )
+        self.count += 1
+        self.bytes = total
+        self.admitted += 1
+
+    def leave(self, count: int, size: int) -> None:
+        """Give back `count` slots of `size` bytes together."""
+        self.count -= count
+        self.bytes -= size
+
+    def open_node(self) -> None:
+        """Take requests from now on."""
+        self._stopped = ""
+
+    def close_node(self, reason: str) -> None:
+        """Refuse everything with `NodeStopped` from now on."""
+        self._stopped = reason
+
+    def open_worker(self, worker: int) -> None:
+        """The worker serves."""
+        self._closed[worker] = ""
+        self._full[worker] = False
+
+    def close_worker(self, worker: int, reason: str) -> None:
+        """The worker is down; `reason` is what refused callers read."""
+        self._closed[worker] = reason
+
+    def set_ring_full(self, worker: int, full: bool) -> None:
+        """What waits in front of the worker's ring is (no longer) above `limits.ring_backlog_bytes`."""
+        self._full[worker] = full
