@@ -19,7 +19,7 @@ from paxmux.engine.paxos.learner import Learner
 from paxmux.engine.paxos.messages import Accept, Prepare
 from paxmux.engine.paxos.proposer import Proposer
 from paxmux.engine.paxos.quorum import Members
-from paxmux.engine.paxos.timers import MS, NEVER, Bounds, Timers
+from paxmux.engine.paxos.timers import DEFAULT_BOUNDS, DEFAULT_TIMERS, MS, NEVER, Bounds, Timers
 
 Owned = tuple[int, int, int, bytes, bytes | None]
 """A proposal made at this node: (born, deadline_ns, smid, payload, context)."""
@@ -65,8 +65,8 @@ class Group:
         promised: Ballot = NULL,
         accepted: Ballot = NULL,
         value: bytes = b"",
-        timers: Timers = Timers(),
-        bounds: Bounds = Bounds(),
+        timers: Timers = DEFAULT_TIMERS,
+        bounds: Bounds = DEFAULT_BOUNDS,
     ) -> None:
         """`instance` to `value`: the hard state that the log gave back. `now` in ns."""
         self.index = index

@@ -28,3 +28,7 @@ class Bounds(NamedTuple):
 
     batch_max_count: int = 512
     batch_max_bytes: int = 1_048_576
+
+
+DEFAULT_TIMERS = Timers()
+DEFAULT_BOUNDS = Bounds()

@@ -1,0 +1,179 @@
+"""Execution: what a group has decided, applied to its state machines in order.
+
+Values come straight from the step that decided them, or, after a restart or when execution has
+fallen behind, from the log; either way each one exactly once and in order. A machine that raises is
+stopped at that value, alone: consensus, the group's other machines and all other groups go on.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+
+from paxmux.engine.errors import Code, Refused
+from paxmux.engine.paxos import value as values
+from paxmux.engine.paxos.group import Owned
+from paxmux.engine.paxos.value import Entry
+from paxmux.engine.state_machine import NO_STATE_MACHINE, StateMachine
+from paxmux.engine.storage import Log
+from paxmux.shards.requests import Reply
+
+log = logging.getLogger("paxmux")
+
+REPLAY_COUNT = 256
+REPLAY_BYTES = 1 << 20
+"""Decided values read back from the log in one slice, so that votes never wait for a replay."""
+
+
+class Applier:
+    """One group's state machines and how far they are."""
+
+    __slots__ = (
+        "_commits",
+        "_first",
+        "_identity",
+        "_log",
+        "_max_result_bytes",
+        "_owned",
+        "_replies",
+        "applied",
+        "executed",
+        "group",
+        "machines",
+        "next",
+        "stopped",
+    )
+
+    def __init__(
+        self,
+        group: int,
+        machines: Mapping[int, StateMachine],
+        storage: Log,
+        replies: Callable[[Reply], None],
+        identity: tuple[int, int],
+        max_result_bytes: int,
+    ) -> None:
+        """`identity`: (node id, incarnation) of the proposals that are answered here."""
+        self.group = group
+        self._identity = identity
+        self.machines = dict(machines)
+        self.stopped: dict[int, str] = {}
+        """State machine id -> why it stands still."""
+        self._log = storage
+        self._replies = replies
+        self._max_result_bytes = max_result_bytes
+        self._first = {smid: _first_instance(machine) for smid, machine in self.machines.items()}
+        self._commits = {
+            smid for smid, machine in self.machines.items() if type(machine).commit is not StateMachine.commit
+        }
+        self.next = min(self._first.values(), default=0)
+        """The first instance that is not applied."""
+        self._owned: dict[int, dict[int, Owned]] = {}
+        """Instance -> proposals made here, for decided instances that execution has yet to reach."""
+        self.executed = 0
+
+    def apply(self, instance: int, entries: list[Entry], owned: dict[int, Owned] | None) -> None:
+        """Execute a decided instance now, or remember who waits for it if execution is behind."""
+        if instance == self.next:
+            self._execute(instance, entries, owned)
+            self.next = instance + 1
+        elif instance > self.next and owned is not None:
+            self._owned[instance] = owned
+
+    def replay(self, decided: int) -> bool:
+        """Execute a slice of what the log has decided below `decided`; True while there is more."""
+        if self.next >= decided:
+            return False
+        records = self._log.read_range(
+            self.group, self.next, min(REPLAY_COUNT, decided - self.next), REPLAY_BYTES
+        )
+        if not records:
+            raise LookupError(f"group {self.group}: instance {self.next} is decided but not in the log")
+        for instance, _round, _node, value in records:
+            self._execute(instance, values.decode(value), self._owned.pop(instance, None))
+            self.next = instance + 1
+        return self.next < decided
+
+    def query(self, smid: int, request: bytes) -> tuple[int, bytes]:
+        """(code, answer) of a local read."""
+        machine = self.machines.get(smid)
+        if machine is None:
+            return Code.UNKNOWN_STATE_MACHINE, f"group {self.group} has no state machine {smid}".encode()
+        if smid in self.stopped:
+            return Code.EXECUTE_FAILED, self.stopped[smid].encode()
+        try:
+            answer = machine.query(request)
+            if type(answer) is not bytes:
+                raise TypeError(f"query returned {type(answer).__name__}, not bytes")
+        except Exception as error:
+            log.exception("group %d: query of state machine %d failed", self.group, smid)
+            return Code.QUERY_FAILED, _describe(error).encode()
+        if len(answer) > self._max_result_bytes:
+            return Code.RESULT_TOO_LARGE, f"answer of {len(answer)} bytes".encode()
+        return Code.OK, answer
+
+    def close(self) -> None:
+        """Close every machine; one that raises does not keep the others from it."""
+        for smid, machine in self.machines.items():
+            try:
+                machine.close()
+            except Exception:
+                log.exception("group %d: close of state machine %d failed", self.group, smid)
+
+    def _execute(self, instance: int, entries: list[Entry], owned: dict[int, Owned] | None) -> None:
+        machines, stopped = self.machines, self.stopped
+        touched: set[int] | None = None
+        for position, (origin, incarnation, seq, _born, smid, payload) in enumerate(entries):
+            proposal = None
+            if owned is not None and (origin, incarnation) == self._identity:
+                proposal = owned.get(seq)
+            context = proposal[4] if proposal is not None else None
+            code: int = Code.OK
+            result: bytes | None = None
+            if smid != NO_STATE_MACHINE:
+                machine = machines.get(smid)
+                if machine is None:
+                    code, result = Code.UNKNOWN_STATE_MACHINE, f"no state machine {smid}".encode()
+                elif smid in stopped:
+                    code, result = Code.EXECUTE_FAILED, stopped[smid].encode()
+                elif instance >= self._first[smid]:
+                    try:
+                        result = machine.execute(instance, payload, context)
+                        if result is not None and type(result) is not bytes:
+                            raise TypeError(f"execute returned {type(result).__name__}, not bytes or None")
+                    except Refused as error:
+                        code, result = Code.REFUSED, str(error).encode()
+                    except Exception as error:  # noqa: BLE001 - user code; the machine stops, the log goes on
+                        code, result = Code.EXECUTE_FAILED, self._stop(smid, instance, error)
+                    else:
+                        if smid in self._commits:
+                            touched = touched or set()
+                            touched.add(smid)
+            if proposal is not None:
+                if result is not None and len(result) > self._max_result_bytes:
+                    code, result = Code.RESULT_TOO_LARGE, f"result of {len(result)} bytes".encode()
+                self._replies((seq, code, instance, position, result))
+        self.executed += len(entries)
+        for smid in touched or ():
+            if smid not in stopped:
+                try:
+                    machines[smid].commit(instance)
+                except Exception as error:  # noqa: BLE001 - as above
+                    self._stop(smid, instance, error)
+
+    def _stop(self, smid: int, instance: int, error: Exception) -> bytes:
+        reason = (
+            f"state machine {smid} of group {self.group} stopped at instance {instance}: {_describe(error)}"
+        )
+        self.stopped[smid] = reason
+        log.error("%s", reason, exc_info=error)
+        return reason.encode()
+
+
+def _first_instance(machine: StateMachine) -> int:
+    applied = machine.applied_instance_id()
+    return 0 if applied is None else applied + 1
+
+
+def _describe(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"

@@ -1,0 +1,103 @@
+"""The body of a PAXOS frame: batches of protocol messages, as msgpack.
+
+A body is one or more sections, each a length (u32, little-endian) and one msgpack array of ten
+lists, in the order of `engine.paxos.messages.KINDS`. What goes to every peer alike is encoded once
+and shared by the bodies of all peers.
+
+Decoding is typed and bounded: a value of the wrong type, a negative number or a length that does not
+add up is a `BodyError`, never a message.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Iterator
+from typing import Annotated
+
+import msgspec
+from paxmux.engine.paxos.messages import Batch, Body
+
+_LENGTH = struct.Struct("<I")
+
+_Id = Annotated[int, msgspec.Meta(ge=0)]
+"""Any 64-bit id."""
+_Count = Annotated[int, msgspec.Meta(ge=0, le=(1 << 62))]
+"""Rounds and instances: far from the end of 64 bits, so that adding one is always possible."""
+_Group = Annotated[int, msgspec.Meta(ge=0, le=0xFFFF)]
+
+_WireBody = tuple[
+    list[tuple[_Group, _Count, _Count, _Id, bytes]],
+    list[tuple[_Group, _Count, _Count]],
+    list[tuple[_Group, _Count, _Count]],
+    list[tuple[_Group, _Count, _Count, _Count, _Count, _Id, bytes]],
+    list[tuple[_Group, _Count, _Count, bytes]],
+    list[tuple[_Group, _Count, _Count, _Count]],
+    list[tuple[_Group, _Count]],
+    list[tuple[_Group, _Count]],
+    list[tuple[_Group, _Id]],
+    list[tuple[_Group, _Id, Annotated[int, msgspec.Meta(ge=-1)], _Count]],
+]
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(_WireBody).decode
+
+
+class BodyError(ValueError):
+    """Not a body of protocol messages."""
+
+
+def encode_section(batch: Batch) -> bytes:
+    """One batch, with its length in front."""
+    data = _encode(batch.body())
+    return _LENGTH.pack(len(data)) + data
+
+
+def encode_split(batch: Batch, max_bytes: int) -> Iterator[bytes]:
+    """The batch as sections whose values stay below `max_bytes` each, or are a single one."""
+    rest = Batch()
+    for kind in Batch.__slots__:
+        if kind not in ("accepts", "learned", "prepare_replies"):
+            setattr(rest, kind, getattr(batch, kind))
+    part, size = rest, 0
+    for kind in ("learned", "accepts", "prepare_replies"):
+        for message in getattr(batch, kind):
+            if size and size + len(message[-1]) > max_bytes:
+                yield encode_section(part)
+                part, size = Batch(), 0
+            getattr(part, kind).append(message)
+            size += len(message[-1])
+    yield encode_section(part)
+
+
+def value_bytes(batch: Batch) -> int:
+    """Bytes of the values in a batch: what makes a frame large."""
+    total = 0
+    for values in (batch.accepts, batch.learned, batch.prepare_replies):
+        for message in values:
+            total += len(message[-1])
+    return total
+
+
+def decode_sections(frame: bytes, start: int) -> Iterable[Body]:
+    """The batches of a body that begins at `start` of `frame`.
+
+    Raises:
+        BodyError: the bytes are no body; nothing of it must be used.
+    """
+    view = memoryview(frame)
+    end = len(view)
+    bodies: list[Body] = []
+    at = start
+    while at < end:
+        if end - at < 4:
+            raise BodyError("section without a length")
+        (length,) = _LENGTH.unpack_from(view, at)
+        at += 4
+        if length > end - at:
+            raise BodyError(f"section of {length} bytes in a body with {end - at} left")
+        try:
+            bodies.append(_decode(view[at : at + length]))
+        except (msgspec.DecodeError, RecursionError) as error:
+            raise BodyError(str(error)) from error
+        at += length
+    return bodies

@@ -1,0 +1,361 @@
+"""One pass of a worker: drain, step, send, one write and one sync, send, apply.
+
+The turn carries out what the pure protocol asks for, in the only safe order (see
+`engine.paxos.effects`). It knows no socket, ring or clock: frames and requests come in as
+arguments, time too; the log, the outlet and the machines are objects it was given. So the
+simulator runs this very code.
+
+Everything that a turn decides is durable here before it is executed, and whatever came in while the
+last sync was running shares the next one: that is the whole of group commit, with no timer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import msgspec
+from paxmux.engine.errors import Code
+from paxmux.engine.frame import HEADER_BYTES, parse_header
+from paxmux.engine.paxos import value as values
+from paxmux.engine.paxos.effects import DECIDED, Decided, Effects, Outbox
+from paxmux.engine.paxos.group import Group
+from paxmux.engine.paxos.messages import Body
+from paxmux.engine.paxos.timers import MS, NEVER
+from paxmux.engine.state_machine import NO_STATE_MACHINE
+from paxmux.engine.storage import Log, StorageDamaged
+from paxmux.shards.applier import Applier
+from paxmux.shards.codec import BodyError, decode_sections
+from paxmux.shards.outlet import Outlet
+from paxmux.shards.requests import Batch, Call, CallKind, Proposal, Reply
+
+MARK_EVERY = 200 * MS
+"""How long what is decided may stay without a mark in the log (it saves questions after a restart)."""
+SERVE_COUNT = 1000
+"""Decided values read for one lagging peer in one turn."""
+
+_encode_values = msgspec.msgpack.Encoder().encode
+
+
+class Turn:
+    """All groups of one worker, and everything a pass over them needs."""
+
+    def __init__(
+        self,
+        groups: Mapping[int, Group],
+        appliers: Mapping[int, Applier],
+        log: Log,
+        outlet: Outlet,
+        replies: list[Reply],
+        *,
+        serve_max_bytes: int,
+    ) -> None:
+        """`replies`: where answers to requests are gathered; the caller empties it."""
+        self.groups = dict(groups)
+        self.appliers = dict(appliers)
+        self.log = log
+        self.outlet = outlet
+        self.replies = replies
+        self.serve_max_bytes = serve_max_bytes
+        self.fx = Effects()
+        self.scan_at = 0
+        self.mark_at = NEVER
+        self.messages = 0
+        self.bad_frames = 0
+        self.decided = 0
+        self.entries = 0
+        self.prepares = 0
+        self.rejects = 0
+        self.resends = 0
+        self.learned = 0
+        self._unmarked: set[int] = set()
+        self._behind: set[int] = set()
+        self._calls: list[Call] = []
+
+    def start(self, now: int) -> None:
+        """Before the first run: let every group say where it stands, and begin replaying."""
+        for index, group in self.groups.items():
+            group.start(now, self.fx)
+            if self.appliers[index].next < group.instance:
+                self._behind.add(index)
+
+    @property
+    def busy(self) -> bool:
+        """Whether there is work that waits for nothing: the loop must not sleep."""
+        return bool(self.fx.records or self._behind)
+
+    @property
+    def wake_at(self) -> int:
+        """When the next timer is due, in ns."""
+        return min(self.scan_at, self.mark_at)
+
+    # The pass, in its order
+
+    def step(self, now: int, frames: Sequence[bytes], batches: Sequence[Batch]) -> None:
+        """Feed everything that came in to the groups; then open what can be opened."""
+        fx = self.fx
+        unhealthy = self.log.healthy()
+        if unhealthy is None:
+            for frame in frames:
+                self._frame(frame, now, fx)
+        for batch in batches:
+            self._propose(batch.proposals, unhealthy, now, fx)
+            self._calls += batch.calls
+        if now >= self.scan_at:
+            fx.wake_at = NEVER
+            self.scan_at = min((group.on_timer(now, fx) for group in self.groups.values()), default=NEVER)
+        if now >= self.mark_at:
+            self._mark(fx)
+        self._open_ready(now, fx)
+
+    def send_now(self) -> None:
+        """Let go what rests on nothing that is not durable yet."""
+        fx = self.fx
+        if fx.now:
+            self.outlet.send(fx.now)
+
+    def persist(self) -> None:
+        """Make every record of this turn durable. Raises StorageFailed; nothing may follow then."""
+        if self.fx.records:
+            self.log.append(self.fx.records)
+            self.log.sync()
+
+    def finish(self, now: int) -> None:
+        """After the sync: own votes, replies to peers, execution, answers."""
+        done, self.fx = self.fx, Effects()
+        fx = self.fx
+        for group in done.synced:
+            group.proposer.on_synced(now, fx)
+        decided = done.decided + fx.decided if fx.decided else done.decided
+        fx.decided = []
+        self._open_ready(now, fx)
+        if fx.now:
+            now_box, fx.now = fx.now, Outbox()
+            self.outlet.send(done.after, now_box)
+        elif done.after:
+            self.outlet.send(done.after)
+        self.scan_at = min(self.scan_at, done.wake_at, fx.wake_at)
+        self.prepares += done.prepares
+        self.rejects += done.rejects
+        self.resends += done.resends
+        if decided:
+            self._apply(decided, now)
+        if self._behind:
+            self._replay()
+        if done.serve:
+            self._serve(done.serve)
+        if self._calls and not self._behind:
+            self._answer()
+        for seq in done.expired + fx.expired:
+            self._fail(seq, Code.TIMEOUT, "deadline passed before the value was known to be decided")
+        fx.expired = []
+
+    def run(self, now: int, frames: Sequence[bytes] = (), batches: Sequence[Batch] = ()) -> None:
+        """The whole pass."""
+        self.step(now, frames, batches)
+        self.send_now()
+        self.persist()
+        self.finish(now)
+
+    def close(self) -> None:
+        """The last pass of a clean stop: mark what is decided, answer whoever still waits."""
+        for index, group in self.groups.items():
+            for seq in group.own:
+                self._fail(seq, Code.TIMEOUT, "the node stopped before the value was known to be decided")
+            group.own.clear()
+            if group.instance:
+                self._unmarked.add(index)
+        self._mark(self.fx)
+        self.persist()
+
+    # Input
+
+    def _frame(self, frame: bytes, now: int, fx: Effects) -> None:
+        header = parse_header(frame)
+        try:
+            bodies = decode_sections(frame, HEADER_BYTES)
+        except BodyError:
+            self.bad_frames += 1
+            return
+        for body in bodies:
+            self._body(header.sender, header.seat, body, now, fx)
+
+    def _body(self, sender: int, seat: int, body: Body, now: int, fx: Effects) -> None:
+        groups = self.groups
+        learned, chosen, prepares, promises, accepts, accepteds, positions, asks, top_asks, _top_replies = (
+            body
+        )
+        self.messages += len(chosen) + len(prepares) + len(promises) + len(accepts) + len(accepteds)
+        # A peer in another seat than the membership names has lost its data: it may ask, not vote.
+        for index, instance, round, node, value in learned:
+            group = groups.get(index)
+            if group is not None and group.members.seats.get(sender) == seat:
+                group.learner.on_learned(instance, round, node, value, now, fx)
+                self.learned += 1
+        for index, instance, round in chosen:
+            group = groups.get(index)
+            if group is not None and group.members.seats.get(sender) == seat:
+                group.on_chosen(sender, instance, round, now, fx)
+        for prepare in prepares:
+            group = groups.get(prepare[0])
+            if group is not None and group.members.seats.get(sender) == seat:
+                group.on_prepare(sender, prepare, now, fx)
+        for index, instance, round, rejected_by, accepted_round, accepted_node, value in promises:
+            group = groups.get(index)
+            if group is not None and group.members.seats.get(sender) == seat:
+                group.proposer.on_prepare_reply(
+                    sender, instance, round, rejected_by, (accepted_round, accepted_node), value, now, fx
+                )
+        for accept in accepts:
+            group = groups.get(accept[0])
+            if group is not None and group.members.seats.get(sender) == seat:
+                group.on_accept(sender, accept, now, fx)
+        for index, instance, round, rejected_by in accepteds:
+            group = groups.get(index)
+            if group is not None and group.members.seats.get(sender) == seat:
+                group.proposer.on_accept_reply(sender, instance, round, rejected_by, now, fx)
+        for index, instance in positions:
+            group = groups.get(index)
+            if group is not None and sender in group.members.seats:
+                group.learner.on_position(sender, instance, now, fx)
+        for index, instance in asks:
+            group = groups.get(index)
+            if group is not None and sender in group.members.seats:
+                group.learner.on_ask(sender, instance, now, fx)
+        for index, read in top_asks:
+            group = groups.get(index)
+            if group is not None and group.members.seats.get(sender) == seat:
+                group.on_top_ask(sender, read, fx)
+
+    def _propose(self, proposals: list[Proposal], unhealthy: str | None, now: int, fx: Effects) -> None:
+        if unhealthy is not None:
+            # A disk without room can keep no promise: nothing is proposed and nothing is voted on.
+            for proposal in proposals:
+                self._fail(proposal[0], Code.OVERLOADED, unhealthy)
+            return
+        for seq, index, deadline, smid, payload, context in proposals:
+            group = self.groups.get(index)
+            if group is None:
+                self._fail(seq, Code.GROUP_WRONG, f"group {index} is not on this worker")
+            elif not group.voter:
+                self._fail(seq, Code.NOT_A_MEMBER, f"this node's seat is not a member of group {index}")
+            elif smid != NO_STATE_MACHINE and smid not in self.appliers[index].machines:
+                self._fail(seq, Code.UNKNOWN_STATE_MACHINE, f"group {index} has no state machine {smid}")
+            else:
+                group.propose(seq, deadline, smid, payload, context, fx)
+
+    def _fail(self, seq: int, code: int, message: str) -> None:
+        self.replies.append((seq, code, 0, 0, message.encode()))
+
+    def _answer(self) -> None:
+        """Answer calls. Only when all decided values are executed: an answer from a machine that is
+        still being replayed would take back what was once visible."""
+        calls, self._calls = self._calls, []
+        for call in calls:
+            self._call(call)
+
+    def _call(self, call: Call) -> None:
+        seq, kind, index, argument, payload = call
+        group = self.groups.get(index)
+        if kind == CallKind.GROUP_STATUS:
+            self.replies.append((seq, Code.OK, 0, 0, self._status()))
+        elif group is None:
+            self._fail(seq, Code.GROUP_WRONG, f"group {index} is not on this worker")
+        elif kind == CallKind.QUERY:
+            code, answer = self.appliers[index].query(argument, payload)
+            self.replies.append((seq, code, self.appliers[index].next, 0, answer))
+        elif kind == CallKind.NOW_INSTANCE:
+            self.replies.append((seq, Code.OK, group.instance, 0, None))
+        elif kind == CallKind.INSTANCE_VALUE:
+            self._instance_value(seq, group, argument)
+        else:
+            self._fail(seq, Code.SYSTEM_ERROR, f"unknown request {kind}")
+
+    def _instance_value(self, seq: int, group: Group, instance: int) -> None:
+        if instance >= group.instance:
+            self._fail(
+                seq,
+                Code.INSTANCE_NOT_CHOSEN,
+                f"instance {instance} of group {group.index} is not decided here; {group.instance} is next",
+            )
+            return
+        try:
+            record = self.log.read(group.index, instance)
+        except StorageDamaged as error:
+            self._fail(seq, Code.SYSTEM_ERROR, str(error))
+            return
+        if record is None:
+            self._fail(
+                seq,
+                Code.INSTANCE_NOT_EXIST,
+                f"instance {instance} of group {group.index} is no longer in the log",
+            )
+            return
+        entries = [(entry[5], entry[4]) for entry in values.decode(record[2])]
+        self.replies.append((seq, Code.OK, instance, 0, _encode_values(entries)))
+
+    def _status(self) -> bytes:
+        rows = [
+            {
+                "group": index,
+                "instance": group.instance,
+                "applied": self.appliers[index].next,
+                "promised": list(group.acceptor.promised),
+                "phase": group.proposer.phase.name.lower(),
+                "holds_ballot": group.proposer.held,
+                "waiting": len(group.own),
+                "voter": group.voter,
+                "stopped": self.appliers[index].stopped,
+            }
+            for index, group in self.groups.items()
+        ]
+        return msgspec.json.encode(rows)
+
+    # Steps of the pass
+
+    def _open_ready(self, now: int, fx: Effects) -> None:
+        while fx.ready:
+            ready, fx.ready = fx.ready, []
+            for group in dict.fromkeys(ready):
+                group.open(now, fx)
+
+    def _mark(self, fx: Effects) -> None:
+        for index in self._unmarked:
+            fx.records.append((DECIDED, index, self.groups[index].instance - 1, 0, 0, b""))
+        self._unmarked.clear()
+        self.mark_at = NEVER
+
+    def _serve(self, questions: list[tuple[int, int, int]]) -> None:
+        """Answer lagging peers. Only here, after the sync: before it the log may still hold an
+        accepted value that another one has superseded."""
+        budget = self.serve_max_bytes
+        box = Outbox()
+        for peer, index, first in questions:
+            if budget <= 0:
+                # The peer asks again soon; a reader that wants everything must not delay votes.
+                break
+            batch = box.peer(peer)
+            decided = self.groups[index].instance
+            for instance, round, node, value in self.log.read_range(
+                index, first, min(SERVE_COUNT, decided - first), budget
+            ):
+                batch.learned.append((index, instance, round, node, value))
+                budget -= len(value)
+            batch.positions.append((index, decided))
+        self.outlet.send(box)
+
+    def _apply(self, decided: list[Decided], now: int) -> None:
+        if not self._unmarked:
+            self.mark_at = now + MARK_EVERY
+        for index, instance, entries, owned in decided:
+            applier = self.appliers[index]
+            applier.apply(instance, entries, owned)
+            if applier.next <= instance:
+                self._behind.add(index)
+            self._unmarked.add(index)
+            self.entries += len(entries)
+        self.decided += len(decided)
+
+    def _replay(self) -> None:
+        for index in list(self._behind):
+            if not self.appliers[index].replay(self.groups[index].instance):
+                self._behind.discard(index)

@@ -1,0 +1,344 @@
+"""A worker process: the groups of one slice, their state machines and their log, in one loop.
+
+The loop waits on an eventfd for both of its rings and on the control socket, runs a turn with
+whatever came in, and goes on without sleeping while there is work. One thread, no asyncio, nothing
+blocking but the sync of the log.
+
+A worker ends with its parent, at once; on a failed write or sync it ends with an exit code of its
+own and acknowledges nothing more (`ExitCode.STORAGE_FAILED`).
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import random
+import secrets
+import select
+from collections.abc import Sequence
+from pathlib import Path
+from time import monotonic_ns
+
+from paxmux.engine import plugin
+from paxmux.engine.errors import ConfigError, ExitCode, PaxmuxError, StorageFailed
+from paxmux.engine.groups import parse_groups
+from paxmux.engine.options import Options
+from paxmux.engine.paxos.group import Group
+from paxmux.engine.paxos.quorum import Members
+from paxmux.engine.paxos.timers import MS, NEVER, Bounds, Timers
+from paxmux.engine.state_machine import MAX_SMID, MIN_SMID, StateMachine
+from paxmux.engine.storage import EMPTY_STATE, Log, LogIdentity, OpenLog, StorageDamaged
+from paxmux.shards import requests
+from paxmux.shards.applier import Applier
+from paxmux.shards.boot import Failed, Ready, Stop, WorkerBoot
+from paxmux.shards.channel import Receiver, Sender
+from paxmux.shards.child import Parent, ParentGone, be_child
+from paxmux.shards.counters import WORKER, Block, Phase
+from paxmux.shards.doorbell import Doorbell
+from paxmux.shards.identity import LOGS
+from paxmux.shards.outlet import Outlet
+from paxmux.shards.requests import Reply
+from paxmux.shards.turn import Turn
+
+log = logging.getLogger("paxmux.worker")
+
+RECEIVE_BYTES = 1 << 20
+"""Taken from each ring in one turn: bounds how long a turn, and so a vote, can take."""
+CONTROL_EVERY = 50 * MS
+PUBLISH_EVERY = 20 * MS
+HOUSEKEEP_EVERY = 100 * MS
+SLEEP_MAX = 500 * MS
+"""The heartbeat beats at least so often, also when there is nothing to do."""
+
+
+def build_machines(options: Options, groups: Sequence[int]) -> dict[int, dict[int, StateMachine]]:
+    """The state machines of each group, by id.
+
+    Raises:
+        ConfigError: names the class and what is wrong with it.
+    """
+    built: dict[int, dict[int, StateMachine]] = {index: {} for index in groups}
+    for entry in options.state_machines:
+        cls = plugin.load_class(entry.class_, StateMachine)
+        for index in set(parse_groups(entry.groups, options.groups)).intersection(groups):
+            machine = cls(index, **entry.args)
+            smid = getattr(machine, "smid", None)
+            if type(smid) is not int or not MIN_SMID <= smid <= MAX_SMID:
+                raise ConfigError(
+                    f"{entry.class_}: expected a class attribute smid of {MIN_SMID}..{MAX_SMID}, got {smid!r}"
+                )
+            if smid in built[index]:
+                raise ConfigError(
+                    f"{entry.class_}: group {index} already has a state machine with smid {smid}"
+                )
+            built[index][smid] = machine
+    return built
+
+
+def timers_of(options: Options) -> Timers:
+    """The protocol's timers, from milliseconds to nanoseconds."""
+    timers = options.timers
+    return Timers(
+        resend_first=timers.resend_first_ms * MS,
+        prepare_first=timers.prepare_first_ms * MS,
+        accept_first=timers.accept_first_ms * MS,
+        phase_max=timers.phase_max_ms * MS,
+        backoff_min=timers.backoff_min_ms * MS,
+        backoff_max=timers.backoff_max_ms * MS,
+        ask=timers.ask_ms * MS,
+        ask_retry=timers.ask_retry_ms * MS,
+        leftover=timers.leftover_ms * MS,
+    )
+
+
+class Worker:
+    """Everything that a worker process owns."""
+
+    def __init__(self, boot: WorkerBoot, fds: Sequence[int], parent: Parent) -> None:
+        """`fds` in the order that `WorkerBoot` lists."""
+        options = boot.options
+        self._parent = parent
+        counters, client_in, client_out, net_in, net_out, own_bell, node_bell, router_bell = fds
+        self._block = Block(counters, WORKER)
+        self._bell = Doorbell(own_bell)
+        node, router = Doorbell(node_bell), Doorbell(router_bell)
+        backlog = options.limits.ring_backlog_bytes
+        self._requests = Receiver(client_in, node)
+        self._answers = Sender(client_out, node, backlog_max_bytes=backlog)
+        self._frames = Receiver(net_in, router)
+        self._wire = Sender(net_out, router, backlog_max_bytes=backlog)
+        self._replies: list[Reply] = []
+        self._machines = build_machines(options, boot.groups)
+        self._log = self._open_log(boot)
+        self._turn = self._build_turn(boot)
+        self._stop: Stop | None = None
+        self._stop_by = NEVER
+        self._slot = self._block.index
+        self._control_at = self._publish_at = 0
+        self._housekeep_at = 0
+        self._busy_since = monotonic_ns()
+        self._busy = self._turns = self._sync_time = self._in = self._calls = self._proposals = 0
+
+    def _open_log(self, boot: WorkerBoot) -> Log:
+        storage = boot.options.storage
+        open_log: OpenLog = plugin.load(storage.plugin)
+        path = Path(boot.options.data_dir) / LOGS / str(boot.worker)
+        identity = LogIdentity(boot.founding.cluster, boot.node_id, boot.seat, boot.worker)
+        path.mkdir(parents=True, exist_ok=True)
+        return open_log(path, identity, segment_bytes=storage.segment_bytes)
+
+    def _build_turn(self, boot: WorkerBoot) -> Turn:
+        options, now = boot.options, monotonic_ns()
+        states = self._log.recover()
+        members = Members(boot.founding.seats)
+        rng = random.Random(secrets.randbits(64))
+        timers = timers_of(options)
+        bounds = Bounds(options.limits.batch_max_count, options.limits.batch_max_bytes)
+        groups: dict[int, Group] = {}
+        appliers: dict[int, Applier] = {}
+        for index in boot.groups:
+            state = states.get(index, EMPTY_STATE)
+            groups[index] = Group(
+                index,
+                me=boot.node_id,
+                seat=boot.seat,
+                incarnation=boot.incarnation,
+                members=members,
+                rng=rng,
+                now=now,
+                instance=state.instance,
+                promised=state.promised,
+                accepted=state.accepted,
+                value=state.value,
+                timers=timers,
+                bounds=bounds,
+            )
+            appliers[index] = Applier(
+                index,
+                self._machines[index],
+                self._log,
+                self._replies.append,
+                (boot.node_id, boot.incarnation),
+                options.limits.max_value_bytes,
+            )
+        outlet = Outlet(
+            self._wire,
+            [node for node in members.seats if node != boot.node_id],
+            me=boot.node_id,
+            seat=boot.seat,
+            incarnation=boot.incarnation,
+            cluster=boot.founding.cluster,
+            worker=boot.worker,
+            generation=boot.generation,
+            groups=sum(1 << index for index in boot.groups),
+        )
+        serve = options.limits.catch_up_max_bytes
+        return Turn(groups, appliers, self._log, outlet, self._replies, serve_max_bytes=serve)
+
+    # The loop
+
+    def run(self) -> ExitCode:
+        """Turn until told to stop. Raises StorageFailed, and ParentGone when nobody is left to serve."""
+        poll = select.epoll()
+        poll.register(self._bell.fileno(), select.EPOLLIN)
+        poll.register(self._parent.fileno(), select.EPOLLIN)
+        slots, slot = self._block.slots, self._slot
+        phase = slot["phase"]
+        turn, replies = self._turn, self._replies
+        turn.start(monotonic_ns())
+        while True:
+            slots[phase] = Phase.DRAIN
+            frames = self._frames.receive(RECEIVE_BYTES)
+            batches = [requests.decode_batch(data) for data in self._requests.receive(RECEIVE_BYTES)]
+            now = monotonic_ns()
+            if now >= self._control_at:
+                self._control_at = now + CONTROL_EVERY
+                self._control()
+            if now >= self._publish_at:
+                self._publish(now)
+            if not frames and not batches and not turn.busy and now < turn.wake_at:
+                if now >= self._housekeep_at:
+                    slots[phase] = Phase.HOUSEKEEP
+                    self._housekeep(now)
+                    continue
+                if self._stop is not None and (now >= self._stop_by or self._drained()):
+                    return self._end()
+                self._sleep(poll, now)
+                continue
+            self._turns += 1
+            self._in += len(frames)
+            for batch in batches:
+                self._proposals += len(batch.proposals)
+                self._calls += len(batch.calls)
+            slots[phase] = Phase.STEP
+            turn.step(now, frames, batches)
+            slots[phase] = Phase.SEND
+            turn.send_now()
+            if turn.fx.records:
+                slots[phase] = Phase.SYNC
+                start = monotonic_ns()
+                turn.persist()
+                self._sync_time += monotonic_ns() - start
+                if self._housekeep_at == NEVER:
+                    self._housekeep_at = now + HOUSEKEEP_EVERY
+            slots[phase] = Phase.APPLY
+            turn.finish(now)
+            if replies:
+                self._answers.send(requests.encode(requests.Replies(replies)), droppable=False)
+                replies.clear()
+            self._answers.commit()
+            self._wire.commit()
+            if now >= self._housekeep_at:
+                slots[phase] = Phase.HOUSEKEEP
+                self._housekeep(now)
+            if now >= self._stop_by:
+                return self._end()
+
+    def _sleep(self, poll: select.epoll, now: int) -> None:
+        """Wait for a doorbell, the control socket or the next timer."""
+        self._answers.commit()
+        self._wire.commit()
+        if self._frames.prepare_sleep() and self._requests.prepare_sleep():
+            until = min(self._turn.wake_at, self._housekeep_at, self._stop_by, now + SLEEP_MAX)
+            self._busy += now - self._busy_since
+            self._publish(now)
+            self._block.slots[self._slot["phase"]] = Phase.SLEEP
+            # epoll's resolution is a millisecond: round up, or the last one is spent spinning.
+            events = poll.poll(max(0, until - now) / 1e9 + 0.0005 if until > now else 0)
+            self._busy_since = monotonic_ns()
+            for fd, _ in events:
+                if fd == self._bell.fileno():
+                    self._bell.clear()
+                else:
+                    self._control()
+        self._frames.wake()
+        self._requests.wake()
+
+    def _housekeep(self, now: int) -> None:
+        pause = self._log.housekeep()
+        self._housekeep_at = NEVER if pause is None else now + max(int(pause * 1e9), MS)
+
+    def _control(self) -> None:
+        for message in self._parent.receive_all():
+            if isinstance(message, Stop) and self._stop is None:
+                self._stop = message
+                self._stop_by = monotonic_ns() + int(message.drain_s * 1e9)
+
+    def _drained(self) -> bool:
+        return not any(group.own for group in self._turn.groups.values())
+
+    def _end(self) -> ExitCode:
+        """A clean stop: everything known is on disk, with the mark that says so."""
+        self._block.slots[self._slot["phase"]] = Phase.STOP
+        self._turn.close()
+        for index in self._turn.appliers:
+            self._turn.appliers[index].close()
+        if self._replies:
+            self._answers.send(requests.encode(requests.Replies(self._replies)), droppable=False)
+        self._answers.commit()
+        self._wire.commit()
+        self._log.close(clean=True)
+        self._publish(monotonic_ns())
+        return ExitCode.OK
+
+    def _publish(self, now: int) -> None:
+        self._publish_at = now + PUBLISH_EVERY
+        turn, slots, slot = self._turn, self._block.slots, self._slot
+        stats = self._log.stats()
+        outlet = turn.outlet
+        slots[slot["heartbeat_ns"]] = now
+        for name, value in (
+            ("turns", self._turns),
+            ("busy_ns", self._busy),
+            ("frames_in", self._in),
+            ("frames_out", outlet.sent),
+            ("frames_dropped", outlet.dropped + turn.bad_frames),
+            ("messages_in", turn.messages),
+            ("proposals", self._proposals),
+            ("calls", self._calls),
+            ("instances_decided", turn.decided),
+            ("values_decided", turn.entries),
+            ("values_applied", sum(applier.executed for applier in turn.appliers.values())),
+            ("syncs", stats["syncs"]),
+            ("sync_ns", self._sync_time),
+            ("records", stats["records"]),
+            ("log_bytes", stats["bytes_written"]),
+            ("disk_bytes", stats["disk_bytes"]),
+            ("segments", stats["segments"]),
+            ("prepares", turn.prepares),
+            ("rejects", turn.rejects),
+            ("resends", turn.resends),
+            ("learned", turn.learned),
+            ("replies", self._answers.messages),
+            ("machine_failures", sum(len(applier.stopped) for applier in turn.appliers.values())),
+        ):
+            slots[slot[name]] = value
+
+
+def main() -> None:
+    """Entry of the process."""
+    parent, boot, fds = be_child()
+    raise SystemExit(_serve(parent, boot, fds))
+
+
+def _serve(parent: Parent, boot: object, fds: Sequence[int]) -> ExitCode:
+    if not isinstance(boot, WorkerBoot):
+        raise TypeError(f"a worker cannot boot as {type(boot).__name__}")
+    try:
+        try:
+            worker = Worker(boot, fds, parent)
+        except (PaxmuxError, StorageDamaged, OSError, TypeError) as error:
+            log.exception("worker %d cannot boot", boot.worker)
+            parent.send(Failed(reason=f"worker {boot.worker}: {error}", kind="cannot_boot"))
+            return ExitCode.CANNOT_BOOT
+        parent.send(Ready())
+        # What lives now lives for good; young garbage is rare, since messages are plain tuples.
+        gc.collect()
+        gc.freeze()
+        return worker.run()
+    except StorageFailed as error:
+        log.exception("worker %d: the log failed", boot.worker)
+        parent.send(Failed(reason=f"worker {boot.worker}: {error}", kind="storage"))
+        return ExitCode.STORAGE_FAILED
+    except ParentGone:
+        return ExitCode.PARENT_GONE
