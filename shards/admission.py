@@ -57,7 +57,7 @@ class Admission:
         if total > self.max_bytes and self.count:
             self.refused["bytes"] += 1
             raise Overloaded(
-                f"{self.bytes} bytes of requests have no answer yet (limits.max_pending_bytes); nothing was proposed"
+                f"{self.bytes} bytes of requests wait (limits.max_pending_bytes); nothing was proposed"
             )
         self.count += 1
         self.bytes = total

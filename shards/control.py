@@ -31,6 +31,7 @@ REQUEST_MAX_BYTES = 64 * 1024
 ANSWER_MAX_BYTES = 64 * 1024 * 1024
 CONNECTIONS_MAX = 32
 IDLE_S = 60.0
+ACCEPT_AGAIN_S = 1.0
 
 Handler = Callable[[dict[str, Any]], Awaitable[Any]]
 """Takes the request, returns what JSON can say. A `PaxmuxError` becomes an error answer."""
@@ -45,50 +46,48 @@ class ControlServer:
         self._data_dir = data_dir
         self._handlers = handlers
         self._dir_fd = -1
-        self._server: asyncio.Server | None = None
+        self._listener: socket.socket | None = None
         self._connections: set[asyncio.Task[None]] = set()
         self.refused = 0
         """Connections closed at once because there were too many."""
 
-    async def start(self) -> None:
-        """Bind, listen and serve.
+    def start(self) -> None:
+        """Bind, listen and serve in the running loop.
 
         Raises:
             DataDirError: the socket's place is taken by something that is no socket.
         """
+        loop = asyncio.get_running_loop()
         self._dir_fd = _open_dir(self._data_dir)
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         try:
             self._remove()
-            listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-            try:
-                # The mode that the descriptor has at bind becomes the file's: never open to others.
-                os.fchmod(listener.fileno(), stat.S_IRUSR | stat.S_IWUSR)
-                listener.bind(_path(self._dir_fd))
-                self._server = await asyncio.start_unix_server(
-                    self._on_connection, sock=listener, limit=REQUEST_MAX_BYTES
-                )
-            except BaseException:
-                listener.close()
-                raise
+            # The mode that the descriptor has at bind becomes the file's: never open to others.
+            os.fchmod(listener.fileno(), stat.S_IRUSR | stat.S_IWUSR)
+            listener.bind(_path(self._dir_fd))
+            listener.listen(CONNECTIONS_MAX)
         except BaseException:
+            listener.close()
             os.close(self._dir_fd)
             self._dir_fd = -1
             raise
+        self._listener = listener
+        loop.add_reader(listener, self._accept, loop, listener)
 
     async def stop(self) -> None:
         """Close everything and remove the socket."""
-        if self._dir_fd < 0:
+        if self._listener is None:
             return
-        if self._server is not None:
-            self._server.close()
+        asyncio.get_running_loop().remove_reader(self._listener)
+        self._listener.close()
+        self._listener = None
+        self._remove()
+        os.close(self._dir_fd)
+        self._dir_fd = -1
         tasks = list(self._connections)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        self._remove()
-        os.close(self._dir_fd)
-        self._dir_fd = -1
-        self._server = None
 
     def _remove(self) -> None:
         try:
@@ -101,24 +100,39 @@ class ControlServer:
             )
         os.unlink(SOCKET_NAME, dir_fd=self._dir_fd)
 
-    async def _on_connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def _accept(self, loop: asyncio.AbstractEventLoop, listener: socket.socket) -> None:
+        try:
+            connection, _ = listener.accept()
+        except BlockingIOError:
+            return  # whoever knocked has left
+        except OSError as error:
+            # No descriptor is left: to try again at once would only keep the loop busy.
+            log.warning("the control socket cannot accept: %s", error)
+            loop.remove_reader(listener)
+            loop.call_later(ACCEPT_AGAIN_S, self._accept_again, loop, listener)
+            return
         if len(self._connections) >= CONNECTIONS_MAX:
             self.refused += 1
-            writer.close()
+            connection.close()
             return
-        task = asyncio.current_task()
-        assert task is not None
+        connection.setblocking(False)
+        task = loop.create_task(self._on_connection(connection))
         self._connections.add(task)
-        try:
-            await self._serve(reader, writer)
-        except (ConnectionError, TimeoutError) as error:
-            log.debug("control connection ended: %s", error or type(error).__name__)
-        except asyncio.CancelledError:
-            # Only `stop` cancels, and it waits for this task; asyncio would report a cancelled one.
-            log.debug("control connection closed by stop")
-        finally:
-            self._connections.discard(task)
-            writer.close()
+        task.add_done_callback(self._connections.discard)
+
+    def _accept_again(self, loop: asyncio.AbstractEventLoop, listener: socket.socket) -> None:
+        if listener is self._listener:
+            loop.add_reader(listener, self._accept, loop, listener)
+
+    async def _on_connection(self, connection: socket.socket) -> None:
+        with connection:
+            reader, writer = await asyncio.open_unix_connection(sock=connection, limit=REQUEST_MAX_BYTES)
+            try:
+                await self._serve(reader, writer)
+            except (ConnectionError, TimeoutError) as error:
+                log.debug("control connection ended: %s", error or type(error).__name__)
+            finally:
+                writer.close()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while True:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import os
 import socket
@@ -43,7 +44,7 @@ class Serving:
         self.server = ControlServer(data_dir, {"echo": echo, "refuse": refuse, "fail": fail})
 
     async def __aenter__(self) -> ControlServer:
-        await self.server.start()
+        self.server.start()
         return self.server
 
     async def __aexit__(self, *_: object) -> None:
@@ -125,9 +126,10 @@ async def test_the_socket_is_for_its_owner_alone_and_goes_with_the_server(tmp_pa
         mode = (tmp_path / "control.sock").stat().st_mode
         assert stat.S_IMODE(mode) == 0o600
         reader, writer = await open_raw(tmp_path)
-    assert await asyncio.wait_for(reader.read(), 10) == b""
+    # Answered, refused or reset, as the moment has it; but never left hanging.
+    with contextlib.suppress(ConnectionError):
+        assert await asyncio.wait_for(reader.read(), 10) == b""
     writer.close()
-    await asyncio.sleep(0)
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(NodeStopped, match="no node runs"):
         await ask(tmp_path, {"op": "echo"})
@@ -150,7 +152,7 @@ async def test_a_socket_left_by_a_killed_node_is_replaced(tmp_path: Path) -> Non
 async def test_another_file_in_its_place_is_not_removed(tmp_path: Path) -> None:
     (tmp_path / "control.sock").write_text("precious")
     with pytest.raises(DataDirError, match="expected nothing or a socket"):
-        await ControlServer(tmp_path, {}).start()
+        ControlServer(tmp_path, {}).start()
     assert (tmp_path / "control.sock").read_text() == "precious"
 
 
