@@ -56,15 +56,14 @@ def _explicit_problems(layout: LayoutOptions, group_count: int) -> Iterator[Prob
             readable = False
             yield Problem(path, str(error))
             continue
-        for group in groups:
-            if group in host:
-                yield Problem(
-                    path,
-                    f"expected each group on exactly one worker, got group {group} on worker "
-                    f"{host[group]} and on worker {worker}",
-                )
-                break
-            host[group] = worker
+        twice = [group for group in groups if group in host]
+        if twice:
+            yield Problem(
+                path,
+                f"expected each group on exactly one worker, got group {twice[0]} on worker "
+                f"{host[twice[0]]} and on worker {worker}",
+            )
+        host.update(dict.fromkeys(groups, worker))
     empty = [worker for worker in range(workers or 0) if worker not in layout.groups]
     if empty:
         yield Problem(("layout", "groups"), f"expected groups for worker {empty[0]}, got none")

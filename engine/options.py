@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
+from paxmux.engine.address import Member, parse_member
 
 
 class MachineOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -139,11 +140,29 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 
     @classmethod
     def from_yaml(cls, path: str | Path) -> Options:
-        """Read and check a YAML file.
+        """Read and check a YAML file. A relative `data_dir` is relative to the folder of the file.
 
         Raises:
-            ConfigError: names the file, the key and what was expected.
+            ConfigError: a line for each problem; it names file, line, key and what was expected.
         """
         from paxmux.engine.config import load
 
         return load(Path(path))
+
+    def validate(self) -> None:
+        """Check options made in code by the rules that a file must keep. `Node` calls it.
+
+        Raises:
+            ConfigError: a line for each problem; it names the key and what was expected.
+        """
+        from paxmux.engine.config import validate
+
+        validate(self)
+
+    def own_member(self) -> Member:
+        """This node's id and address; ConfigError if `node` is no address."""
+        return parse_member(self.node, self.node_id)
+
+    def seed_members(self) -> tuple[Member, ...]:
+        """Ids and addresses of all members, in the order of the options; ConfigError as above."""
+        return tuple(parse_member(text) for text in self.members)

@@ -29,7 +29,7 @@ IN_CODE = "options"
 
 def key_text(path: Path) -> str:
     """`layout.pin.0` or `members.2`: the path as people read it."""
-    return ".".join(str(part) for part in path) or "(the whole file)"
+    return ".".join(map(str, path))
 
 
 def raise_for(problems: Iterable[Problem], where: Callable[[Path], str] | None = None) -> None:
@@ -39,9 +39,9 @@ def raise_for(problems: Iterable[Problem], where: Callable[[Path], str] | None =
         problems: in the order in which they are told.
         where: path -> `FILE:LINE`; without it the options were made in code.
     """
-    lines = [
-        f"{IN_CODE if where is None else where(problem.path)}: {key_text(problem.path)}: {problem.text}"
-        for problem in problems
-    ]
+    lines = []
+    for path, text in problems:
+        place = IN_CODE if where is None else where(path)
+        lines.append(f"{place}: {key_text(path)}: {text}" if path else f"{place}: {text}")
     if lines:
         raise ConfigError("\n".join(lines))
