@@ -1,0 +1,331 @@
+"""The data directory: who this node is, and that nobody else is.
+
+Decides whether a directory may be used: by this node id, with this group count and layout, by one
+process at a time. A seat is drawn when the directory is made and never again: whoever lost the data
+of a seat lost the seat (see shards/founding.py for what follows). So this file must never repair,
+replace or re-create an identity on its own.
+
+`identity.json` is `{"crc":"…","identity":{…}}`; the CRC-32 covers the bytes of the inner object.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import secrets
+from pathlib import Path
+from types import TracebackType
+from zlib import crc32
+
+import msgspec
+
+from paxmux.engine.address import node_text
+from paxmux.engine.errors import DataDirError, StorageFailed
+from paxmux.shards.boot import Founding
+from paxmux.shards.cluster import is_sound, is_u64
+
+FORMAT = 1
+"""Version of everything in a data directory."""
+
+IDENTITY_FILE = "identity.json"
+LOCK_FILE = "LOCK"
+LOGS = "logs"
+_TEMP_FILE = "identity.json.tmp"
+_MAX_FILE_BYTES = 1024 * 1024
+
+
+class Identity(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What a data directory says about its node."""
+
+    format: int
+    node_id: int
+    seat: int
+    """64 random bits, never 0, drawn when the directory was made."""
+    groups: int
+    """Group count of the cluster; fixed for ever."""
+    workers: int | None
+    """Worker count at the first start; None before it."""
+    layout: str | None
+    """`Layout.fingerprint()` at the first start; None before it."""
+    founding: Founding | None
+    active: bool
+    """The founding is known to be recorded by all members: it can be no other one any more."""
+
+
+class _File(msgspec.Struct, forbid_unknown_fields=True):
+    crc: str
+    identity: msgspec.Raw
+
+
+class _AnyFormat(msgspec.Struct):
+    """As much of an identity as every version can read."""
+
+    format: int
+
+
+def read_identity(directory: Path) -> Identity:
+    """Read and check `identity.json`.
+
+    Raises:
+        DataDirError: it is missing, unreadable, damaged, or of another format.
+    """
+    path = directory / IDENTITY_FILE
+    try:
+        with open(path, "rb") as file:
+            data = file.read(_MAX_FILE_BYTES)
+    except OSError as error:
+        raise DataDirError(f"cannot read {path}: {error.strerror}") from error
+    try:
+        outer = msgspec.json.decode(data, type=_File)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise _damaged(path, str(error)) from error
+    raw = bytes(outer.identity)
+    if outer.crc != _crc_text(raw):
+        raise _damaged(path, f"CRC {outer.crc!r}, expected {_crc_text(raw)!r}")
+    try:
+        version = msgspec.json.decode(raw, type=_AnyFormat).format
+        if version != FORMAT:
+            age = "a newer" if version > FORMAT else "another"
+            raise DataDirError(
+                f"{path} has format {version}, this version of paxmux reads {FORMAT}: "
+                f"it was written by {age} version"
+            )
+        identity = msgspec.json.decode(raw, type=Identity)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise _damaged(path, str(error)) from error
+    founding = identity.founding
+    if (
+        not is_u64(identity.node_id)
+        or not is_u64(identity.seat)
+        or identity.groups < 1
+        or (founding is None and identity.active)
+        or (founding is not None and not is_sound(founding, identity.groups))
+    ):
+        raise _damaged(path, "its fields contradict each other")
+    return identity
+
+
+def _damaged(path: Path, detail: str) -> DataDirError:
+    return DataDirError(
+        f"{path} is damaged ({detail}). Restore this file alone from a copy of this very directory, "
+        "or move the directory away and make a new one with `paxmux init`"
+    )
+
+
+def _crc_text(raw: bytes) -> str:
+    return f"{crc32(raw):08x}"
+
+
+def _write_identity(directory: Path, identity: Identity) -> None:
+    """Replace `identity.json`: afterwards the old or the new one is there, whenever the power goes.
+
+    Raises:
+        OSError: whatever the disk says; then it is unknown which of the two is there.
+    """
+    raw = msgspec.json.encode(identity)
+    data = b'{"crc":"%s","identity":%s}\n' % (_crc_text(raw).encode("ascii"), raw)
+    temp = directory / _TEMP_FILE
+    fd = os.open(temp, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    try:
+        with open(fd, "wb", closefd=False) as file:
+            file.write(data)
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+    os.replace(temp, directory / IDENTITY_FILE)
+    _sync_directory(directory)
+
+
+def _sync_directory(directory: Path) -> None:
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+class FoundingStore:
+    """Keeps the founding durable. Whoever holds the directory's lock, or was started by whoever
+    does, has at most one of these in use at a time."""
+
+    def __init__(self, directory: Path) -> None:
+        """Read the identity in `directory`; raises DataDirError as `read_identity` does."""
+        self.directory = directory
+        self.identity = read_identity(directory)
+
+    def reload(self) -> Identity:
+        """Read again what another process of this node may have recorded."""
+        self.identity = read_identity(self.directory)
+        return self.identity
+
+    def record(self, founding: Founding, *, active: bool) -> None:
+        """Make a founding durable. It is never replaced by another one, nor made inactive again.
+
+        Raises:
+            StorageFailed: the disk refused; nothing must be said to anybody that rests on it.
+            DataDirError: the identity cannot be read any more.
+        """
+        old = self.reload()
+        if old.founding is not None and old.founding != founding:
+            raise ValueError(f"founding {old.founding.cluster:#x} is recorded, not to be replaced")
+        if not is_sound(founding, old.groups):
+            raise ValueError(f"founding {founding.cluster:#x} contradicts itself")
+        self._write(msgspec.structs.replace(old, founding=founding, active=active or old.active))
+
+    def _write(self, identity: Identity) -> None:
+        try:
+            _write_identity(self.directory, identity)
+        except OSError as error:
+            raise StorageFailed(f"cannot write {self.directory / IDENTITY_FILE}: {error.strerror}") from error
+        self.identity = identity
+
+
+class DataDir(FoundingStore):
+    """An open data directory, locked against every other node until `close`."""
+
+    def __init__(self, directory: Path, lock_fd: int) -> None:
+        self._lock_fd = lock_fd
+        super().__init__(directory)
+
+    def close(self) -> None:
+        """Release the lock."""
+        if self._lock_fd >= 0:
+            os.close(self._lock_fd)
+            self._lock_fd = -1
+
+    def __enter__(self) -> DataDir:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _check(self, node_id: int, groups: int, workers: int, layout: str) -> None:
+        mine = self.identity
+        if mine.node_id != node_id:
+            raise DataDirError(
+                f"{self.directory} belongs to node {node_text(mine.node_id)} (id {mine.node_id}), "
+                f"this is node {node_text(node_id)} (id {node_id})"
+            )
+        if mine.groups != groups:
+            raise DataDirError(
+                f"{self.directory} was made for {mine.groups} groups, the options say {groups}; "
+                "the group count cannot change"
+            )
+        if mine.workers is None or mine.layout is None:
+            self._write(msgspec.structs.replace(mine, workers=workers, layout=layout))
+        elif (mine.workers, mine.layout) != (workers, layout):
+            raise DataDirError(
+                f"{self.directory} was first started with {mine.workers} workers (layout {mine.layout}), "
+                f"the options make {workers} (layout {layout}); set `layout.workers: {mine.workers}` "
+                "and the strategy of that time"
+            )
+
+
+def create(directory: Path, node_id: int, groups: int) -> Identity:
+    """Make a new data directory with a new seat (`paxmux init`).
+
+    Raises:
+        DataDirError: it has an identity already, has logs without one, or cannot be made.
+    """
+    lock_fd = _make_and_lock(directory)
+    try:
+        if (directory / IDENTITY_FILE).exists():
+            raise DataDirError(f"{directory} is a data directory already; nothing was changed")
+        return _create_locked(directory, node_id, groups)
+    finally:
+        os.close(lock_fd)
+
+
+def open_data_dir(
+    directory: Path, *, node_id: int, groups: int, workers: int, layout: str, bootstrap: bool
+) -> DataDir:
+    """Open and lock the data directory of this node.
+
+    Args:
+        directory: `data_dir` of the options.
+        node_id: this node.
+        groups: group count of the options.
+        workers: worker count of the layout.
+        layout: its fingerprint. Stored at the first start; each worker's log holds the groups that
+            it had then.
+        bootstrap: make the directory if there is none.
+
+    Raises:
+        DataDirError: missing, in use, damaged, or of another node, group count or layout.
+        StorageFailed: the disk refused a write.
+    """
+    if not directory.exists() and not bootstrap:
+        raise DataDirError(
+            f"the data directory {directory} does not exist: make it with `paxmux init`, or set "
+            "`bootstrap: true` for the first start. If this node had data before, they are lost: a new "
+            "directory gets a new seat, in which the node learns but does not vote"
+        )
+    if not bootstrap and not (directory / IDENTITY_FILE).exists():
+        _refuse_orphaned(directory)
+        raise DataDirError(
+            f"{directory} has no {IDENTITY_FILE}: make it with `paxmux init`, or set `bootstrap: true` "
+            "for the first start"
+        )
+    lock_fd = _make_and_lock(directory)
+    try:
+        if not (directory / IDENTITY_FILE).exists():
+            _create_locked(directory, node_id, groups)
+        data_dir = DataDir(directory, lock_fd)
+        data_dir._check(node_id, groups, workers, layout)
+    except BaseException:
+        os.close(lock_fd)
+        raise
+    return data_dir
+
+
+def _refuse_orphaned(directory: Path) -> None:
+    if (directory / LOGS).exists():
+        raise DataDirError(
+            f"{directory} has {LOGS}/ but no {IDENTITY_FILE}: the identity that these logs belong to is "
+            "lost. Restore the file, or move the directory away; a new one gets a new seat"
+        )
+
+
+def _make_and_lock(directory: Path) -> int:
+    """Make the directory where it is missing and lock it; returns the lock's descriptor."""
+    try:
+        if not directory.exists():
+            directory.parent.mkdir(parents=True, exist_ok=True)
+            directory.mkdir(mode=0o700, exist_ok=True)
+            _sync_directory(directory.parent)
+        fd = os.open(directory / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise DataDirError(f"cannot use the data directory {directory}: {error}") from error
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, f"{os.getpid()}\n".encode("ascii"), 0)
+    except BlockingIOError:
+        holder = os.pread(fd, 32, 0).decode("ascii", "replace").strip() or "unknown"
+        os.close(fd)
+        raise DataDirError(f"the data directory {directory} is in use by process {holder}") from None
+    except OSError as error:
+        os.close(fd)
+        raise DataDirError(f"cannot lock the data directory {directory}: {error}") from error
+    return fd
+
+
+def _create_locked(directory: Path, node_id: int, groups: int) -> Identity:
+    _refuse_orphaned(directory)
+    identity = Identity(
+        format=FORMAT,
+        node_id=node_id,
+        seat=secrets.randbits(64) or 1,
+        groups=groups,
+        workers=None,
+        layout=None,
+        founding=None,
+        active=False,
+    )
+    try:
+        _write_identity(directory, identity)
+    except OSError as error:
+        raise DataDirError(f"cannot make the data directory {directory}: {error}") from error
+    return identity
