@@ -190,6 +190,17 @@ def test_a_waiting_producer_is_woken_once_when_half_is_free() -> None:
         assert not rung(both.to_producer), "nobody waits any more"
 
 
+def test_a_producer_that_found_space_by_itself_is_not_woken() -> None:
+    with link(backlog=1 << 20) as both:
+        for _ in range(9):
+            both.sender.send(bytes(496), droppable=False)
+        assert not both.sender.commit()
+        assert both.receiver.receive(1)
+        assert both.sender.commit()
+        assert len(both.receiver.receive()) == 8
+        assert not rung(both.to_producer)
+
+
 @pytest.mark.parametrize(
     "flags",
     [(LAST,), (0,), (FIRST, FIRST), (FIRST, 0, FIRST)],

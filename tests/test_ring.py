@@ -169,6 +169,58 @@ def test_a_lie_about_the_capacity(capacity: int) -> None:
         os.close(fd)
 
 
+def store(fd: int, at: int, value: int, form: str = "<Q") -> None:
+    os.pwrite(fd, struct.pack(form, value), at)
+
+
+@pytest.mark.parametrize("head", [16, 47, CAPACITY + 64, 1 << 40, (1 << 64) - 16])
+def test_a_head_that_cannot_be(head: int) -> None:
+    with ring() as (fd, writer, reader):
+        writer.write(b"first")
+        assert reader.read(100, no_fragments) == [b"first"]
+        store(fd, HEAD_AT, head)
+        with pytest.raises(RingCorrupt, match="head"):
+            reader.read(100, no_fragments)
+        assert 0 <= reader.used() <= CAPACITY
+        writer.write(b"the head is right again, but nothing is believed any more")
+        with pytest.raises(RingCorrupt, match="head"):
+            reader.read(100, no_fragments)
+
+
+@pytest.mark.parametrize("tail", [16, 1000, CAPACITY * 4, (1 << 64) - 16])
+def test_a_tail_that_cannot_be(tail: int) -> None:
+    with ring() as (fd, writer, reader):
+        for _ in range(3):
+            assert writer.write(bytes(CAPACITY - RECORD_BYTES))
+            assert reader.read(1, no_fragments)
+        assert writer.write(b"")
+        store(fd, TAIL_AT, tail)
+        for _ in range(2):
+            with pytest.raises(RingCorrupt, match="tail"):
+                writer.write(bytes(CAPACITY - RECORD_BYTES))
+        assert 0 <= writer.used() <= CAPACITY
+
+
+def test_a_record_of_an_earlier_lap_is_no_record() -> None:
+    with ring() as (fd, writer, reader):
+        for _ in range(CAPACITY // 32 + 5):
+            assert writer.write(b"sixteen bytes ..")
+            assert reader.read(1, no_fragments)
+        # What lies ahead of the head is a good record, CRC and all, of one lap ago.
+        store(fd, HEAD_AT, struct.unpack("<Q", os.pread(fd, 8, HEAD_AT))[0] + 32)
+        with pytest.raises(RingCorrupt, match="sequence"):
+            reader.read(1, no_fragments)
+
+
+def test_a_length_beyond_the_head_is_not_followed() -> None:
+    with ring() as (fd, writer, reader):
+        writer.write(b"sixteen bytes ..")
+        for length in (17, CAPACITY, (1 << 32) - 1):
+            store(fd, HEADER_BYTES, length, "<I")
+            with pytest.raises(RingCorrupt, match=f"length {length}, 32 bytes are left"):
+                reader._read(1, no_fragments)
+
+
 def test_nap_and_wait_words() -> None:
     with ring() as (_, writer, reader):
         assert writer.nap() == 0
