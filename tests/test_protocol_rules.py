@@ -1,0 +1,523 @@
+"""One test for each rule of safety that lives in the pure core: one state, one call, all effects."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from paxmux.engine.paxos import value as values
+from paxmux.engine.paxos.ballot import MAX_LEAP, NULL
+from paxmux.engine.paxos.effects import ACCEPT, LEARNED, PROMISE, Effects
+from paxmux.engine.paxos.group import Group
+from paxmux.engine.paxos.proposer import Phase
+from paxmux.engine.paxos.quorum import Members
+from paxmux.engine.paxos.timers import MS
+
+A, B, C = 1, 2, 3
+SEATS = {A: 11, B: 12, C: 13}
+NOW = 10_000 * MS
+LATER = NOW + 60_000 * MS
+
+
+def make(me: int = A, seats: dict[int, int] = SEATS, **state: object) -> Group:
+    return Group(
+        0,
+        me=me,
+        seat=SEATS[me],
+        incarnation=900 + me,
+        members=Members(seats),
+        rng=random.Random(5),
+        now=NOW,
+        **state,  # type: ignore[arg-type]
+    )
+
+
+def propose(group: Group, *payloads: bytes, seq: int = 1) -> Effects:
+    fx = Effects()
+    for number, payload in enumerate(payloads):
+        group.propose(seq + number, LATER, 1, payload, None, fx)
+    group.open(NOW, fx)
+    return fx
+
+
+def synced(group: Group, fx: Effects) -> Effects:
+    """What the turn does after the sync of `fx`."""
+    after = Effects()
+    for it in fx.synced:
+        it.proposer.on_synced(NOW, after)
+    return after
+
+
+def prepared(group: Group, *payloads: bytes) -> Effects:
+    """Propose and win the Prepare with B's promise; returns the effects of that promise."""
+    first = propose(group, *payloads)
+    synced(group, first)
+    fx = Effects()
+    group.proposer.on_prepare_reply(B, group.instance, group.proposer.round, 0, NULL, b"", NOW, fx)
+    return fx
+
+
+def decided(group: Group, *payloads: bytes) -> Effects:
+    """Propose and get it decided with B's votes."""
+    fx = prepared(group, *payloads)
+    after = synced(group, fx)
+    group.proposer.on_accept_reply(B, group.instance, group.proposer.round, 0, NOW, after)
+    return after
+
+
+def payloads(fx: Effects) -> list[bytes]:
+    return [entry[5] for _, _, entries, _ in fx.decided for entry in entries]
+
+
+# Rule 1
+
+
+def test_rule_1_prepare_leaves_after_the_sync_of_its_own_promise() -> None:
+    group = make()
+    fx = propose(group, b"x")
+    assert fx.records == [(PROMISE, 0, 0, 1, A, b"")]
+    assert not fx.now
+    assert fx.after.all.prepares == [(0, 0, 1)]
+
+
+def test_rule_1_accept_may_leave_before_its_record_is_synced() -> None:
+    group = make()
+    fx = prepared(group, b"x")
+    value = values.encode([(A, 901, 1, 0, 1, b"x")])
+    assert fx.now.all.accepts == [(0, 0, 1, value)]
+    assert fx.records == [(ACCEPT, 0, 0, 1, A, value)]
+
+
+def test_rule_1_no_accept_before_the_own_promise_is_synced() -> None:
+    group = make()
+    propose(group, b"x")
+    fx = Effects()
+    group.proposer.on_prepare_reply(B, 0, 1, 0, NULL, b"", NOW, fx)
+    group.proposer.on_prepare_reply(C, 0, 1, 0, NULL, b"", NOW, fx)
+    assert not fx.now
+    assert group.proposer.phase is Phase.PREPARING
+
+
+def test_rule_1_own_vote_counts_only_after_its_sync() -> None:
+    group = make(seats={A: 11})
+    fx = propose(group, b"x")
+    assert group.proposer.phase is Phase.PREPARING
+    after = synced(group, fx)
+    assert group.instance == 0, "the accept is not durable yet"
+    assert after.records[0][0] == ACCEPT
+    assert payloads(synced(group, after)) == [b"x"]
+
+
+def test_rule_1_positive_replies_wait_for_the_sync() -> None:
+    group = make(B)
+    fx = Effects()
+    group.on_prepare(A, (0, 0, 4), NOW, fx)
+    group.on_accept(A, (0, 0, 4, b"v"), NOW, fx)
+    assert not fx.now
+    assert fx.after.to[A].prepare_replies == [(0, 0, 4, 0, 0, 0, b"")]
+    assert fx.after.to[A].accept_replies == [(0, 0, 4, 0)]
+    assert [record[0] for record in fx.records] == [PROMISE, ACCEPT]
+
+
+def test_rule_1_a_duplicate_is_answered_after_the_sync_too() -> None:
+    group = make(B)
+    fx = Effects()
+    group.on_accept(A, (0, 0, 4, b"v"), NOW, fx)
+    group.on_accept(A, (0, 0, 4, b"v"), NOW, fx)
+    assert len(fx.records) == 1
+    assert not fx.now
+    assert len(fx.after.to[A].accept_replies) == 2
+
+
+# Rule 2
+
+
+def test_rule_2_a_learned_value_leaves_the_promise_alone() -> None:
+    group = make(B)
+    fx = Effects()
+    group.on_prepare(C, (0, 0, 9), NOW, fx)
+    fx = Effects()
+    group.learner.on_learned(0, 3, A, values.NOOP, NOW, fx)
+    assert fx.records == [(LEARNED, 0, 0, 3, A, values.NOOP)]
+    assert group.acceptor.promised == (9, C)
+
+
+def test_rule_2_a_promise_carries_over_instances() -> None:
+    group = make(B)
+    fx = Effects()
+    group.on_prepare(C, (0, 0, 9), NOW, fx)
+    group.learner.on_learned(0, 3, A, values.NOOP, NOW, fx)
+    fx = Effects()
+    group.on_accept(A, (0, 1, 8, b"v"), NOW, fx)
+    assert fx.after.to[A].accept_replies == [(0, 1, 8, 9)]
+    assert fx.records == []
+
+
+# Rule 3
+
+
+def test_rule_3_one_value_for_an_instance_and_ballot_at_the_acceptor() -> None:
+    group = make(B)
+    fx = Effects()
+    group.on_accept(A, (0, 0, 4, b"first"), NOW, fx)
+    group.on_accept(A, (0, 0, 4, b"second"), NOW, fx)
+    assert group.acceptor.value == b"first"
+    assert fx.after.to[A].accept_replies == [(0, 0, 4, 0), (0, 0, 4, 4)]
+
+
+def test_rule_3_a_resend_repeats_the_very_value() -> None:
+    group = make()
+    sent = prepared(group, b"x").now.all.accepts[0]
+    fx = Effects()
+    group.propose(50, LATER, 1, b"came later", None, fx)
+    group.on_timer(group.proposer.resend_at, fx)
+    assert fx.now.to[B].accepts == [sent]
+    assert fx.now.to[C].accepts == [sent]
+
+
+def test_rule_3_own_decisions_keep_the_ballot_and_skip_prepare() -> None:
+    group = make()
+    decided(group, b"x")
+    fx = propose(group, b"y", seq=2)
+    assert [message[:3] for message in fx.now.all.accepts] == [(0, 1, 1)]
+    assert fx.after.all.prepares == []
+
+
+def lose_by_promise(group: Group) -> None:
+    group.on_prepare(C, (0, group.instance, 7), NOW, Effects())
+
+
+def lose_by_report(group: Group) -> None:
+    propose(group, b"lost", seq=70)
+    group.proposer.on_accept_reply(C, group.instance, group.proposer.round, 7, NOW, Effects())
+
+
+def lose_by_late_report(group: Group) -> None:
+    group.proposer.on_accept_reply(C, group.instance - 1, group.proposer.round, 7, NOW, Effects())
+
+
+def lose_by_foreign_decision(group: Group) -> None:
+    group.learner.on_learned(group.instance, 7, C, values.NOOP, NOW, Effects())
+
+
+def lose_by_foreign_notice(group: Group) -> None:
+    group.on_accept(C, (0, group.instance, 7, values.NOOP), NOW, Effects())
+    group.on_chosen(C, group.instance, 7, NOW, Effects())
+
+
+@pytest.mark.parametrize(
+    "lose",
+    [lose_by_promise, lose_by_report, lose_by_late_report, lose_by_foreign_decision, lose_by_foreign_notice],
+)
+def test_rule_3_a_lost_ballot_is_followed_by_a_full_prepare_above_everything_seen(lose: object) -> None:
+    group = make()
+    decided(group, b"x")
+    used = group.proposer.round
+    lose(group)  # type: ignore[operator]
+    assert not group.proposer.held
+    group.proposer.phase = Phase.IDLE
+    group.proposer.backoff_until = 0
+    fx = propose(group, b"y", seq=2)
+    assert not fx.now.all.accepts
+    (prepare,) = fx.after.all.prepares
+    assert prepare[2] > used
+    if lose is not lose_by_foreign_decision:
+        assert prepare[2] > 7
+    assert fx.records[0][:5] == (PROMISE, 0, group.instance, prepare[2], A)
+
+
+def test_rule_3_a_restart_never_reuses_a_ballot() -> None:
+    group = make(instance=4, promised=(6, A), accepted=(6, A), value=values.NOOP)
+    fx = propose(group, b"x")
+    assert fx.after.all.prepares == [(0, 4, 7)]
+    assert not fx.now.all.accepts
+
+
+def test_rule_3_a_timed_out_phase_goes_on_under_a_higher_ballot() -> None:
+    group = make()
+    prepared(group, b"x")
+    fx = Effects()
+    group.on_timer(group.proposer.phase_until, fx)
+    assert fx.after.all.prepares == [(0, 0, 2)]
+
+
+# Majorities and values
+
+
+def test_the_value_of_the_highest_accepted_ballot_is_adopted() -> None:
+    seats = {node: 10 + node for node in (A, B, C, 4, 5)}
+    group = make(seats=seats)
+    synced(group, propose(group, b"mine"))
+    theirs = values.encode([(B, 1, 1, 0, 1, b"theirs")])
+    older = values.encode([(C, 1, 1, 0, 1, b"older")])
+    group.proposer.round = 9
+    fx = Effects()
+    group.acceptor.promised = (9, A)
+    group.proposer.on_prepare_reply(B, 0, 9, 0, (5, B), theirs, NOW, fx)
+    group.proposer.on_prepare_reply(C, 0, 9, 0, (3, C), older, NOW, fx)
+    assert fx.now.all.accepts == [(0, 0, 9, theirs)]
+
+
+def test_an_own_accepted_value_counts_like_any_other() -> None:
+    left = values.encode([(B, 1, 1, 0, 1, b"left over")])
+    group = make(instance=3, promised=(4, B), accepted=(4, B), value=left)
+    synced(group, propose(group, b"mine"))
+    fx = Effects()
+    group.proposer.on_prepare_reply(B, 3, 5, 0, NULL, b"", NOW, fx)
+    assert fx.now.all.accepts == [(0, 3, 5, left)]
+
+
+@pytest.mark.parametrize(("members", "needed"), [(1, 1), (2, 2), (3, 2), (4, 3), (5, 3), (7, 4)])
+def test_a_majority_is_more_than_half(members: int, needed: int) -> None:
+    assert Members(dict.fromkeys(range(members), 1)).majority == needed
+
+
+def test_votes_count_once_for_each_voter_instance_and_ballot() -> None:
+    seats = {node: 10 + node for node in (A, B, C, 4, 5)}
+    group = make(seats=seats)
+    synced(group, propose(group, b"x"))
+    fx = Effects()
+    for _ in range(3):
+        group.proposer.on_prepare_reply(B, 0, 1, 0, NULL, b"", NOW, fx)
+        group.proposer.on_prepare_reply(C, 0, 99, 0, NULL, b"", NOW, fx)
+        group.proposer.on_prepare_reply(4, 1, 1, 0, NULL, b"", NOW, fx)
+    assert group.proposer.phase is Phase.PREPARING
+    group.proposer.on_prepare_reply(C, 0, 1, 0, NULL, b"", NOW, fx)
+    assert group.proposer.phase is Phase.ACCEPTING
+
+
+def test_a_promise_that_claims_an_accept_above_its_own_ballot_is_dropped() -> None:
+    group = make()
+    synced(group, propose(group, b"x"))
+    fx = Effects()
+    group.proposer.on_prepare_reply(B, 0, 1, 0, (2, C), b"forged", NOW, fx)
+    assert group.proposer.phase is Phase.PREPARING
+    assert not fx.now
+
+
+# Rules 5 and 6
+
+
+def test_rule_5_votes_only_at_the_current_instance() -> None:
+    group = make(B, instance=5)
+    fx = Effects()
+    for instance in (0, 4, 6, 1 << 40):
+        group.on_prepare(A, (0, instance, 3), NOW, fx)
+        group.on_accept(A, (0, instance, 3, b"v"), NOW, fx)
+    assert fx.records == []
+    assert not fx.after
+    assert fx.now.to[A].positions == [(0, 5)] * 4
+    assert group.instance == 5
+
+
+def test_rule_5_an_early_message_is_handled_when_its_instance_begins() -> None:
+    group = make(B)
+    fx = Effects()
+    group.on_accept(A, (0, 0, 3, values.NOOP), NOW, fx)
+    group.on_accept(A, (0, 1, 3, b"next"), NOW, fx)
+    group.on_chosen(A, 0, 3, NOW, fx)
+    assert fx.ready == [group]
+    group.open(NOW, fx)
+    assert group.acceptor.accepted == (3, A)
+    assert group.acceptor.value == b"next"
+
+
+def test_rule_6_a_notice_counts_only_for_the_very_ballot_accepted() -> None:
+    group = make(B)
+    fx = Effects()
+    group.on_accept(A, (0, 0, 3, values.NOOP), NOW, fx)
+    group.on_chosen(C, 0, 3, NOW, fx)
+    group.on_chosen(A, 0, 4, NOW, fx)
+    assert fx.decided == []
+    assert fx.now.to[C].asks == [(0, 0)]
+    group.on_chosen(A, 0, 3, NOW, fx)
+    assert [item[:2] for item in fx.decided] == [(0, 0)]
+
+
+def test_rule_6_the_next_instance_is_no_proof_for_this_one() -> None:
+    """Reference, S2: an Accept for instance 1 under the ballot accepted in 0 proves nothing about 0."""
+    group = make(B)
+    fx = Effects()
+    group.on_accept(A, (0, 0, 3, values.NOOP), NOW, fx)
+    group.on_accept(A, (0, 1, 3, values.NOOP), NOW, fx)
+    group.on_prepare(A, (0, 1, 3), NOW, fx)
+    assert fx.decided == []
+    assert group.instance == 0
+
+
+def test_rule_6_a_hint_only_asks() -> None:
+    group = make(B)
+    fx = Effects()
+    group.learner.on_position(A, 1 << 61, NOW, fx)
+    assert group.instance == 0
+    assert fx.now.to[A].asks == [(0, 0)]
+    assert propose(group, b"x").after.all.prepares, "a bogus hint must not stop proposing (reference, L3)"
+
+
+# Rules 7 to 9
+
+
+def test_rule_7_a_node_in_another_seat_neither_votes_nor_proposes() -> None:
+    group = make(B, seats={A: 11, B: 999, C: 13})
+    fx = Effects()
+    group.on_prepare(A, (0, 0, 3), NOW, fx)
+    group.on_accept(A, (0, 0, 3, b"v"), NOW, fx)
+    group.on_top_ask(A, 1, fx)
+    group.propose(1, LATER, 1, b"x", None, fx)
+    group.open(NOW, fx)
+    assert fx.records == []
+    assert not fx.after
+    assert not fx.now
+
+
+def test_rule_8_mine_is_decided_by_identity_not_by_equal_bytes() -> None:
+    """Reference, S6."""
+    group = make()
+    propose(group, b"same bytes")
+    foreign = values.encode([(B, 902, 1, 0, 1, b"same bytes"), (A, 12345, 1, 0, 1, b"same bytes")])
+    fx = Effects()
+    group.learner.on_learned(0, 1, B, foreign, NOW, fx)
+    assert fx.decided[0][3] is None
+    assert list(group.own) == [1]
+
+
+def test_rule_8_a_value_completed_by_another_node_is_still_mine() -> None:
+    group = make()
+    value = prepared(group, b"x").now.all.accepts[0][3]
+    fx = Effects()
+    group.learner.on_learned(0, 9, C, value, NOW, fx)
+    owned = fx.decided[0][3]
+    assert owned is not None
+    assert list(owned) == [1]
+    assert group.own == {}
+
+
+def test_rule_9_a_conflict_proposes_again_in_the_next_instance_with_its_birth() -> None:
+    group = make()
+    prepared(group, b"x", b"y")
+    fx = Effects()
+    group.learner.on_learned(0, 9, C, values.NOOP, NOW, fx)
+    group.proposer.backoff_until = 0
+    group.open(NOW, fx)
+    synced(group, fx)
+    fx = Effects()
+    group.proposer.on_prepare_reply(B, 1, group.proposer.round, 0, NULL, b"", NOW, fx)
+    entries = values.decode(fx.now.all.accepts[0][3])
+    assert [(entry[2], entry[3], entry[5]) for entry in entries] == [(1, 0, b"x"), (2, 0, b"y")]
+
+
+def test_rule_9_what_is_decided_is_not_proposed_again() -> None:
+    group = make()
+    decided(group, b"x")
+    fx = Effects()
+    group.open(NOW, fx)
+    assert not fx.now
+    assert not fx.after
+
+
+# Rule 15
+
+
+def test_rule_15_rounds_far_above_the_known_ones_are_dropped() -> None:
+    group = make(B)
+    fx = Effects()
+    group.on_prepare(A, (0, 0, MAX_LEAP + 1), NOW, fx)
+    group.on_accept(A, (0, 0, MAX_LEAP + 1, b"v"), NOW, fx)
+    assert fx.records == []
+    assert not fx.after
+    group.on_prepare(A, (0, 0, MAX_LEAP), NOW, fx)
+    assert len(fx.records) == 1
+
+
+def test_rule_15_a_reported_round_far_above_the_known_ones_is_not_believed() -> None:
+    group = make()
+    prepared(group, b"x")
+    group.proposer.on_accept_reply(B, 0, 1, MAX_LEAP + 2, NOW, Effects())
+    assert group.proposer.seen == 0
+
+
+# Rule 18
+
+
+def test_rule_18_top_is_the_current_instance_only_with_an_accept() -> None:
+    group = make(B, instance=5)
+    fx = Effects()
+    group.on_top_ask(A, 1, fx)
+    group.on_prepare(A, (0, 5, 3), NOW, fx)
+    group.on_top_ask(A, 2, fx)
+    group.on_accept(A, (0, 5, 3, b"v"), NOW, fx)
+    group.on_top_ask(A, 3, fx)
+    assert fx.now.to[A].top_replies == [(0, 1, 4, 0), (0, 2, 4, 0), (0, 3, 5, 0)]
+
+
+# Liveness
+
+
+def test_proposals_that_arrive_together_share_an_instance() -> None:
+    group = make()
+    after = decided(group, b"a", b"b", b"c")
+    assert payloads(after) == [b"a", b"b", b"c"]
+    assert group.instance == 1
+
+
+def test_rejects_by_a_majority_end_the_round_and_back_off() -> None:
+    group = make()
+    prepared(group, b"x")
+    fx = Effects()
+    group.proposer.on_accept_reply(B, 0, 1, 5, NOW, fx)
+    group.proposer.on_accept_reply(C, 0, 1, 6, NOW, fx)
+    assert group.proposer.phase is Phase.IDLE
+    assert NOW + 10 * MS <= group.proposer.backoff_until <= NOW + 40 * MS
+    fx = Effects()
+    group.on_timer(group.proposer.backoff_until, fx)
+    assert fx.after.all.prepares == [(0, 0, 7)]
+
+
+def test_an_accepted_value_that_nobody_decides_is_completed() -> None:
+    group = make(B)
+    fx = Effects()
+    group.on_accept(A, (0, 0, 3, b"v"), NOW, fx)
+    fx = Effects()
+    group.on_timer(group.learner.leftover_at, fx)
+    assert fx.now.all.positions == [(0, 0)]
+    group.on_timer(group.learner.leftover_at, fx)
+    assert fx.after.all.prepares == [(0, 0, 4)]
+
+
+def test_expired_proposals_are_given_up() -> None:
+    group = make()
+    fx = Effects()
+    group.propose(1, NOW + 5 * MS, 1, b"x", None, fx)
+    assert fx.wake_at <= NOW + 5 * MS
+    group.on_timer(NOW + 6 * MS, fx)
+    assert fx.expired == [1]
+    assert group.own == {}
+
+
+def test_a_lagging_peer_is_told_where_we_are_and_served() -> None:
+    group = make(B, instance=9)
+    fx = Effects()
+    group.learner.on_position(A, 4, NOW, fx)
+    group.learner.on_ask(A, 4, NOW, fx)
+    assert fx.now.to[A].positions == [(0, 9)]
+    assert fx.serve == [(A, 0, 4)]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"x",
+        b"\x02" + bytes(7),
+        b"\x01\x00\x00\x00\xff\xff\xff\xff",
+        values.NOOP + b"!",
+        values.NOOP[:-1],
+    ],
+)
+def test_bytes_that_are_no_value_decode_to_nothing(data: bytes) -> None:
+    assert values.decode(data) == []
+
+
+def test_a_value_round_trips() -> None:
+    entries = [(1, 2, 3, 4, 5, b"payload"), (2**64 - 1, 0, 2**63, 0, 99_999_999, b"")]
+    assert values.decode(values.encode(entries)) == entries

@@ -1,0 +1,409 @@
+"""The turn: order of effects, seats, execution, answers, and bodies that are none."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import msgspec
+import pytest
+from paxmux.engine.errors import Code, Refused, StorageFailed
+from paxmux.engine.frame import HEADER_BYTES, FrameKind, pack_frame
+from paxmux.engine.paxos import value as values
+from paxmux.engine.paxos.effects import DECIDED, LEARNED
+from paxmux.engine.paxos.group import Group
+from paxmux.engine.paxos.messages import Batch as Messages
+from paxmux.engine.paxos.quorum import Members
+from paxmux.engine.paxos.timers import MS
+from paxmux.engine.state_machine import StateMachine
+from paxmux.engine.storage import LogIdentity
+from paxmux.plugins.storage.memory import MemoryLog
+from paxmux.shards.applier import Applier
+from paxmux.shards.codec import BodyError, decode_sections, encode_section, encode_split, value_bytes
+from paxmux.shards.outlet import Outlet
+from paxmux.shards.requests import Batch, CallKind, Reply
+from paxmux.shards.turn import Turn
+
+SEATS = {1: 11, 2: 12, 3: 13}
+NOW = 5_000 * MS
+LATER = NOW + 60_000 * MS
+
+
+class Machine(StateMachine):
+    smid = 1
+
+    def __init__(self, group: int) -> None:
+        super().__init__(group)
+        self.calls: list[Any] = []
+
+    def execute(self, instance_id: int, value: bytes, context: bytes | None) -> bytes | None:
+        if value == b"refuse":
+            raise Refused("not this one")
+        if value == b"raise":
+            raise RuntimeError("broken")
+        if value == b"not bytes":
+            return 7  # type: ignore[return-value]
+        self.calls.append((instance_id, value, context))
+        return b"did " + value
+
+    def commit(self, instance_id: int) -> None:
+        self.calls.append(("commit", instance_id))
+
+    def query(self, request: bytes) -> bytes:
+        if request == b"raise":
+            raise ValueError("no such thing")
+        return b"%d" % len(self.calls)
+
+
+class Other(Machine):
+    smid = 2
+
+
+class Events:
+    """Order in which the turn touches the world."""
+
+    def __init__(self) -> None:
+        self.order: list[str] = []
+        self.frames: list[bytes] = []
+
+    def send(self, data: bytes, *, droppable: bool) -> bool:
+        assert droppable
+        self.order.append("send")
+        self.frames.append(data)
+        return True
+
+    def commit(self) -> bool:
+        return True
+
+
+class Recording(MemoryLog):
+    events: Events
+
+    def sync(self) -> None:
+        self.events.order.append("sync")
+        super().sync()
+
+
+def make(
+    seats: dict[int, int] = SEATS, log: MemoryLog | None = None, instance: int = 0
+) -> tuple[Turn, Events, list[Reply], dict[int, Machine]]:
+    events = Events()
+    if log is None:
+        log = Recording(None, LogIdentity(7, 1, 11, 0), segment_bytes=1 << 20)
+        log.events = events
+        log.recover()
+    replies: list[Reply] = []
+    group = Group(
+        0,
+        me=1,
+        seat=11,
+        incarnation=99,
+        members=Members(seats),
+        rng=random.Random(1),
+        now=NOW,
+        instance=instance,
+    )
+    machines: dict[int, Machine] = {1: Machine(0), 2: Other(0)}
+    applier = Applier(0, machines, log, replies.append, (1, 99), 1000)
+    peers = [node for node in seats if node != 1]
+    outlet = Outlet(events, peers, me=1, seat=11, incarnation=99, cluster=7, worker=0, generation=1, groups=1)
+    turn = Turn({0: group}, {0: applier}, log, outlet, replies, serve_max_bytes=1 << 20)
+    turn.start(NOW)
+    turn.run(NOW)
+    events.order.clear()
+    events.frames.clear()
+    return turn, events, replies, machines
+
+
+def single() -> tuple[Turn, list[Reply], dict[int, Machine]]:
+    """A cluster of one: what is proposed is decided two turns later."""
+    turn, _, replies, machines = make({1: 11})
+    return turn, replies, machines
+
+
+def propose(
+    turn: Turn, *payloads: bytes, smid: int = 1, first: int = 1, context: bytes | None = None
+) -> None:
+    batch = Batch([(first + n, 0, LATER, smid, payload, context) for n, payload in enumerate(payloads)])
+    turn.run(NOW, [], [batch])
+    while turn.busy:
+        turn.run(NOW)
+
+
+def call(turn: Turn, kind: int, argument: int = 0, payload: bytes = b"", group: int = 0) -> Reply:
+    turn.run(NOW, [], [Batch([], [(77, kind, group, argument, payload)])])
+    return turn.replies.pop()
+
+
+def frame(messages: Messages, sender: int = 2, seat: int = 12) -> bytes:
+    return pack_frame(
+        FrameKind.PAXOS,
+        encode_section(messages),
+        cluster=7,
+        sender=sender,
+        seat=seat,
+        incarnation=5,
+        dest=1,
+        groups=1,
+    )
+
+
+def bodies(frames: list[bytes]) -> list[Any]:
+    return [body for data in frames for body in decode_sections(data, HEADER_BYTES)]
+
+
+def accept(instance: int, round: int, value: bytes) -> Messages:
+    messages = Messages()
+    messages.accepts.append((0, instance, round, value))
+    return messages
+
+
+def test_prepare_is_sent_after_the_sync() -> None:
+    turn, events, _, _ = make()
+    turn.run(NOW, [], [Batch([(1, 0, LATER, 1, b"x", None)])])
+    assert events.order == ["sync", "send", "send"]
+    assert [body[2] for body in bodies(events.frames)] == [[(0, 0, 1)], [(0, 0, 1)]]
+
+
+def test_accept_is_sent_before_the_sync_and_its_reply_after() -> None:
+    turn, events, _, _ = make()
+    turn.run(NOW, [], [Batch([(1, 0, LATER, 1, b"x", None)])])
+    events.order.clear()
+    events.frames.clear()
+    promise = Messages()
+    promise.prepare_replies.append((0, 0, 1, 0, 0, 0, b""))
+    turn.run(NOW, [frame(promise)])
+    assert events.order == ["send", "send", "sync"]
+
+    turn, events, _, _ = make()
+    turn.run(NOW, [frame(accept(0, 3, values.NOOP))])
+    assert events.order == ["sync", "send"]
+    assert bodies(events.frames)[0][5] == [(0, 0, 3, 0)]
+
+
+def test_a_failed_sync_lets_nothing_follow() -> None:
+    turn, events, replies, machines = make()
+
+    def fail() -> None:
+        raise StorageFailed("fdatasync: Input/output error")
+
+    turn.log.sync = fail  # type: ignore[method-assign]
+    with pytest.raises(StorageFailed):
+        turn.run(NOW, [frame(accept(0, 3, values.NOOP))])
+    assert events.order == []
+    assert replies == []
+    assert machines[1].calls == []
+
+
+def test_one_sync_serves_every_message_of_a_turn() -> None:
+    turn, events, _, _ = make()
+    chosen = Messages()
+    chosen.chosen.append((0, 0, 3))
+    frames = [frame(accept(0, 3, values.NOOP)), frame(chosen), frame(accept(1, 3, values.NOOP))]
+    turn.run(NOW, frames)
+    assert events.order.count("sync") == 1
+    assert turn.groups[0].instance == 1
+
+
+def test_results_carry_instance_position_and_context() -> None:
+    turn, replies, machines = single()
+    propose(turn, b"a", b"b", context=b"c")
+    propose(turn, b"d", first=9)
+    assert replies == [(1, 0, 0, 0, b"did a"), (2, 0, 0, 1, b"did b"), (9, 0, 1, 0, b"did d")]
+    assert machines[1].calls == [
+        (0, b"a", b"c"),
+        (0, b"b", b"c"),
+        ("commit", 0),
+        (1, b"d", None),
+        ("commit", 1),
+    ]
+
+
+def test_several_machines_share_a_group() -> None:
+    turn, replies, machines = single()
+    propose(turn, b"one", smid=1)
+    propose(turn, b"two", smid=2, first=2)
+    propose(turn, b"none", smid=0, first=3)
+    assert [call[1] for call in machines[1].calls if call[0] != "commit"] == [b"one"]
+    assert [call[1] for call in machines[2].calls if call[0] != "commit"] == [b"two"]
+    assert replies[-1] == (3, 0, 2, 0, None)
+
+
+def test_refused_is_a_result_and_the_machine_goes_on() -> None:
+    turn, replies, _ = single()
+    propose(turn, b"refuse", b"fine")
+    assert replies == [(1, Code.REFUSED, 0, 0, b"not this one"), (2, 0, 0, 1, b"did fine")]
+
+
+@pytest.mark.parametrize("poison", [b"raise", b"not bytes"])
+def test_an_exception_stops_that_machine_alone(poison: bytes) -> None:
+    """Design, rule 17; reference, L5 and L6: the group is not wedged."""
+    turn, replies, _ = single()
+    propose(turn, poison)
+    propose(turn, b"after", first=2)
+    propose(turn, b"other machine", smid=2, first=3)
+    assert [reply[1] for reply in replies] == [Code.EXECUTE_FAILED, Code.EXECUTE_FAILED, Code.OK]
+    assert replies[0][4] is not None
+    assert b"instance 0" in replies[0][4]
+    assert call(turn, CallKind.QUERY, 1)[1] == Code.EXECUTE_FAILED
+    assert call(turn, CallKind.QUERY, 2)[1] == Code.OK
+
+
+def test_an_unknown_machine_is_refused_when_proposed_and_harmless_when_it_arrives() -> None:
+    turn, replies, _ = single()
+    propose(turn, b"x", smid=5)
+    assert replies.pop()[1] == Code.UNKNOWN_STATE_MACHINE
+
+    turn, _, replies, _ = make()
+    learned = Messages()
+    learned.learned.append((0, 0, 1, 2, values.encode([(2, 5, 1, 0, 55, b"?")])))
+    turn.run(NOW, [frame(learned)])
+    assert turn.appliers[0].next == 1
+
+
+def test_a_result_too_large_is_told() -> None:
+    turn, replies, _ = single()
+    propose(turn, bytes(2000))
+    assert replies[0][1] == Code.RESULT_TOO_LARGE
+
+
+def test_queries_and_positions() -> None:
+    turn, _, _ = single()
+    propose(turn, b"a")
+    turn.replies.clear()
+    assert call(turn, CallKind.QUERY, 1)[4] == b"2"
+    assert call(turn, CallKind.QUERY, 1, b"raise")[1] == Code.QUERY_FAILED
+    assert call(turn, CallKind.QUERY, 9)[1] == Code.UNKNOWN_STATE_MACHINE
+    assert call(turn, CallKind.QUERY, 1, group=4)[1] == Code.GROUP_WRONG
+    assert call(turn, CallKind.NOW_INSTANCE)[2] == 1
+    assert call(turn, CallKind.INSTANCE_VALUE, 1)[1] == Code.INSTANCE_NOT_CHOSEN
+    found = call(turn, CallKind.INSTANCE_VALUE, 0)
+    assert msgspec.msgpack.decode(found[4] or b"", type=list[tuple[bytes, int]]) == [(b"a", 1)]
+    assert call(turn, 99)[1] == Code.SYSTEM_ERROR
+
+
+def test_a_superseded_accept_is_never_served_nor_shown() -> None:
+    """The log holds the losing value until this turn's records are in it."""
+    turn, events, _, _ = make()
+    loser, winner = values.encode([(2, 5, 1, 0, 1, b"lost")]), values.encode([(3, 5, 1, 0, 1, b"won")])
+    turn.run(NOW, [frame(accept(0, 3, loser))])
+    events.frames.clear()
+    learned, ask = Messages(), Messages()
+    learned.learned.append((0, 0, 9, 3, winner))
+    ask.asks.append((0, 0))
+    turn.run(NOW, [frame(learned), frame(ask)], [Batch([], [(5, CallKind.INSTANCE_VALUE, 0, 0, b"")])])
+    served = [item for body in bodies(events.frames) for item in body[0]]
+    assert served == [(0, 0, 9, 3, winner)]
+    shown = msgspec.msgpack.decode(turn.replies[-1][4] or b"", type=list[tuple[bytes, int]])
+    assert shown == [(b"won", 1)]
+
+
+def test_a_restarted_group_replays_its_log_before_it_answers() -> None:
+    log = MemoryLog(None, LogIdentity(7, 1, 11, 0), segment_bytes=1 << 20)
+    log.recover()
+    for instance in range(600):
+        value = values.encode([(2, 5, instance, 0, 1, b"%d" % instance)])
+        log.append([(LEARNED, 0, instance, 1, 2, value)])
+    log.sync()
+    turn, _, replies, machines = make(log=log, instance=600)
+    assert turn.busy
+    turn.run(NOW, [], [Batch([], [(5, CallKind.QUERY, 0, 1, b"")])])
+    assert replies == [], "half a replay must not be visible"
+    while turn.busy:
+        turn.run(NOW)
+    turn.run(NOW)
+    assert replies == [(5, 0, 600, 0, b"1200")]
+    executed = [item[1] for item in machines[1].calls if item[0] != "commit"]
+    assert executed == [b"%d" % n for n in range(600)]
+
+
+@pytest.mark.parametrize("seat", [0, 13, 99])
+def test_a_wrong_seat_may_ask_and_nothing_else(seat: int) -> None:
+    turn, events, _, _ = make(instance=0)
+    turn.run(NOW, [frame(accept(0, 3, values.NOOP))])
+    chosen = Messages()
+    chosen.chosen.append((0, 0, 3))
+    learned = Messages()
+    learned.learned.append((0, 0, 5, 2, values.NOOP))
+    prepare = Messages()
+    prepare.prepares.append((0, 0, 50))
+    for messages in (chosen, learned, prepare, accept(0, 60, b"v")):
+        turn.run(NOW, [frame(messages, seat=seat)])
+    assert turn.groups[0].instance == 0
+    assert turn.groups[0].acceptor.promised == (3, 2)
+    turn.run(NOW, [frame(chosen)])
+    events.frames.clear()
+    ask = Messages()
+    ask.asks.append((0, 0))
+    turn.run(NOW, [frame(ask, seat=seat)])
+    assert [item for body in bodies(events.frames) for item in body[0]] == [(0, 0, 3, 2, values.NOOP)]
+
+
+def test_what_is_decided_is_marked_in_the_log_once_things_are_quiet() -> None:
+    turn, _, _ = single()
+    propose(turn, b"a", b"b")
+    turn.run(turn.mark_at)
+    assert turn.log.recover()[0].instance == 1
+    records: list[Any] = []
+    turn.log.append = records.extend  # type: ignore[method-assign]
+    propose(turn, b"c", first=3)
+    turn.run(turn.mark_at)
+    assert records[-1][:3] == (DECIDED, 0, 1)
+
+
+def test_a_closing_turn_answers_whoever_still_waits() -> None:
+    turn, _, replies, _ = make()
+    turn.run(NOW, [], [Batch([(1, 0, LATER, 1, b"x", None)])])
+    turn.close()
+    assert [(reply[0], reply[1]) for reply in replies] == [(1, Code.TIMEOUT)]
+
+
+def test_random_bodies_are_counted_and_dropped() -> None:
+    turn, _, _, _ = make()
+    rng = random.Random(4)
+    good = encode_section(accept(0, 3, b"some value"))
+    bad = 0
+    for _ in range(5000):
+        data = bytearray(good)
+        if rng.random() < 0.5:
+            data = bytearray(rng.randbytes(rng.randint(0, 60)))
+        else:
+            for _ in range(rng.randint(1, 4)):
+                data[rng.randrange(len(data))] = rng.randrange(256)
+        body = bytes(data)
+        try:
+            decode_sections(body, 0)
+        except BodyError:
+            bad += 1
+        turn.run(
+            NOW,
+            [
+                pack_frame(
+                    FrameKind.PAXOS, body, cluster=7, sender=2, seat=12, incarnation=1, dest=1, groups=1
+                )
+            ],
+        )
+    assert turn.bad_frames == bad
+    assert bad > 2000
+
+
+@pytest.mark.parametrize("field", [-1, 1 << 63, (1 << 64) - 1])
+def test_numbers_out_of_range_are_no_message(field: int) -> None:
+    messages = Messages()
+    messages.accepts.append((0, field, 1, b""))
+    with pytest.raises(BodyError):
+        decode_sections(encode_section(messages), 0)
+
+
+def test_large_batches_are_split_without_loss() -> None:
+    messages = Messages()
+    for number in range(30):
+        messages.accepts.append((number, 0, 1, bytes(1000)))
+        messages.chosen.append((number, 0, 1))
+    messages.accepts.append((99, 0, 1, bytes(9000)))
+    sections = list(encode_split(messages, 4000))
+    assert len(sections) > 5
+    decoded = [body for section in sections for body in decode_sections(section, 0)]
+    assert [item[0] for body in decoded for item in body[4]] == [*range(30), 99]
+    assert sum(len(body[1]) for body in decoded) == 30
+    assert value_bytes(messages) == 39_000
