@@ -30,6 +30,8 @@ from paxmux.shards.requests import Batch, Call, CallKind, Proposal, Reply
 
 MARK_EVERY = 200 * MS
 """How long what is decided may stay without a mark in the log (it saves questions after a restart)."""
+RECHECK_EVERY = 100 * MS
+"""How soon a turn looks again whether a full disk has room."""
 SERVE_COUNT = 1000
 """Decided values read for one lagging peer in one turn."""
 
@@ -94,11 +96,13 @@ class Turn:
         """Feed everything that came in to the groups; then open what can be opened."""
         fx = self.fx
         unhealthy = self.log.healthy()
-        if unhealthy is None:
-            for frame in frames:
-                self._frame(frame, now, fx)
+        if unhealthy is not None:
+            self._refuse(batches, unhealthy, now, fx)
+            return
+        for frame in frames:
+            self._frame(frame, now, fx)
         for batch in batches:
-            self._propose(batch.proposals, unhealthy, now, fx)
+            self._propose(batch.proposals, fx)
             self._calls += batch.calls
         if now >= self.scan_at:
             fx.wake_at = NEVER
@@ -226,12 +230,18 @@ class Turn:
             if group is not None and group.members.seats.get(sender) == seat:
                 group.on_top_ask(sender, read, fx)
 
-    def _propose(self, proposals: list[Proposal], unhealthy: str | None, now: int, fx: Effects) -> None:
-        if unhealthy is not None:
-            # A disk without room can keep no promise: nothing is proposed and nothing is voted on.
-            for proposal in proposals:
-                self._fail(proposal[0], Code.OVERLOADED, unhealthy)
-            return
+    def _refuse(self, batches: Sequence[Batch], reason: str, now: int, fx: Effects) -> None:
+        """A disk without room can keep no promise: until it has some, nothing is proposed or voted on.
+        Reads go on."""
+        for batch in batches:
+            for proposal in batch.proposals:
+                self._fail(proposal[0], Code.OVERLOADED, reason)
+            self._calls += batch.calls
+        for group in self.groups.values():
+            group.expire(now, fx)
+        self.scan_at = now + RECHECK_EVERY
+
+    def _propose(self, proposals: Sequence[Proposal], fx: Effects) -> None:
         for seq, index, deadline, smid, payload, context in proposals:
             group = self.groups.get(index)
             if group is None:

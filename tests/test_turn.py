@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 import pytest
+
 from paxmux.engine.errors import Code, Refused, StorageFailed
 from paxmux.engine.frame import HEADER_BYTES, FrameKind, pack_frame
 from paxmux.engine.paxos import value as values
@@ -407,3 +408,16 @@ def test_large_batches_are_split_without_loss() -> None:
     assert [item[0] for body in decoded for item in body[4]] == [*range(30), 99]
     assert sum(len(body[1]) for body in decoded) == 30
     assert value_bytes(messages) == 39_000
+
+
+def test_a_disk_without_room_refuses_proposals_and_votes_until_it_has_some() -> None:
+    """Design, rule 11."""
+    turn, events, replies, _ = make()
+    turn.log.healthy = lambda: "no space for the next segment"  # type: ignore[method-assign]
+    turn.run(NOW, [frame(accept(0, 3, values.NOOP))], [Batch([(1, 0, LATER, 1, b"x", None)])])
+    assert replies == [(1, Code.OVERLOADED, 0, 0, b"no space for the next segment")]
+    assert events.order == []
+    assert turn.groups[0].acceptor.promised == (0, 0)
+    turn.log.healthy = lambda: None  # type: ignore[method-assign]
+    turn.run(NOW, [frame(accept(0, 3, values.NOOP))])
+    assert events.order == ["sync", "send"]

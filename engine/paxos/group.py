@@ -92,7 +92,7 @@ class Group:
         """First step after the log was read: ask where the others are, finish what was left open."""
         fx.now.all.positions.append((self.index, self.instance))
         if self.acceptor.accepted != NULL:
-            self.learner.on_accepted(now, fx)
+            self.learner.on_restart(now, fx)
         fx.wake_at = min(fx.wake_at, now)
 
     # Proposals made here

@@ -23,7 +23,15 @@ if TYPE_CHECKING:
 class Learner:
     """One group's learner."""
 
-    __slots__ = ("ask_again_at", "asked_from", "g", "leftover_after", "leftover_at", "position_at")
+    __slots__ = (
+        "ask_again_at",
+        "ask_first",
+        "asked_from",
+        "g",
+        "leftover_after",
+        "leftover_at",
+        "position_at",
+    )
 
     def __init__(self, group: Group, now: int) -> None:
         self.g = group
@@ -32,6 +40,7 @@ class Learner:
         self.position_at = now + group.rng.randint(0, group.timers.ask)
         """When to tell a peer where this group stands."""
         self.leftover_after = group.timers.leftover
+        self.ask_first = True
         self.leftover_at = NEVER
         """When to do something about an accepted value that nobody says is decided."""
 
@@ -76,6 +85,13 @@ class Learner:
         if self.leftover_at < fx.wake_at:
             fx.wake_at = self.leftover_at
 
+    def on_restart(self, now: int, fx: Effects) -> None:
+        """The log gave back an accepted value. Where all nodes restarted nobody knows whether it is
+        decided, so it is completed soon: what was acknowledged must become visible again."""
+        self.ask_first = False
+        self.leftover_at = now + self.g.rng.randint(self.leftover_after // 10, self.leftover_after)
+        fx.wake_at = min(fx.wake_at, self.leftover_at)
+
     def hurry(self, within: int, now: int, fx: Effects) -> None:
         """A peer is one instance ahead: its notice is late or lost. Ask soon if it does not come."""
         self.leftover_at = min(self.leftover_at, now + within)
@@ -99,14 +115,15 @@ class Learner:
         if g.proposer.phase:
             self.leftover_at = NEVER
             return
-        first = self.leftover_after == g.timers.leftover
+        ask_only, self.ask_first = self.ask_first, False
         self.leftover_after = min(2 * self.leftover_after, g.timers.phase_max)
         self.leftover_at = now + self.leftover_after + g.rng.randint(0, self.leftover_after)
         fx.now.all.positions.append((g.index, g.instance))
-        if not first and g.acceptor.accepted != NULL:
+        if not ask_only and g.acceptor.accepted != NULL:
             g.proposer.complete(now, fx)
 
     def advance(self) -> None:
         """The instance is decided."""
         self.leftover_at = NEVER
         self.leftover_after = self.g.timers.leftover
+        self.ask_first = True
