@@ -1,0 +1,1 @@
+"""The processes: node, router, workers, and the rings between them."""

@@ -1,0 +1,1 @@
+"""The tests. Run them from the project's folder: `tools/test`."""

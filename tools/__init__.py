@@ -1,0 +1,1 @@
+"""The `paxmux` command, and the scripts of the project."""

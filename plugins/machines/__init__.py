@@ -1,0 +1,1 @@
+"""State machines that come with paxmux."""

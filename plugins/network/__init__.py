@@ -1,0 +1,1 @@
+"""Networks: how frames get from node to node (contract: `engine/network.py`)."""

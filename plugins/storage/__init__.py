@@ -1,0 +1,1 @@
+"""Storage: how a worker's log is kept (contract: `engine/storage.py`)."""
