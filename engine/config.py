@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 import yaml
+
 from paxmux.engine.errors import ConfigError
 from paxmux.engine.option_rules import rule_problems
 from paxmux.engine.options import Options

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
+
 from paxmux.engine.address import Member, parse_member
 
 

@@ -17,6 +17,7 @@ from typing import Any
 
 import msgspec
 import msgspec.inspect as mi
+
 from paxmux.engine.bounds import BOUNDS
 from paxmux.engine.options import Options
 from paxmux.engine.problem import Path, Problem, key_text

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import orjson
 import pytest
+
+import paxmux
 from paxmux.engine.errors import ConfigError, DataDirError, ExitCode, PaxmuxError, StorageFailed
 from paxmux.shards.identity import read_identity
 from paxmux.tools import systemd
 from paxmux.tools.main import COMMANDS, INTERRUPTED, exit_code, main
-
-import paxmux
 
 CONFIG = """\
 node: 127.0.0.1:1001

@@ -10,6 +10,7 @@ import msgspec.inspect
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from paxmux.engine.address import Member
 from paxmux.engine.bounds import BOUNDS
 from paxmux.engine.config import MAX_FILE_BYTES

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from paxmux.engine.errors import ConfigError
 from paxmux.engine.groups import parse_groups
 from paxmux.engine.options import LayoutOptions

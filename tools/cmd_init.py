@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import orjson
+
 from paxmux.engine.address import node_text
 from paxmux.engine.errors import ExitCode
 from paxmux.engine.options import Options

@@ -14,9 +14,8 @@ import sys
 from collections.abc import Sequence
 from types import ModuleType
 
-from paxmux.engine.errors import ConfigError, DataDirError, ExitCode, PaxmuxError, StorageFailed
-
 import paxmux
+from paxmux.engine.errors import ConfigError, DataDirError, ExitCode, PaxmuxError, StorageFailed
 
 COMMANDS = {
     "init": "make the data directory of a node",
