@@ -25,13 +25,20 @@ MAX_GROUPS = 256
 
 _FIELDS = struct.Struct("<4sBBHIHHIIQQQQQ32s28s")
 _CRC = struct.Struct("<I")
+_ROUTE = struct.Struct("<5sB2xI12xQQ16xQ32s28xI")
+"""What a router looks at: magic with version, kind, body length, cluster, sender, dest, groups, crc."""
+_LABEL = struct.Struct("<16xI36xQ")
+"""What a router looks at in a frame of its own worker: generation, dest."""
 HEADER_BYTES = _FIELDS.size + _CRC.size
 assert HEADER_BYTES == 128
+assert _ROUTE.size == HEADER_BYTES
 
 MAX_BODY_BYTES = 128 * 1024 * 1024
 """No frame is larger, whatever the options say: what a length field of a peer can make us allocate."""
 
 _NO_RESERVED = bytes(28)
+_OPENING = MAGIC + bytes((VERSION,))
+_CRC_AT = _FIELDS.size
 
 
 class FrameKind(IntEnum):
@@ -164,3 +171,37 @@ def parse_frame(data: bytes | bytearray | memoryview, max_body_bytes: int = MAX_
     if crc32(view[HEADER_BYTES:], crc32(view[: _FIELDS.size])) != header.crc:
         raise FrameError("crc", f"CRC does not match, {len(view)} bytes")
     return header
+
+
+Route = tuple[int, int, int, int, bytes]
+"""(kind, cluster, sender, dest, groups as in the header)"""
+
+
+def parse_route(data: bytes, max_body_bytes: int = MAX_BODY_BYTES) -> Route:
+    """Check a whole frame as `parse_frame` does, at half the cost, and return where it is to go.
+
+    Raises:
+        FrameError: as `parse_frame`.
+    """
+    size = len(data)
+    if size >= HEADER_BYTES:
+        opening, kind, body_length, cluster, sender, dest, groups, crc = _ROUTE.unpack_from(data)
+        if (
+            opening == _OPENING
+            and size == HEADER_BYTES + body_length
+            and body_length <= max_body_bytes
+            # Slices of a large body are views, those of a small one copies: whichever is cheaper.
+            and crc32(
+                memoryview(data)[HEADER_BYTES:] if size > 4096 else data[HEADER_BYTES:], crc32(data[:_CRC_AT])
+            )
+            == crc
+        ):
+            return kind, cluster, sender, dest, groups
+    parse_frame(data, max_body_bytes)
+    raise AssertionError("parse_frame accepts what parse_route does not")
+
+
+def read_label(data: bytes) -> tuple[int, int]:
+    """(generation, dest) of a frame that this node itself made; at least a header long."""
+    generation, dest = _LABEL.unpack_from(data)
+    return generation, dest

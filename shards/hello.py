@@ -53,6 +53,7 @@ class OtherVersion(FrameError):
     def __init__(self, node_id: int, detail: str) -> None:
         super().__init__("version", detail)
         self.node_id = node_id
+        self.detail = detail
 
 
 _encode = msgspec.json.Encoder().encode

@@ -1,0 +1,418 @@
+"""The router: frames from the node's port to its workers' rings, and back.
+
+Decides where a frame goes, by its fixed header alone, and drops and counts what is no frame for this
+node. It must never decode a protocol message, never block, and never let what arrives raise: every
+byte that comes from the port is hostile until the checks here are done.
+
+It costs O(frames): the doorbell of a worker is rung once for all that arrived together.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from paxmux.engine import plugin
+from paxmux.engine.address import node_text
+from paxmux.engine.errors import PaxmuxError
+from paxmux.engine.frame import (
+    HEADER_BYTES,
+    MAX_BODY_BYTES,
+    FrameError,
+    FrameKind,
+    parse_frame,
+    parse_route,
+    read_label,
+)
+from paxmux.engine.network import Network
+from paxmux.engine.options import LimitOptions, Options
+from paxmux.shards.boot import Founding
+from paxmux.shards.channel import Receiver, Sender
+from paxmux.shards.doorbell import Doorbell
+from paxmux.shards.founding import Founder
+from paxmux.shards.greeter import Greeter
+from paxmux.shards.identity import FoundingStore
+from paxmux.shards.ring import RingCorrupt
+
+RECEIVE_BYTES = 1 << 20
+"""Taken from a worker's ring before the next one and the sockets have their turn."""
+LOOK_EVERY_S = 0.25
+"""Rings are looked at so often also without a bell: damaged memory can swallow one."""
+_BODY_MIN_BYTES = 32 * 1024 * 1024
+"""Accepted whatever this node's own limits are, so that members whose limits differ, such as while
+they are being changed, go on together."""
+_BODY_SLACK_BYTES = 4 * 1024 * 1024
+"""What a frame holds beside its largest value."""
+_TARGETS_MAX = 1024
+"""Group sets whose workers are remembered; senders have few, a hostile one may have many."""
+_NO_CLUSTER = -1
+
+_log = logging.getLogger("paxmux.router")
+
+OnBroken = Callable[[int, str], None]
+"""(worker, reason): the rings of that worker make no sense; it was detached and must be replaced."""
+
+
+class _Link(NamedTuple):
+    """One worker's rings."""
+
+    worker: int
+    generation: int
+    mask: int
+    receiver: Receiver
+    sender: Sender
+
+
+def max_body_bytes(limits: LimitOptions) -> int:
+    """The largest body of a frame that is accepted: it bounds what a stranger can make a node hold."""
+    largest = max(limits.max_value_bytes, limits.batch_max_bytes, limits.catch_up_max_bytes)
+    return min(MAX_BODY_BYTES, max(_BODY_MIN_BYTES, 2 * largest + _BODY_SLACK_BYTES))
+
+
+class Router:
+    """The router of one node. Used in one event loop only."""
+
+    def __init__(
+        self,
+        options: Options,
+        store: FoundingStore,
+        *,
+        incarnation: int,
+        bell: Doorbell,
+        counters: dict[str, int],
+        on_founded: Callable[[Founding], None],
+        on_failed: Callable[[PaxmuxError], None],
+        on_broken: OnBroken,
+    ) -> None:
+        """
+        Args:
+            options: validated.
+            store: the data directory's identity; node id, seat and founding are taken from it.
+            incarnation: random bits of this start of the node.
+            bell: rung by workers; stays the caller's.
+            counters: filled by the router, for whoever reports it.
+            on_founded: called once, in the loop, as soon as the cluster's founding is active; from
+                within `start` if it already is.
+            on_failed: the founding could not be made durable: the node must stop.
+            on_broken: see `OnBroken`.
+
+        Raises:
+            ConfigError: the network plugin cannot be loaded, or addresses are wrong.
+        """
+        identity = store.identity
+        own = options.own_member()
+        members = {member.node_id: member for member in options.seed_members()}
+        self._node_id = identity.node_id
+        self._groups = identity.groups
+        self._max_body_bytes = max_body_bytes(options.limits)
+        self._addresses = {node: member.address for node, member in members.items()}
+        self._counters = counters
+        for name in ("frames_in", "bytes_in", "frames_out", "bytes_out", "hellos_in", "delivered"):
+            counters.setdefault(name, 0)
+        self._founder = Founder(
+            node_id=identity.node_id,
+            seat=identity.seat,
+            incarnation=incarnation,
+            groups=identity.groups,
+            members=members,
+            founding=identity.founding,
+            active=identity.active,
+        )
+        self._network: Network = plugin.load(options.network.plugin)(
+            node_id=identity.node_id,
+            listen=(own.host, own.port),
+            peers={
+                node: (member.host, member.port) for node, member in members.items() if node != own.node_id
+            },
+            options=options.network,
+            max_frame_bytes=HEADER_BYTES + MAX_BODY_BYTES,
+            on_frame=self._on_frame,
+            on_peer=self._on_peer,
+        )
+        self._greeter = Greeter(
+            self._founder,
+            store,
+            send=self._send_hello,
+            reachable=self._reachable,
+            on_founded=self._on_active,
+            on_failed=on_failed,
+        )
+        self._on_founded = on_founded
+        self._on_broken = on_broken
+        self._bell = bell
+        self._cluster = _NO_CLUSTER
+        self._senders = frozenset(node for node in members if node != identity.node_id)
+        self._links: dict[int, _Link] = {}
+        self._targets: dict[bytes, tuple[_Link, ...]] = {}
+        self._commit_due = False
+        self._drain_due = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._running = False
+
+    async def start(self) -> None:
+        """Open the port and begin to greet.
+
+        Raises:
+            OSError: the port cannot be had; names address and reason.
+        """
+        self._loop = asyncio.get_running_loop()
+        self._running = True
+        await self._network.start()
+        self._loop.add_reader(self._bell.fileno(), self._on_bell)
+        self._look()
+        self._greeter.start(self._loop)
+
+    async def stop(self) -> None:
+        """Send what workers left in their rings, then close the port and every link."""
+        if not self._running:
+            return
+        self._drain()
+        self._running = False
+        self._greeter.stop()
+        if self._timer is not None:
+            self._timer.cancel()
+        self._loop.remove_reader(self._bell.fileno())
+        await self._network.stop()
+        for worker in list(self._links):
+            self.detach_worker(worker)
+
+    def attach_worker(
+        self, worker: int, generation: int, groups: list[int], receiver: Receiver, sender: Sender
+    ) -> None:
+        """A worker serves these groups from now on; its rings belong to the router until detached.
+
+        An earlier life of the same worker is detached first.
+        """
+        self.detach_worker(worker)
+        mask = sum(1 << group for group in groups)
+        self._links[worker] = _Link(worker, generation, mask, receiver, sender)
+        self._targets.clear()
+        self._drain_soon()
+
+    def detach_worker(self, worker: int) -> None:
+        """The worker is dead, or never was attached: forget it and unmap its rings."""
+        link = self._links.pop(worker, None)
+        self._targets.clear()
+        if link is not None:
+            link.receiver.close()
+            link.sender.close()
+
+    def status(self) -> dict[str, Any]:
+        """Everything for the operator; JSON-able."""
+        founder = self._founder
+        connected = self._network.peers()
+        peers = {}
+        for node in sorted(self._senders):
+            seat = founder.seat_of(node)
+            peers[str(node)] = {
+                "name": node_text(node),
+                "address": self._addresses.get(node),
+                "connected": bool(connected.get(node, False)),
+                "seat": None if seat is None else f"{seat:#018x}",
+                "refused": founder.refusals.get(node),
+                "notice": founder.notices.get(node),
+            }
+        drops = {
+            name.removeprefix("drop_"): count
+            for name, count in self._counters.items()
+            if name.startswith("drop_")
+        }
+        return {
+            "node_id": self._node_id,
+            "founding": self._greeter.status(),
+            "peers": peers,
+            "counters": {name: n for name, n in self._counters.items() if not name.startswith("drop_")},
+            "drops": drops,
+            "network": dict(self._network.counters()),
+            "workers": {
+                str(link.worker): {
+                    "generation": link.generation,
+                    "groups": link.mask.bit_count(),
+                    "to_worker": {"fill": round(link.sender.fill, 4), **link.sender.counters()},
+                    "from_worker": {"fill": round(link.receiver.fill, 4), **link.receiver.counters()},
+                }
+                for link in self._links.values()
+            },
+        }
+
+    # From the port to the workers
+
+    def _on_frame(self, data: bytes) -> None:
+        counters = self._counters
+        counters["frames_in"] += 1
+        counters["bytes_in"] += len(data)
+        try:
+            kind, cluster, sender, dest, groups = parse_route(data, self._max_body_bytes)
+        except FrameError as error:
+            self._drop(error.reason)
+            return
+        if kind != FrameKind.PAXOS:
+            self._on_other_kind(kind, sender, dest, data)
+            return
+        if dest != self._node_id:
+            self._drop("dest")
+        elif cluster != self._cluster:
+            self._drop("cluster")
+        elif sender not in self._senders:
+            self._drop("sender")
+        else:
+            targets = self._targets.get(groups)
+            if targets is None:
+                targets = self._resolve(groups)
+                if targets is None:
+                    return
+            for link in targets:
+                self._deliver(link, data)
+
+    def _deliver(self, link: _Link, data: bytes) -> None:
+        try:
+            if not link.sender.send(data, droppable=True):
+                self._drop("ring_full")
+                return
+        except RingCorrupt as error:
+            self._break(link, error)
+            return
+        self._counters["delivered"] += 1
+        if not self._commit_due:
+            self._commit_due = True
+            self._loop.call_soon(self._commit)
+
+    def _resolve(self, groups: bytes) -> tuple[_Link, ...] | None:
+        """The workers of a set of groups; None, and counted, if the frame is for nobody here."""
+        asked = int.from_bytes(groups, "little")
+        if not asked or asked >> self._groups:
+            self._drop("group")
+            return None
+        targets = tuple(link for link in self._links.values() if link.mask & asked)
+        if not targets:
+            self._drop("no_worker")
+            return None
+        if len(self._targets) >= _TARGETS_MAX:
+            self._targets.clear()
+        self._targets[groups] = targets
+        return targets
+
+    def _commit(self) -> None:
+        """Once for all frames that arrived together: ring the bells of workers that sleep."""
+        self._commit_due = False
+        for link in list(self._links.values()):
+            try:
+                link.sender.commit()
+            except RingCorrupt as error:
+                self._break(link, error)
+
+    def _on_other_kind(self, kind: int, sender: int, dest: int, data: bytes) -> None:
+        if kind != FrameKind.HELLO:
+            self._drop("kind")
+        elif dest != self._node_id:
+            self._drop("dest")
+        elif sender not in self._senders:
+            self._drop("sender")
+        else:
+            self._counters["hellos_in"] += 1
+            try:
+                self._greeter.heard(parse_frame(data), memoryview(data)[HEADER_BYTES:])
+            except FrameError as error:
+                self._drop(error.reason)
+
+    def _drop(self, reason: str) -> None:
+        name = "drop_" + reason
+        self._counters[name] = self._counters.get(name, 0) + 1
+
+    # From the workers to the port
+
+    def _on_bell(self) -> None:
+        for link in self._links.values():
+            link.receiver.wake()
+        self._bell.clear()
+        self._drain()
+
+    def _look(self) -> None:
+        self._timer = self._loop.call_later(LOOK_EVERY_S, self._look)
+        self._drain()
+
+    def _drain_soon(self) -> None:
+        if self._running and not self._drain_due:
+            self._drain_due = True
+            self._loop.call_soon(self._drain_again)
+
+    def _drain_again(self) -> None:
+        self._drain_due = False
+        self._drain()
+
+    def _drain(self) -> None:
+        """Take frames from each ring and send them; then sleep, or come again after the sockets."""
+        if not self._running:
+            return
+        asleep = True
+        send = self._network.send
+        for link in list(self._links.values()):
+            try:
+                frames = link.receiver.receive(RECEIVE_BYTES)
+                if frames:
+                    self._send(link.generation, frames, send)
+                if not link.receiver.prepare_sleep():
+                    asleep = False
+                if link.sender.backlog_bytes:
+                    # The bell may have rung because its worker has made space.
+                    link.sender.commit()
+            except RingCorrupt as error:
+                self._break(link, error)
+        if not asleep:
+            self._drain_soon()
+
+    def _send(self, generation: int, frames: list[bytes], send: Callable[[int, bytes], bool]) -> None:
+        sent = size = 0
+        for frame in frames:
+            if len(frame) < HEADER_BYTES:
+                self._drop("own_short")
+                continue
+            made_by, dest = read_label(frame)
+            if made_by != generation:
+                self._drop("own_generation")
+            elif send(dest, frame):
+                sent += 1
+                size += len(frame)
+            else:
+                self._drop("not_sent")
+        self._counters["frames_out"] += sent
+        self._counters["bytes_out"] += size
+
+    def _break(self, link: _Link, error: RingCorrupt) -> None:
+        if self._links.get(link.worker) is not link:
+            return
+        _log.error("the rings of worker %d are damaged: %s", link.worker, error)
+        self._drop("ring_corrupt")
+        self.detach_worker(link.worker)
+        # Later, so that whoever replaces the worker is not called from within a frame.
+        self._loop.call_soon(self._on_broken, link.worker, str(error))
+
+    # Peers
+
+    def _on_peer(self, node_id: int, connected: bool) -> None:
+        if connected:
+            self._greeter.connected(node_id)
+
+    def _reachable(self) -> list[int]:
+        return [node for node, connected in self._network.peers().items() if connected]
+
+    def _send_hello(self, dest: int, frame: bytes) -> bool:
+        return self._network.send(dest, frame, reliable=True)
+
+    def _on_active(self, founding: Founding) -> None:
+        self._cluster = founding.cluster
+        self._senders = frozenset(
+            node for node in (*self._addresses, *founding.seats) if node != self._node_id
+        )
+        unreachable = [node for node in founding.seats if node not in self._addresses]
+        added = [node for node in self._addresses if node not in founding.seats]
+        if unreachable or added:
+            _log.warning(
+                "the members in the options are not those of the cluster, which count: "
+                "not in the options: %s; only in the options: %s",
+                ", ".join(map(node_text, unreachable)) or "none",
+                ", ".join(map(node_text, added)) or "none",
+            )
+        self._on_founded(founding)
