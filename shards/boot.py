@@ -42,7 +42,8 @@ class WorkerBoot(msgspec.Struct, tag="worker", forbid_unknown_fields=True, kw_on
 
 
 class RouterBoot(msgspec.Struct, tag="router", forbid_unknown_fields=True, kw_only=True):
-    """First message to a router process. Descriptors: counters memfd, own doorbell."""
+    """First message to a router process. Descriptors: counters memfd (names: `counters.ROUTER`), own
+    doorbell."""
 
     options: Options
     node_id: int
@@ -97,6 +98,15 @@ class StatusReply(msgspec.Struct, tag="status_reply", forbid_unknown_fields=True
     status: dict[str, Any]
 
 
+class RingBroken(msgspec.Struct, tag="ring_broken", forbid_unknown_fields=True, kw_only=True):
+    """From the router process: the network rings of this life of a worker make no sense; they were
+    detached, and the worker must be replaced."""
+
+    worker: int
+    generation: int
+    reason: str
+
+
 class Failed(msgspec.Struct, tag="failed", forbid_unknown_fields=True, kw_only=True):
     """From a child, last word before a non-zero exit: why, in words for the operator."""
 
@@ -105,4 +115,4 @@ class Failed(msgspec.Struct, tag="failed", forbid_unknown_fields=True, kw_only=T
 
 
 ToChild = WorkerBoot | RouterBoot | AttachWorker | DetachWorker | StatusAsk | Stop
-FromChild = Ready | Founded | StatusReply | Failed
+FromChild = Ready | Founded | RingBroken | StatusReply | Failed

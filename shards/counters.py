@@ -56,6 +56,18 @@ WORKER = (
 )
 """Slots of a worker's block."""
 
+ROUTER = (
+    "heartbeat_ns",
+    "frames_in",
+    "bytes_in",
+    "frames_out",
+    "bytes_out",
+    "delivered",
+    "hellos_in",
+    "dropped",
+)
+"""Slots of the block of a router process."""
+
 
 class Block:
     """One process's counters."""
