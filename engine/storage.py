@@ -36,7 +36,8 @@ class RecordKind(IntEnum):
 
 
 Record = tuple[int, int, int, int, int, bytes]
-"""(kind, group, instance, round, node, value): a plain tuple, since workers write 100,000 a second."""
+"""(kind, group, instance, round, node, value): a plain tuple, since workers write 100,000 a second.
+Instances are below 2**63, groups below 2**16, rounds and nodes below 2**64."""
 
 
 class HardState(NamedTuple):
@@ -93,7 +94,10 @@ class Log(Protocol):
         ...
 
     def append(self, records: Sequence[Record]) -> None:
-        """Write the records, in order, with one system call. They are not durable before `sync`."""
+        """Write the records, in order, with one system call. They are not durable before `sync`.
+
+        After a crash the unsynced ones of one call are all there or none is.
+        """
         ...
 
     def sync(self) -> None:
@@ -112,16 +116,27 @@ class Log(Protocol):
     ) -> list[tuple[int, int, int, bytes]]:
         """(instance, round, node, value) from `first` on, without gaps, in order.
 
-        Stops before the first missing instance, after `max_count` records, or once the values
-        exceed `max_bytes` (at least one is returned if it exists).
+        Stops before the first missing instance, after `max_count` records, or before the values
+        would exceed `max_bytes` together (at least one is returned if it exists).
+        """
+        ...
+
+    def healthy(self) -> str | None:
+        """None, or in words why the log may soon be unable to go on: above all, no room for the next
+        segment. Cheap enough for every turn.
+
+        The log still works, and recovers by itself once there is room. Until then the worker should
+        refuse proposals and votes: what is appended meanwhile eats the room that is left, and then
+        `append` fails for good.
         """
         ...
 
     def housekeep(self) -> float | None:
         """Do a bounded slice (at most a few ms) of index upkeep, for synced records only.
 
-        Called when the worker is idle, and at least once in 200 ms under load. Returns the seconds
-        until it wants to be called again, None if nothing is left to do.
+        Called when the worker is idle, and at least once in 200 ms under load; it does nothing while
+        anything is unsynced. Returns the seconds until it wants to be called again, None if nothing
+        is left to do.
         """
         ...
 

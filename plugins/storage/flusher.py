@@ -1,0 +1,132 @@
+"""Brings the index up to date in slices, off the hot path.
+
+One round stores every group that had changed when the round began; then everything in the log
+before that moment is in the index, and recovery starts there. A slice is one transaction of a
+bounded number of chunks. Only the log's owner calls this, and only while all of it is synced.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from paxmux.engine.errors import StorageFailed
+from paxmux.plugins.storage.group_table import GroupState, GroupTable, Positions
+from paxmux.plugins.storage.index import Index, IndexUnusable
+
+SLICE_CHUNKS: Final = 256
+DUE_CHUNKS: Final = 256
+"""So many waiting chunks start a round at once,"""
+DUE_BYTES: Final = 8 << 20
+"""or so many bytes of log since the last one,"""
+DUE_S: Final = 1.0
+"""or so much time."""
+RETRY_S: Final = 1.0
+MAX_WAITING_CHUNKS: Final = 65_536
+"""64 MiB: if the index cannot be written for so long, the log stops."""
+
+
+class Flusher:
+    """Moves what waits in a `GroupTable` into an `Index`."""
+
+    def __init__(self, table: GroupTable, index: Index, clock: Callable[[], float]) -> None:
+        self.trouble: str | None = None
+        """Why the index cannot be written, in words; None while all is well."""
+        self._table = table
+        self._index = index
+        self._clock = clock
+        self._queue: list[int] = []
+        self._target: int | None = None
+        """Where the log was synced when the round in progress began; None: no round."""
+        self._next_round = clock() + DUE_S
+        self._retry = 0.0
+
+    def due(self, synced: int) -> bool:
+        """A slice would do something now."""
+        return self._wait(synced, self._clock()) == 0.0
+
+    def slice(self, synced: int) -> float | None:
+        """Store one slice if it is time; all of the log up to `synced` is durable and noted.
+
+        Returns the seconds until there is more to do, None if all is stored.
+
+        Raises:
+            StorageFailed: far too much waits because the index cannot be written.
+        """
+        now = self._clock()
+        wait = self._wait(synced, now)
+        if wait != 0.0:
+            return wait
+        self._step(synced, now)
+        return self._wait(synced, now)
+
+    def finish(self, synced: int) -> bool:
+        """Store everything now, in as many slices as it takes; False if the index cannot be written."""
+        while self._target is not None or self._index.position != synced or self._table.changed:
+            if not self._step(synced, self._clock()):
+                return False
+        return True
+
+    def _wait(self, synced: int, now: float) -> float | None:
+        if self.trouble is not None:
+            return max(0.0, self._retry - now)
+        if self._target is not None:
+            return 0.0
+        position = self._index.position
+        if position == synced and not self._table.changed:
+            return None
+        if self._table.waiting_chunks >= DUE_CHUNKS or position is None or synced - position >= DUE_BYTES:
+            return 0.0
+        return max(0.0, self._next_round - now)
+
+    def _step(self, synced: int, now: float) -> bool:
+        if self._target is None:
+            self._target = synced
+            self._queue, self._table.changed = self._table.changed, self._queue
+            self._queue.reverse()
+        chunks, states, done = self._collect()
+        finished = done == len(self._queue)
+        try:
+            if self.trouble is not None:
+                self._index.reopen()
+            self._index.write(chunks, states, self._target if finished else None, synced)
+        except IndexUnusable as error:
+            return self._failed(str(error), now)
+        self.trouble = None
+        for group, number, _ in chunks:
+            self._table.stored(group, number)
+        if done:
+            for _, state in states[:done]:
+                state.changed = False
+            del self._queue[-done:]
+        if finished:
+            self._target = None
+            self._next_round = now + DUE_S
+        return True
+
+    def _collect(self) -> tuple[list[tuple[int, int, Positions]], list[tuple[int, GroupState]], int]:
+        """What the next slice stores, and how many groups are complete with it."""
+        chunks: list[tuple[int, int, Positions]] = []
+        states: list[tuple[int, GroupState]] = []
+        done = 0
+        for group in reversed(self._queue):
+            if len(chunks) >= SLICE_CHUNKS:
+                break
+            state = self._table.groups[group]
+            states.append((group, state))
+            room = SLICE_CHUNKS - len(chunks)
+            for number, positions in list(state.waiting.items())[:room]:
+                chunks.append((group, number, positions))
+            if len(state.waiting) >= room:
+                break
+            if state.number >= 0:
+                chunks.append((group, state.number, state.positions))
+            done += 1
+        return chunks, states, done
+
+    def _failed(self, reason: str, now: float) -> bool:
+        self.trouble = reason
+        self._retry = now + RETRY_S
+        if self._table.waiting_chunks > MAX_WAITING_CHUNKS:
+            raise StorageFailed(f"the index cannot be written and too much waits for it: {reason}")
+        return False

@@ -1,0 +1,210 @@
+"""What a log knows in memory about its groups: hard states, and where the newest values are.
+
+Positions are kept in chunks of `CHUNK` consecutive instances. Only chunks that changed since they
+were last stored in the index, and the current one of each group, are in memory; so memory does not
+grow with the log as long as somebody stores what waits.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final, TypeAlias
+
+from paxmux.engine.storage import Record, StorageDamaged
+from paxmux.plugins.storage.record import (
+    ACCEPT,
+    CARRIED,
+    DECIDED,
+    HARD_STATE,
+    LEARNED,
+    OFFSET_BITS,
+    OFFSET_MASK,
+    OPENING,
+)
+
+CHUNK_BITS: Final = 7
+CHUNK: Final = 1 << CHUNK_BITS
+"""A full chunk is 1 KiB: small enough to lie within a page of the index, with two others."""
+CHUNK_MASK: Final = CHUNK - 1
+CACHED_CHUNKS: Final = 64
+
+Positions: TypeAlias = "array[int]"
+"""The position of each instance of a chunk; 0: none."""
+
+LoadChunk: TypeAlias = "Callable[[int, int], Positions | None]"
+"""(group, chunk number) -> what the index has."""
+
+_WITH_VALUE: Final = frozenset({ACCEPT, LEARNED})
+_EMPTY: Final = array("Q", bytes(8 * CHUNK))
+
+
+class GroupState:
+    """One group: its hard state, its current chunk, and older chunks that wait to be stored."""
+
+    __slots__ = (
+        "accepted_at",
+        "accepted_node",
+        "accepted_round",
+        "changed",
+        "instance",
+        "number",
+        "positions",
+        "promised_node",
+        "promised_round",
+        "top",
+        "waiting",
+    )
+
+    def __init__(
+        self,
+        instance: int = 0,
+        promised_round: int = 0,
+        promised_node: int = 0,
+        accepted_round: int = 0,
+        accepted_node: int = 0,
+        accepted_at: int = 0,
+    ) -> None:
+        self.instance = instance
+        self.promised_round = promised_round
+        self.promised_node = promised_node
+        self.accepted_round = accepted_round
+        self.accepted_node = accepted_node
+        self.accepted_at = accepted_at
+        """Position of the last ACCEPT at `instance`; 0: there is none."""
+        self.number = -1
+        """The current chunk: of instances `number * CHUNK` and up. -1: none yet."""
+        self.positions: Positions = _EMPTY
+        self.top = instance >> CHUNK_BITS
+        """No chunk above this one exists."""
+        self.waiting: dict[int, Positions] = {}
+        self.changed = False
+        """Something here is not in the index yet."""
+
+
+class GroupTable:
+    """All groups of a log."""
+
+    def __init__(self, load: LoadChunk) -> None:
+        self.groups: dict[int, GroupState] = {}
+        self.changed: list[int] = []
+        """Groups with something to store, in the order in which they changed first."""
+        self.waiting_chunks = 0
+        """Full or left chunks that wait to be stored, of all groups."""
+        self._load = load
+        self._cache: OrderedDict[tuple[int, int], Positions] = OrderedDict()
+
+    def note(self, records: Sequence[Record], positions: Iterable[int]) -> None:
+        """Take in records in the order in which the log has them. Older ones again do no harm."""
+        groups = self.groups
+        for (kind, group, instance, round_, node, value), at in zip(records, positions, strict=True):
+            state = groups.get(group)
+            if state is None:
+                if kind == OPENING:
+                    continue
+                state = groups[group] = GroupState()
+            if not state.changed:
+                state.changed = True
+                self.changed.append(group)
+            if kind <= ACCEPT:
+                if round_ > state.promised_round or (
+                    round_ == state.promised_round and node > state.promised_node
+                ):
+                    state.promised_round = round_
+                    state.promised_node = node
+                if instance >= state.instance:
+                    if instance > state.instance:
+                        state.instance = instance
+                        state.accepted_round = state.accepted_node = state.accepted_at = 0
+                    if kind == ACCEPT:
+                        state.accepted_round = round_
+                        state.accepted_node = node
+                        state.accepted_at = at
+            elif kind <= DECIDED:
+                if instance >= state.instance:
+                    state.instance = instance + 1
+                    state.accepted_round = state.accepted_node = state.accepted_at = 0
+            elif kind == HARD_STATE:
+                self._carry(group, state, instance, round_, node, value)
+            elif kind != OPENING:
+                raise StorageDamaged(
+                    f"segment {at >> OFFSET_BITS}, offset {at & OFFSET_MASK}: record of unknown kind {kind}"
+                )
+            if kind in _WITH_VALUE:
+                if instance >> CHUNK_BITS != state.number:
+                    self._turn(group, state, instance >> CHUNK_BITS)
+                state.positions[instance & CHUNK_MASK] = at
+
+    def find(self, group: int, instance: int) -> int:
+        """Position of the newest value record of an instance; 0: there is none."""
+        state = self.groups.get(group)
+        if state is None:
+            return 0
+        number = instance >> CHUNK_BITS
+        if number == state.number:
+            return state.positions[instance & CHUNK_MASK]
+        if number > state.top:
+            return 0
+        found = state.waiting.get(number)
+        if found is None:
+            found = self._stored(group, number)
+        return found[instance & CHUNK_MASK] if found is not None else 0
+
+    def stored(self, group: int, number: int) -> None:
+        """A chunk that waited is in the index now."""
+        state = self.groups[group]
+        if number != state.number:
+            self._remember(group, number, state.waiting.pop(number))
+            self.waiting_chunks -= 1
+
+    def _carry(
+        self, group: int, state: GroupState, instance: int, round_: int, node: int, value: bytes
+    ) -> None:
+        """A hard state at the start of a segment: says again what older segments say."""
+        if (round_, node) > (state.promised_round, state.promised_node):
+            state.promised_round, state.promised_node = round_, node
+        if instance < state.instance:
+            return
+        accepted_round, accepted_node, accepted_at = CARRIED.unpack(value)
+        if instance > state.instance:
+            state.instance = instance
+            state.accepted_round = state.accepted_node = state.accepted_at = 0
+        if accepted_at and not state.accepted_at:
+            state.accepted_round, state.accepted_node = accepted_round, accepted_node
+            state.accepted_at = accepted_at
+            if instance >> CHUNK_BITS != state.number:
+                self._turn(group, state, instance >> CHUNK_BITS)
+            state.positions[instance & CHUNK_MASK] = accepted_at
+
+    def _turn(self, group: int, state: GroupState, number: int) -> None:
+        """Make chunk `number` the current one."""
+        if state.number >= 0:
+            # The group has changed, or this would not be called: what it had may not be stored yet.
+            state.waiting[state.number] = state.positions
+            self.waiting_chunks += 1
+        found = state.waiting.pop(number, None)
+        if found is not None:
+            self.waiting_chunks -= 1
+        elif number <= state.top:
+            found = self._stored(group, number)
+            self._cache.pop((group, number), None)
+        state.number = number
+        state.positions = found if found is not None else array("Q", _EMPTY)
+        state.top = max(state.top, number)
+
+    def _stored(self, group: int, number: int) -> Positions | None:
+        key = (group, number)
+        found = self._cache.get(key)
+        if found is not None:
+            self._cache.move_to_end(key)
+            return found
+        found = self._load(group, number)
+        if found is not None:
+            self._remember(group, number, found)
+        return found
+
+    def _remember(self, group: int, number: int, positions: Positions) -> None:
+        self._cache[group, number] = positions
+        if len(self._cache) > CACHED_CHUNKS:
+            self._cache.popitem(last=False)

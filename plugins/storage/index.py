@@ -1,0 +1,247 @@
+"""The index in LMDB: where each instance's value is, and each group's hard state.
+
+Only a cache of what the segments say, made of synced records alone. Everything in it has a CRC; if
+anything is wrong it is declared unusable, set aside, and made anew from the segments.
+
+    chunks: group u16, chunk number u64, big-endian -> crc u32 | positions u64, native order
+    states: group u16, big-endian                   -> crc u32 | seven integers
+    meta:   b"log"                                  -> crc u32 | version, identity, two positions
+"""
+
+from __future__ import annotations
+
+import shutil
+import struct
+from array import array
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final
+from zlib import crc32
+
+import lmdb
+from lmdb.verify import VerifyError, verify
+
+from paxmux.engine.storage import LogIdentity
+from paxmux.plugins.storage.group_table import CHUNK, GroupState, Positions
+
+VERSION: Final = 1
+DIRECTORY: Final = "index"
+SET_ASIDE: Final = "index.bad"
+GUARD: Final = "index.opening"
+MAP_BYTES: Final = 16 << 30
+
+_KEY = struct.Struct(">HQ")
+_GROUP = struct.Struct(">H")
+_STATE = struct.Struct("<QQQQQQ")
+_META = struct.Struct("<IQQQIQQ")
+_CRC = struct.Struct("<I")
+_META_KEY = b"log"
+_POSITION_BYTES = 8
+
+
+class IndexUnusable(Exception):
+    """The index cannot be used; the message says why."""
+
+
+class Index:
+    """The index of one log, open."""
+
+    def __init__(self, directory: Path, identity: LogIdentity) -> None:
+        """Open or make it.
+
+        Raises:
+            IndexUnusable: damaged, of another log or of a newer version.
+        """
+        self.position: int | None = None
+        """Everything in the log before it is in the index; None: the index is new."""
+        self.proven = 0
+        """The log was durable up to here when the index was last written."""
+        self.states: dict[int, GroupState] = {}
+        """Hard states as found at opening."""
+        self._path = directory / DIRECTORY
+        self._identity = identity
+        guard = directory / GUARD
+        if guard.exists():
+            # The last process died while it opened the index: perhaps of the index itself, which
+            # the engine maps into memory and trusts. Nothing below is tried before it is checked.
+            self._verify()
+        guard.touch()
+        self._open()
+        guard.unlink()
+
+    def chunk(self, group: int, number: int) -> Positions | None:
+        """The stored positions of a chunk.
+
+        Raises:
+            IndexUnusable: it is there and damaged.
+        """
+        key = _KEY.pack(group, number)
+        try:
+            with self._env.begin(db=self._chunks) as txn:
+                data = txn.get(key)
+        except lmdb.Error as error:
+            raise self._unusable(f"reading: {error}") from error
+        if data is None:
+            return None
+        body = self._checked(key, data)
+        positions: Positions = array("Q", body)
+        positions.extend(bytes(CHUNK - len(positions)))
+        return positions
+
+    def write(
+        self,
+        chunks: Iterable[tuple[int, int, Positions]],
+        states: Iterable[tuple[int, GroupState]],
+        position: int | None,
+        proven: int,
+    ) -> None:
+        """Store all of it in one durable transaction; it may be repeated if it fails.
+
+        Args:
+            chunks: (group, chunk number, positions).
+            states: (group, its state).
+            position: everything before it is now stored; None: as before.
+            proven: the log is durable up to here.
+
+        Raises:
+            IndexUnusable: nothing of it was stored.
+        """
+        kept = self.position if position is None else position
+        try:
+            with self._env.begin(write=True) as txn:
+                for group, number, positions in chunks:
+                    key = _KEY.pack(group, number)
+                    body = positions.tobytes().rstrip(b"\0")
+                    body += bytes(-len(body) % _POSITION_BYTES)
+                    txn.put(key, _sealed(key, body), db=self._chunks)
+                for group, state in states:
+                    key = _GROUP.pack(group)
+                    body = _STATE.pack(
+                        state.instance,
+                        state.promised_round,
+                        state.promised_node,
+                        state.accepted_round,
+                        state.accepted_node,
+                        state.accepted_at,
+                    )
+                    txn.put(key, _sealed(key, body), db=self._states)
+                if kept is not None:
+                    body = _META.pack(VERSION, *self._identity, kept, proven)
+                    txn.put(_META_KEY, _sealed(_META_KEY, body), db=self._meta)
+        except lmdb.MapFullError as error:
+            self._env.set_mapsize(2 * self._env.info()["map_size"])
+            raise self._unusable("the map was full and is larger now") from error
+        except lmdb.Error as error:
+            raise self._unusable(f"writing: {error}") from error
+        self.position = kept
+        self.proven = proven
+
+    def disk_bytes(self) -> int:
+        """Size of the file."""
+        return self._data().stat().st_size
+
+    def reopen(self) -> None:
+        """Open the environment again after a failed write, which may have left it unusable.
+
+        Raises:
+            IndexUnusable: it cannot be opened, or is not the one that was open before.
+        """
+        before = self.position
+        self.close()
+        self._open()
+        if self.position != before:
+            self.position = before
+            raise self._unusable("another index has taken its place")
+
+    def close(self) -> None:
+        """Close it; what was written is durable already."""
+        self._env.close()
+
+    def _data(self) -> Path:
+        return self._path / "data.mdb"
+
+    def _verify(self) -> None:
+        if not self._data().exists():
+            return
+        try:
+            findings = verify(str(self._path))  # type: ignore[no-untyped-call]
+        except (VerifyError, OSError) as error:
+            raise self._unusable(f"verifying: {error}") from error
+        if findings:
+            raise self._unusable(f"verifying: {findings[0]}")
+
+    def _open(self) -> None:
+        try:
+            self._env = lmdb.open(
+                str(self._path),
+                map_size=MAP_BYTES,
+                max_dbs=3,
+                max_readers=16,
+                sync=True,
+                metasync=True,
+                writemap=False,
+                lib_version=0,
+            )
+        except (lmdb.Error, OSError) as error:
+            raise self._unusable(f"opening: {error}") from error
+        try:
+            self._load()
+        except (lmdb.Error, struct.error) as error:
+            self._env.close()
+            raise self._unusable(f"opening: {error}") from error
+        except IndexUnusable:
+            self._env.close()
+            raise
+
+    def _load(self) -> None:
+        self.position = None
+        self.states = {}
+        needed = (self._env.info()["last_pgno"] + 1) * self._env.stat()["psize"]
+        if self.disk_bytes() < needed:
+            # Reading a page that the file does not have would kill the process.
+            raise self._unusable(f"{self.disk_bytes()} bytes where its pages need {needed}")
+        self._chunks = self._env.open_db(b"chunks")
+        self._states = self._env.open_db(b"states")
+        self._meta = self._env.open_db(b"meta")
+        with self._env.begin() as txn:
+            meta = txn.get(_META_KEY, db=self._meta)
+            if meta is None:
+                return
+            version, cluster, node, seat, log, position, proven = _META.unpack(self._checked(_META_KEY, meta))
+            if version != VERSION:
+                raise self._unusable(f"version {version}, this program writes {VERSION}")
+            if LogIdentity(cluster, node, seat, log) != self._identity:
+                raise self._unusable("it belongs to another log")
+            for key, data in txn.cursor(db=self._states):
+                (group,) = _GROUP.unpack(key)
+                self.states[group] = GroupState(*_STATE.unpack(self._checked(key, data)))
+        self.position, self.proven = position, proven
+
+    def _checked(self, key: bytes, data: bytes) -> bytes:
+        body = data[_CRC.size :]
+        if len(data) < _CRC.size or _CRC.pack(crc32(body, crc32(key))) != data[: _CRC.size]:
+            raise self._unusable(f"the CRC of entry {key.hex()} does not match")
+        return body
+
+    def _unusable(self, reason: str) -> IndexUnusable:
+        return IndexUnusable(f"{self._path}: {reason}")
+
+
+def set_index_aside(directory: Path) -> None:
+    """Put an unusable index out of the way; it is kept until its successor is complete."""
+    drop_set_aside(directory)
+    (directory / GUARD).unlink(missing_ok=True)
+    path = directory / DIRECTORY
+    if path.exists():
+        path.rename(directory / SET_ASIDE)
+
+
+def drop_set_aside(directory: Path) -> None:
+    """Remove an index that was set aside."""
+    path = directory / SET_ASIDE
+    if path.exists():
+        shutil.rmtree(path)
+
+
+def _sealed(key: bytes, body: bytes) -> bytes:
+    return _CRC.pack(crc32(body, crc32(key))) + body

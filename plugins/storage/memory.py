@@ -1,0 +1,207 @@
+"""`MemoryLog`: a log in memory, for simulations and tests, which can lose what a crash loses.
+
+What would survive the process is a `MemoryDisk`; what a `MemoryLog` knows beside it dies with it.
+It keeps everything for good, so it is no log for a node that lives long.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from paxmux.engine.errors import DataDirError, StorageFailed
+from paxmux.engine.storage import (
+    NULL_BALLOT,
+    Ballot,
+    HardState,
+    LogIdentity,
+    LogStats,
+    Record,
+    RecordKind,
+)
+
+RECORD_BYTES: Final = 36
+"""What a record costs beside its value, for the counters."""
+_KINDS: Final = frozenset(map(int, RecordKind))
+_WITH_BALLOT: Final = frozenset({int(RecordKind.PROMISE), int(RecordKind.ACCEPT)})
+_WITH_VALUE: Final = frozenset({int(RecordKind.ACCEPT), int(RecordKind.LEARNED)})
+
+
+class MemoryDisk:
+    """The batches of one log, in order, and how many of them are durable."""
+
+    def __init__(self, identity: LogIdentity) -> None:
+        self.identity = identity
+        self.batches: list[tuple[Record, ...]] = []
+        self.synced = 0
+        """So many of `batches` survive a power cut."""
+        self.owner: MemoryLog | None = None
+        """The log that has it open."""
+
+
+class MemoryLog:
+    """A log in memory; implements `paxmux.engine.storage.Log`."""
+
+    def __init__(
+        self,
+        path: Path,
+        identity: LogIdentity,
+        *,
+        segment_bytes: int = 0,
+        disk: MemoryDisk | None = None,
+    ) -> None:
+        """Open `disk`, or a new one.
+
+        Args:
+            path: for messages only; no file is touched.
+            identity: whose log it is; must be the disk's.
+            segment_bytes: unused: there are no segments.
+            disk: what an earlier log left.
+
+        Raises:
+            DataDirError: the disk is in use, or another log's.
+        """
+        self.disk = disk if disk is not None else MemoryDisk(identity)
+        if self.disk.identity != identity:
+            raise DataDirError(f"{path}: belongs to {self.disk.identity}, this is {identity}")
+        if self.disk.owner is not None:
+            raise DataDirError(f"{path}: in use by another log")
+        self.disk.owner = self
+        self.trouble: str | None = None
+        """What `healthy` says while the log works; set it to play a disk that runs full."""
+        self._path = path
+        self._identity = identity
+        self._unusable: str | None = "recover comes before anything else"
+        self._recovered = -1
+        self._values: dict[tuple[int, int], tuple[int, int, bytes]] = {}
+        self._appends = self._syncs = self._records = self._bytes = 0
+
+    def recover(self) -> dict[int, HardState]:
+        """See `Log.recover`."""
+        if self._recovered >= 0 or self.disk.owner is not self:
+            raise StorageFailed(f"{self._path}: recover is called once, on an open log")
+        disk = self.disk
+        states: dict[int, HardState] = {}
+        for batch in disk.batches:
+            for record in batch:
+                group = record[1]
+                state = states.get(group, HardState(0, NULL_BALLOT, NULL_BALLOT, b""))
+                states[group] = _after(state, record)
+            self._note(batch)
+        self._recovered = sum(len(batch) for batch in disk.batches)
+        # What is reported as recovered must never be lost again.
+        disk.synced = len(disk.batches)
+        self._unusable = None
+        return states
+
+    def append(self, records: Sequence[Record]) -> None:
+        """See `Log.append`."""
+        self._check()
+        if records:
+            for kind, _, instance, *_ in records:
+                if kind not in _KINDS or instance >> 63:
+                    raise ValueError(f"record of kind {kind}, instance {instance} cannot be stored")
+            batch = tuple(records)
+            self.disk.batches.append(batch)
+            self._note(batch)
+            self._appends += 1
+            self._records += len(batch)
+            self._bytes += sum(RECORD_BYTES + len(record[5]) for record in batch)
+
+    def sync(self) -> None:
+        """See `Log.sync`."""
+        self._check()
+        if self.disk.synced < len(self.disk.batches):
+            self.disk.synced = len(self.disk.batches)
+            self._syncs += 1
+
+    def read(self, group: int, instance: int) -> tuple[int, int, bytes] | None:
+        """See `Log.read`."""
+        self._check()
+        return self._values.get((group, instance))
+
+    def read_range(
+        self, group: int, first: int, max_count: int, max_bytes: int
+    ) -> list[tuple[int, int, int, bytes]]:
+        """See `Log.read_range`."""
+        self._check()
+        found: list[tuple[int, int, int, bytes]] = []
+        left = max_bytes
+        for instance in range(first, first + max_count):
+            stored = self._values.get((group, instance))
+            if stored is None:
+                break
+            left -= len(stored[2])
+            if left < 0 and found:
+                break
+            found.append((instance, *stored))
+        return found
+
+    def healthy(self) -> str | None:
+        """See `Log.healthy`."""
+        return self._unusable or self.trouble
+
+    def housekeep(self) -> float | None:
+        """See `Log.housekeep`: there is never anything to do."""
+        self._check()
+        return None
+
+    def stats(self) -> LogStats:
+        """See `Log.stats`."""
+        return {
+            "appends": self._appends,
+            "syncs": self._syncs,
+            "records": self._records,
+            "bytes_written": self._bytes,
+            "segments": 0,
+            "disk_bytes": 0,
+            "recovered_records": max(0, self._recovered),
+            "cut_bytes": 0,
+        }
+
+    def close(self, *, clean: bool) -> None:
+        """See `Log.close`. Not clean leaves what a killed process leaves: everything appended."""
+        if self.disk.owner is self:
+            if clean and self._unusable is None:
+                self.sync()
+            self._unusable = self._unusable or f"{self._path}: the log is closed"
+            self.disk.owner = None
+
+    def fail(self, reason: str) -> None:
+        """Play a failed write or sync: from now on everything raises `StorageFailed`."""
+        self._unusable = reason
+
+    def crash(self, keep_batches: int = 0) -> None:
+        """Play a power cut: unsynced batches are lost but for the first `keep_batches` of them."""
+        disk = self.disk
+        del disk.batches[disk.synced + keep_batches :]
+        self._unusable = f"{self._path}: crashed"
+        if disk.owner is self:
+            disk.owner = None
+
+    def reopen(self) -> MemoryLog:
+        """A new log on what this one left, as the next process would open it; not recovered yet."""
+        return MemoryLog(self._path, self._identity, disk=self.disk)
+
+    def _check(self) -> None:
+        if self._unusable is not None:
+            raise StorageFailed(self._unusable)
+
+    def _note(self, batch: Sequence[Record]) -> None:
+        for kind, group, instance, round_, node, value in batch:
+            if kind in _WITH_VALUE:
+                self._values[group, instance] = (round_, node, value)
+
+
+def _after(state: HardState, record: Record) -> HardState:
+    """A group's hard state after one more record."""
+    kind, _, instance, round_, node, value = record
+    ballot: Ballot = (round_, node)
+    promised = max(state.promised, ballot) if kind in _WITH_BALLOT else state.promised
+    current = max(state.instance, instance if kind in _WITH_BALLOT else instance + 1)
+    if kind == RecordKind.ACCEPT and instance == current:
+        return HardState(current, promised, ballot, value)
+    if current > state.instance:
+        return HardState(current, promised, NULL_BALLOT, b"")
+    return HardState(current, promised, state.accepted, state.value)

@@ -1,0 +1,166 @@
+"""What batches and records look like on disk: packs them, checks them, and does no I/O.
+
+All numbers are little-endian. The data of a segment is a run of batches, each written whole:
+
+    batch  = magic 4s | length u32 | records u32 | synced_segment u32 | synced_offset u32
+             flags u16 | reserved u16 | crc u32 | the records, `length` bytes together
+    record = crc u32 | length u32 | kind u8 | reserved u8 | group u16 | instance u64
+             round u64 | node u64 | value, `length` bytes
+
+The batch's CRC covers its header, a record's CRC all of its bytes. Each starts from
+`salt ^ offset`, where `salt` belongs to the segment alone: bytes that are right, but at another
+place, never verify, and nobody who merely proposes values can forge what verifies.
+
+`synced_*` is the position up to which the log was known to be durable when the batch was written:
+whatever lies before it and is bad was lost, not torn.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+from zlib import crc32
+
+from paxmux.engine.storage import Record, RecordKind
+
+PROMISE: Final = int(RecordKind.PROMISE)
+ACCEPT: Final = int(RecordKind.ACCEPT)
+LEARNED: Final = int(RecordKind.LEARNED)
+DECIDED: Final = int(RecordKind.DECIDED)
+
+OPENING: Final = 64
+"""First record of every segment: `instance` is the oldest segment that the log still needs."""
+HARD_STATE: Final = 65
+"""A group's hard state, carried into a new segment: `instance`, promised ballot, and as value
+`CARRIED` (accepted ballot and where its record is; 0: in this batch, or there is none)."""
+
+CARRIED: Final = struct.Struct("<QQQ")
+
+MAGIC: Final = b"PXB1"
+OPENS_SEGMENT: Final = 1
+"""Flag of the batch that starts a segment."""
+
+_HEAD = struct.Struct("<4sIIIIHH")
+_CRC = struct.Struct("<I")
+_FIELDS = struct.Struct("<IBxHQQQ")
+_RECORD = struct.Struct("<IIBxHQQQ")
+BATCH_BYTES: Final = _HEAD.size + _CRC.size
+RECORD_BYTES: Final = _RECORD.size
+INSTANCE_BITS: Final = 63
+"""One bit less than there is room for: the instance after the last one must fit too."""
+MAX_BATCH_BYTES: Final = 2**31
+"""Also the largest segment: offsets are 32 bits in a position."""
+
+OFFSET_BITS: Final = 32
+OFFSET_MASK: Final = 2**32 - 1
+
+
+def position(segment: int, offset: int) -> int:
+    """A place in the log as one integer that orders like the log; 0 is no place."""
+    return segment << OFFSET_BITS | offset
+
+
+class BatchHeader(NamedTuple):
+    """A checked batch header."""
+
+    length: int
+    records: int
+    synced: int
+    """Position known to be durable when the batch was written."""
+    flags: int
+
+
+def encode_batch(
+    records: Sequence[Record], segment: int, salt: int, offset: int, synced: int, flags: int = 0
+) -> tuple[bytes, list[int]]:
+    """One batch for `offset` of `segment`, and the position of each of its records.
+
+    Raises:
+        ValueError: a record no log can hold; nothing is written then.
+    """
+    pack = _FIELDS.pack
+    pack_crc = _CRC.pack
+    # The last bits of a position are the offset: `mixed ^ at` is `salt ^ offset` in one operation.
+    mixed = segment << OFFSET_BITS ^ salt
+    at = segment << OFFSET_BITS | offset + BATCH_BYTES
+    start = at
+    top_kind, top_bits = (HARD_STATE, 64) if flags else (DECIDED, INSTANCE_BITS)
+    parts: list[bytes] = [b""]
+    positions: list[int] = []
+    note = positions.append
+    for kind, group, instance, round_, node, value in records:
+        if not 0 < kind <= top_kind or instance >> top_bits:
+            raise ValueError(f"record of kind {kind}, instance {instance} cannot be stored")
+        body = pack(len(value), kind, group, instance, round_, node) + value
+        parts += (pack_crc(crc32(body, mixed ^ at)), body)
+        note(at)
+        at += len(body) + 4
+    length = at - start
+    if length > MAX_BATCH_BYTES:
+        raise ValueError(f"a batch of {length} bytes; at most {MAX_BATCH_BYTES} go together")
+    head = _HEAD.pack(MAGIC, length, len(positions), synced >> OFFSET_BITS, synced & OFFSET_MASK, flags, 0)
+    parts[0] = head + pack_crc(crc32(head, salt ^ offset))
+    return b"".join(parts), positions
+
+
+def decode_header(data: bytes, begin: int, salt: int, offset: int) -> BatchHeader | None:
+    """The batch header at `data[begin:]`, which is at `offset` of its segment; None if it is not one."""
+    end = begin + BATCH_BYTES
+    if end > len(data) or data[begin : begin + 4] != MAGIC:
+        return None
+    _, length, records, segment, synced, flags, _ = _HEAD.unpack_from(data, begin)
+    (crc,) = _CRC.unpack_from(data, end - 4)
+    if crc32(data[begin : end - 4], salt ^ offset) != crc:
+        return None
+    return BatchHeader(length, records, position(segment, synced), flags)
+
+
+def decode_records(
+    data: bytes, begin: int, header: BatchHeader, salt: int, at: int
+) -> tuple[list[Record], list[int]] | None:
+    """The records of a batch whose payload starts at `data[begin:]` and at position `at`.
+
+    Values are left out (empty) but for the kinds only this package writes: recovery needs where
+    they are, not what they are. None if anything is wrong with any record.
+    """
+    unpack = _RECORD.unpack_from
+    view = memoryview(data)
+    limit = begin + header.length
+    last = limit - RECORD_BYTES
+    mixed = (at & ~OFFSET_MASK) ^ salt
+    at -= begin
+    here = begin
+    records: list[Record] = []
+    positions: list[int] = []
+    for _ in range(header.records):
+        if here > last:
+            return None
+        crc, length, kind, group, instance, round_, node = unpack(data, here)
+        end = here + RECORD_BYTES + length
+        if end > limit or crc32(view[here + 4 : end], mixed ^ (at + here)) != crc:
+            return None
+        value = data[here + RECORD_BYTES : end] if kind > DECIDED else b""
+        records.append((kind, group, instance, round_, node, value))
+        positions.append(at + here)
+        here = end
+    return (records, positions) if here == limit else None
+
+
+def record_bytes(data: bytes) -> int:
+    """How long the record that starts `data` says it is, unchecked; 0 if `data` is too short to say."""
+    if len(data) < RECORD_BYTES:
+        return 0
+    (length,) = _CRC.unpack_from(data, 4)
+    return int(length) + RECORD_BYTES
+
+
+def decode_record(data: bytes, salt: int, offset: int) -> Record | None:
+    """The record in `data`, which may be longer; None if it does not verify at `offset`."""
+    end = record_bytes(data)
+    if not end or end > len(data):
+        return None
+    crc, _, kind, group, instance, round_, node = _RECORD.unpack_from(data)
+    if crc32(memoryview(data)[4:end], salt ^ offset) != crc:
+        return None
+    return kind, group, instance, round_, node, data[RECORD_BYTES:end]

@@ -1,0 +1,133 @@
+"""Makes the next segment while the current one fills, in a thread of its own.
+
+The thread only ever touches files that the log does not use yet, and it works in small synced
+pieces with pauses, so that a sync of the log is not starved. A failure is not fatal here: it is
+said in `trouble`, tried again now and then, and becomes an error only when the space is needed.
+"""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Final
+
+from paxmux.engine.errors import StorageFailed
+from paxmux.engine.storage import LogIdentity
+from paxmux.plugins.storage.segment_file import SegmentFile, Stopped, create_segment
+
+PAUSE_S: Final = 0.002
+"""After each piece; segments grow by some 100 MB/s, and faster while the log waits for one."""
+RETRY_S: Final = 1.0
+ALIVE_CHECK_S: Final = 0.5
+
+
+class Reserver:
+    """One segment ahead of a log."""
+
+    def __init__(self, directory: Path, identity: LogIdentity) -> None:
+        self.trouble: str | None = None
+        """Why the next segment cannot be made, in words; None while all is well."""
+        self._directory = directory
+        self._identity = identity
+        self._changed = threading.Condition()
+        self._wanted: tuple[int, int] | None = None
+        self._ready: SegmentFile | None = None
+        self._failures = 0
+        self._hurry = False
+        self._stopping = False
+        self._thread = threading.Thread(target=self._run, name="segment-reserver", daemon=True)
+
+    def start(self, ready: SegmentFile | None) -> None:
+        """Start the thread; `ready` is a reserved segment that an earlier life left."""
+        self._ready = ready
+        self._thread.start()
+
+    def request(self, number: int, size: int) -> None:
+        """Make segment `number` of `size` bytes, unless one is ready."""
+        with self._changed:
+            if self._ready is None:
+                self._wanted = (number, size)
+                self._changed.notify_all()
+
+    def take(self, number: int, size: int, least: int) -> SegmentFile:
+        """The reserved segment; waits until there is one.
+
+        Args:
+            number: of the segment.
+            size: bytes of the segment to make if there is none that will do.
+            least: bytes that one must have to do.
+
+        Raises:
+            StorageFailed: it could not be made, not even at a last attempt now.
+        """
+        with self._changed:
+            if self._ready is not None and self._ready.size < least:
+                self._ready = None
+            if self._ready is None and (self._wanted is None or self._wanted[1] < least):
+                self._wanted = (number, size)
+            failures = self._failures
+            self._hurry = True
+            self._changed.notify_all()
+            while self._ready is None or self._ready.size < least:
+                if self._failures > failures:
+                    raise StorageFailed(f"no room for the log to go on: {self.trouble}")
+                if not self._thread.is_alive():
+                    raise StorageFailed(f"{self._directory}: nobody makes segments any more")
+                self._changed.wait(ALIVE_CHECK_S)
+            segment, self._ready = self._ready, None
+            self._hurry = False
+            return segment
+
+    def ready_bytes(self) -> int:
+        """Size of the segment that is ready, 0 if none is."""
+        ready = self._ready
+        return ready.size if ready is not None else 0
+
+    def stop(self) -> None:
+        """Stop the thread; an unfinished segment is removed."""
+        with self._changed:
+            self._stopping = True
+            self._changed.notify_all()
+        if self._thread.ident is not None:
+            self._thread.join()
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                while self._wanted is None and not self._stopping:
+                    self._changed.wait()
+                if self._stopping:
+                    return
+                assert self._wanted is not None
+                number, size = wanted = self._wanted
+            try:
+                segment = create_segment(self._directory, self._identity, number, size, self._pause)
+            except Stopped:
+                return
+            except OSError as error:
+                self._failed(
+                    f"{self._directory}: segment {number} of {size} bytes: {error.strerror or error}"
+                )
+                continue
+            with self._changed:
+                self.trouble = None
+                self._ready = segment
+                # A larger one may have been asked for meanwhile.
+                if self._wanted == wanted:
+                    self._wanted = None
+                self._changed.notify_all()
+
+    def _failed(self, reason: str) -> None:
+        with self._changed:
+            self.trouble = reason
+            self._failures += 1
+            self._hurry = False
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: self._hurry or self._stopping, RETRY_S)
+
+    def _pause(self) -> bool:
+        if self._hurry:
+            return self._stopping
+        with self._changed:
+            self._changed.wait_for(lambda: self._stopping or self._hurry, PAUSE_S)
+            return self._stopping

@@ -1,0 +1,121 @@
+"""Reads the batches of a segment in order, and what lies beyond the place where they end.
+
+Decides where a segment's good part ends and what proves that more was there. It changes nothing.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import Final, NamedTuple
+
+from paxmux.engine.storage import Record, StorageDamaged
+from paxmux.plugins.storage.record import (
+    BATCH_BYTES,
+    MAGIC,
+    decode_header,
+    decode_records,
+    position,
+)
+from paxmux.plugins.storage.segment_file import PIECE_BYTES, ZEROS, SegmentFile
+
+WINDOW_BYTES: Final = 4 << 20
+
+
+class Batch(NamedTuple):
+    """A batch whose every byte verified."""
+
+    begin: int
+    end: int
+    """Offsets within the segment."""
+    synced: int
+    flags: int
+    records: list[Record]
+    """Without their values, but for the kinds that only this package writes."""
+    positions: list[int]
+
+
+class Rest(NamedTuple):
+    """What lies between an offset and the end of a segment."""
+
+    end: int
+    """Offset behind the last byte that is not zero; where the search began if all are."""
+    proven: int
+    """The highest position that any batch header there says was synced; 0 if there is none."""
+
+
+def read_at(fd: int, segment: SegmentFile, offset: int, length: int) -> bytes:
+    """Bytes of a segment; fewer only where the segment ends.
+
+    Raises:
+        StorageDamaged: the disk cannot read them, or the file is shorter than it was made.
+    """
+    length = min(length, segment.size - offset)
+    try:
+        data = os.pread(fd, length, offset)
+        while len(data) < length:
+            more = os.pread(fd, length - len(data), offset + len(data))
+            if not more:
+                raise StorageDamaged(
+                    f"{segment.path}, offset {offset + len(data)}: the file ends,"
+                    f" it was made with {segment.size} bytes"
+                )
+            data += more
+    except OSError as error:
+        raise StorageDamaged(f"{segment.path}, offset {offset}: {error.strerror}") from error
+    return data
+
+
+def read_batches(fd: int, segment: SegmentFile, offset: int) -> Iterator[Batch]:
+    """The batches from `offset` on, up to the first bytes that are no good batch."""
+    salt = segment.salt
+    base = position(segment.number, 0)
+    data = b""
+    begin = offset
+    """Offset within the segment of `data[0]`."""
+    while True:
+        here = offset - begin
+        header = decode_header(data, here, salt, offset)
+        if header is None:
+            if here + BATCH_BYTES <= len(data) or offset + BATCH_BYTES > segment.size:
+                return
+            begin, here = offset, 0
+            data = read_at(fd, segment, begin, WINDOW_BYTES)
+            header = decode_header(data, 0, salt, offset)
+            if header is None:
+                return
+        end = offset + BATCH_BYTES + header.length
+        if end > segment.size:
+            return
+        if end - begin > len(data):
+            begin, here = offset, 0
+            data = read_at(fd, segment, begin, max(WINDOW_BYTES, end - offset))
+        payload = here + BATCH_BYTES
+        decoded = decode_records(data, payload, header, salt, base + offset + BATCH_BYTES)
+        if decoded is None:
+            return
+        yield Batch(offset, end, header.synced, header.flags, *decoded)
+        offset = end
+
+
+def read_rest(fd: int, segment: SegmentFile, offset: int) -> Rest:
+    """Look through everything from `offset` to the end of the segment."""
+    last = offset
+    proven = 0
+    carried = b""
+    """The last bytes of the piece before: a header may lie across two."""
+    while offset < segment.size:
+        piece = read_at(fd, segment, offset, PIECE_BYTES)
+        if piece != ZEROS[: len(piece)]:
+            last = offset + len(piece.rstrip(b"\0"))
+        data = carried + piece
+        start = offset - len(carried)
+        found = data.find(MAGIC)
+        while found >= 0:
+            header = decode_header(data, found, segment.salt, start + found)
+            if header is not None:
+                proven = max(proven, header.synced)
+            found = data.find(MAGIC, found + 1)
+        carried = data[-(BATCH_BYTES - 1) :]
+        offset += len(piece)
+    return Rest(last, proven)

@@ -1,0 +1,183 @@
+"""Segment files: how they are named, made, stamped and checked.
+
+A segment is written full of zeros, synced, and only then given its name: appending to it later
+changes no metadata, so that a sync costs one write of the disk, and a full disk shows here and not
+while votes are waiting. A file with somebody else's stamp is refused, never overwritten.
+
+    header = magic 8s | version u32 | number u32 | size u64 | cluster u64 | node u64 | seat u64
+             log u32 | reserved u32 | random u64 | crc u32, padded with zeros to 4096 bytes
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final, NamedTuple
+from zlib import crc32
+
+from paxmux.engine.errors import DataDirError
+from paxmux.engine.storage import LogIdentity, StorageDamaged
+from paxmux.plugins.storage.record import MAX_BATCH_BYTES
+
+MAGIC: Final = b"PXMSEG\r\n"
+VERSION: Final = 1
+HEADER_BYTES: Final = 4096
+MAX_SEGMENT_BYTES: Final = MAX_BATCH_BYTES
+PIECE_BYTES: Final = 1 << 20
+"""Files are looked through and overwritten in pieces of this size."""
+FILL_BYTES: Final = 256 << 10
+"""A new segment is filled in pieces of this size, each synced: a sync of the log that meets one
+waits for no more than that. With 1 MiB its 99.9th percentile was three times as high."""
+
+SUFFIX: Final = ".seg"
+UNFINISHED: Final = ".seg.tmp"
+
+ZEROS: Final = bytes(PIECE_BYTES)
+
+_FIELDS = struct.Struct("<8sIIQQQQIIQ")
+_START = struct.Struct("<8sI")
+_CRC = struct.Struct("<I")
+
+
+class SegmentFile(NamedTuple):
+    """A segment whose header is checked."""
+
+    path: Path
+    number: int
+    size: int
+    """Bytes of the file, header included."""
+    salt: int
+    """What every CRC in this segment starts from: the header's own CRC, which covers 64 random bits."""
+
+
+class Stopped(Exception):
+    """The making of a segment was told to stop; nothing is left of it."""
+
+
+def sync_directory(path: Path) -> None:
+    """Make the names in a directory durable."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def write_all(fd: int, data: bytes, offset: int) -> None:
+    """`pwrite` until everything is written; the error of the system where it is not."""
+    done = os.pwrite(fd, data, offset)
+    while done < len(data):
+        more = os.pwrite(fd, memoryview(data)[done:], offset + done)
+        if more == 0:
+            raise OSError(errno.EIO, "the file took no more bytes")
+        done += more
+
+
+def segment_path(directory: Path, number: int) -> Path:
+    """Where segment `number` is."""
+    return directory / f"{number:010d}{SUFFIX}"
+
+
+def create_segment(
+    directory: Path, identity: LogIdentity, number: int, size: int, pause: Callable[[], bool]
+) -> SegmentFile:
+    """Write a segment of zeros under a temporary name and give it its own, all of it durable.
+
+    Args:
+        directory: where; a segment of the same number that is there is replaced.
+        identity: stamped into the header.
+        number: of the segment.
+        size: bytes, header included.
+        pause: called after each piece; True means stop.
+
+    Raises:
+        OSError: no space, or the disk failed; what was written is removed.
+        Stopped: `pause` said so.
+    """
+    fields = _FIELDS.pack(MAGIC, VERSION, number, size, *identity, 0, int.from_bytes(os.urandom(8), "little"))
+    salt = crc32(fields)
+    path = segment_path(directory, number)
+    unfinished = path.with_suffix(UNFINISHED)
+    fd = os.open(unfinished, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o644)
+    try:
+        try:
+            _allocate(fd, size)
+            for offset in range(0, size, FILL_BYTES):
+                write_all(fd, ZEROS[: min(FILL_BYTES, size - offset)], offset)
+                os.fdatasync(fd)
+                if pause():
+                    raise Stopped
+            write_all(fd, fields + _CRC.pack(salt), 0)
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        os.rename(unfinished, path)
+    except (OSError, Stopped):
+        unfinished.unlink(missing_ok=True)
+        raise
+    sync_directory(directory)
+    return SegmentFile(path, number, size, salt)
+
+
+def _allocate(fd: int, size: int) -> None:
+    try:
+        os.posix_fallocate(fd, 0, size)
+    except OSError as error:
+        # A file system that cannot allocate ahead: writing the zeros does it, only less neatly.
+        if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
+            raise
+
+
+def load_segment(path: Path, identity: LogIdentity) -> SegmentFile:
+    """Read and check the header of a segment file.
+
+    Raises:
+        DataDirError: another format, version or owner; names the file and the difference.
+        StorageDamaged: the header or the file's length is not what it was made as.
+    """
+    with path.open("rb") as file:
+        data = file.read(_FIELDS.size + _CRC.size)
+        length = file.seek(0, os.SEEK_END)
+    if len(data) < _FIELDS.size + _CRC.size:
+        raise StorageDamaged(f"{path}: {length} bytes, too short for the header of a segment")
+    magic, version = _START.unpack_from(data)
+    if magic != MAGIC:
+        raise StorageDamaged(f"{path}, offset 0: {magic!r} where a segment starts with {MAGIC!r}")
+    if version > VERSION:
+        raise DataDirError(
+            f"{path}: format version {version}, this program reads up to {VERSION}; use the newer program"
+        )
+    _, _, number, size, cluster, node, seat, log, _, _ = _FIELDS.unpack_from(data)
+    (crc,) = _CRC.unpack_from(data, _FIELDS.size)
+    if crc32(data[: _FIELDS.size]) != crc:
+        raise StorageDamaged(f"{path}, offset 0: the CRC of the header does not match")
+    found = LogIdentity(cluster, node, seat, log)
+    for name, theirs, ours in zip(LogIdentity._fields, found, identity, strict=True):
+        if theirs != ours:
+            raise DataDirError(f"{path}: belongs to {name} {theirs:#x}, this is {name} {ours:#x}")
+    if path != segment_path(path.parent, number):
+        raise StorageDamaged(f"{path}: its header says that it is segment {number}")
+    if length != size:
+        raise StorageDamaged(f"{path}: {length} bytes, made with {size}")
+    return SegmentFile(path, number, size, crc)
+
+
+def load_segments(directory: Path, identity: LogIdentity) -> dict[int, SegmentFile]:
+    """Every segment of the directory by number, in order; leftovers of unfinished ones are removed.
+
+    Raises:
+        DataDirError, StorageDamaged: as `load_segment`; damaged too if a number is missing.
+    """
+    for leftover in directory.glob(f"*{UNFINISHED}"):
+        leftover.unlink()
+    found: dict[int, SegmentFile] = {}
+    for path in sorted(directory.glob(f"*{SUFFIX}")):
+        segment = load_segment(path, identity)
+        found[segment.number] = segment
+    for before, after in zip(found, list(found)[1:], strict=False):
+        if after != before + 1:
+            raise StorageDamaged(f"{segment_path(directory, before + 1)}: missing, though later ones exist")
+    return found
