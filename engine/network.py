@@ -15,7 +15,8 @@ OnFrame = Callable[[bytes], None]
 length; must not block and must not raise."""
 
 OnPeer = Callable[[int, bool], None]
-"""Called when the connection to a peer (node id) is made (True) or lost (False)."""
+"""Called when the connection to a peer (node id) is made (True) or lost (False). What is sent to that
+peer within the call that says True, with `reliable`, goes first on the connection: the hello."""
 
 
 class Network(Protocol):

@@ -1,0 +1,122 @@
+"""Addresses and sockets: what a host and port become, and how sockets are set up.
+
+It never sends or receives. A host may be a literal of either IP version or a name.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import socket
+from typing import Any
+
+SocketAddress = tuple[Any, ...]
+"""As the socket module has it: (host, port), with two more numbers for IPv6."""
+
+UDP_BUFFER_BYTES = 4 * 1024 * 1024
+"""Asked of the kernel for either direction; it may grant less."""
+LISTEN_BACKLOG = 128
+KEEPALIVE_IDLE_S = 10
+KEEPALIVE_INTERVAL_S = 5
+KEEPALIVE_COUNT = 3
+UNSENT_TIMEOUT_MS = 15_000
+"""An outgoing connection is given up when what it sent is not acknowledged for so long."""
+
+
+def shown(host: str, port: int) -> str:
+    """`host:port` for messages, IPv6 in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+async def bind(loop: asyncio.AbstractEventLoop, host: str, port: int) -> tuple[socket.socket, socket.socket]:
+    """A UDP socket and a TCP listener on one address and port, both non-blocking.
+
+    Raises:
+        OSError: names protocol, address and reason. A port that another process has, in either
+            protocol, is one; so the UDP socket does not share its address.
+    """
+    opened: list[socket.socket] = []
+    where = shown(host, port)
+    what = "resolve"
+    try:
+        found = await loop.getaddrinfo(host, port, type=socket.SOCK_DGRAM, flags=socket.AI_PASSIVE)
+        family, _, _, _, address = found[0]
+        what = "bind UDP port"
+        udp = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+        opened.append(udp)
+        udp.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, UDP_BUFFER_BYTES)
+        udp.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, UDP_BUFFER_BYTES)
+        _accept_both_versions(udp, address)
+        udp.bind(address)
+        what = "bind TCP port"
+        tcp = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        opened.append(tcp)
+        # Connections of an earlier run that still linger must not keep the port; a listener does.
+        tcp.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        _accept_both_versions(tcp, address)
+        tcp.bind(address)
+        tcp.listen(LISTEN_BACKLOG)
+    except (OSError, UnicodeError) as error:
+        for one in opened:
+            one.close()
+        number = getattr(error, "errno", None) or errno.EINVAL
+        reason = getattr(error, "strerror", None) or str(error)
+        raise OSError(number, f"cannot {what} {where}: {reason}") from error
+    return udp, tcp
+
+
+def _accept_both_versions(sock: socket.socket, address: SocketAddress) -> None:
+    if sock.family == socket.AF_INET6 and address[0] == "::":
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+
+
+def literal_address(host: str, port: int, family: int) -> SocketAddress | None:
+    """What a socket of `family` sends to for this host, if it is a literal; None for names."""
+    try:
+        found = socket.getaddrinfo(host, port, flags=socket.AI_NUMERICHOST, type=socket.SOCK_DGRAM)
+    except (OSError, UnicodeError):
+        return None
+    return address_for(found[0][4], family)
+
+
+def address_for(address: SocketAddress, family: int) -> SocketAddress | None:
+    """The same destination as a socket of `family` wants it; None if it cannot reach it."""
+    is_ipv6 = ":" in address[0]
+    if is_ipv6 == (family == socket.AF_INET6):
+        return address
+    if is_ipv6:
+        return None
+    return (f"::ffff:{address[0]}", address[1], 0, 0)
+
+
+def keep_alive(sock: socket.socket) -> None:
+    """Have the kernel notice a peer that is gone without a word."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_IDLE_S)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEPALIVE_INTERVAL_S)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, KEEPALIVE_COUNT)
+
+
+async def dial(
+    loop: asyncio.AbstractEventLoop, address: SocketAddress, family: int, timeout_s: float
+) -> socket.socket:
+    """A connected socket, ready for use.
+
+    Raises:
+        OSError: refused, unreachable, timed out, or connected to itself.
+    """
+    sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    try:
+        async with asyncio.timeout(timeout_s):
+            await loop.sock_connect(sock, address)
+        # The kernel joins a socket that dials a free local port to itself if it happens to get
+        # that very port as its own; the peer could then never bind it.
+        if sock.getsockname() == sock.getpeername():
+            raise ConnectionRefusedError("connected to itself")
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNSENT_TIMEOUT_MS)
+        keep_alive(sock)
+    except BaseException:
+        sock.close()
+        raise
+    return sock

@@ -1,0 +1,250 @@
+"""TCP connections that others dial: frames are cut out of them and handed up.
+
+It decides whom it still listens to. It must never allocate by a length that was not checked and not
+yet sent, never wait for a slow sender, and never try to find its place again in a stream whose
+header is wrong: such a connection is closed. CRC, cluster and sender are for the router to check.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import socket
+from collections.abc import Container
+from time import monotonic
+
+from paxmux.engine.frame import HEADER_BYTES, FrameError, parse_header
+from paxmux.engine.network import OnFrame
+from paxmux.plugins.network.counts import Counts
+from paxmux.plugins.network.endpoint import keep_alive
+
+FIRST_FRAME_S = 10.0
+"""A connection that has sent no whole frame so long after its start is closed."""
+FRAME_S = 60.0
+"""A frame that is not whole so long after its first byte ends its connection."""
+STRANGER_IDLE_S = 300.0
+"""A connection whose last frame came from no known peer may be silent for so long. Known peers may
+be silent for ever: keep-alive tells whether they are still there."""
+SWEEP_S = 1.0
+ACCEPT_PAUSE_S = 1.0
+"""Rest after the kernel could not give another descriptor; without it the loop would spin."""
+ACCEPTS_PER_TURN = 16
+READS_PER_TURN = 4
+READ_BYTES = 256 * 1024
+
+_EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+_log = logging.getLogger(__name__)
+
+
+class _Connection:
+    """One incoming connection and the part of a frame that has arrived on it."""
+
+    __slots__ = ("active_at", "frame_at", "frames", "known", "need", "partial", "peer", "sock", "start_at")
+
+    def __init__(self, sock: socket.socket, peer: object, now: float) -> None:
+        self.sock = sock
+        self.peer = peer
+        self.start_at = now
+        self.active_at = now
+        """When the last whole frame came."""
+        self.frame_at = now
+        """When the first byte of `partial` came."""
+        self.partial = bytearray()
+        self.need = 0
+        """Bytes of the frame in `partial`; 0 while its header is not whole."""
+        self.frames = 0
+        self.known = False
+        """Whether the last frame named a peer as its sender. Anybody can write that."""
+
+
+class Incoming:
+    """The listener, owned, and all connections that it accepted."""
+
+    def __init__(
+        self,
+        listener: socket.socket,
+        peers: Container[int],
+        peer_count: int,
+        counts: Counts,
+        max_frame_bytes: int,
+        on_frame: OnFrame,
+    ) -> None:
+        self._listener = listener
+        self._peers = peers
+        self._counts = counts
+        self._max_body_bytes = max_frame_bytes - HEADER_BYTES
+        self._on_frame = on_frame
+        self._buffer = memoryview(bytearray(READ_BYTES))
+        self._connections: set[_Connection] = set()
+        self.connections_max = 8 * peer_count + 32
+        self.partial_max_bytes = (peer_count + 2) * max_frame_bytes
+        """Bytes of unfinished frames, of all connections together."""
+        self.partial_bytes = 0
+        self._timer: asyncio.TimerHandle | None = None
+        self._pause: asyncio.TimerHandle | None = None
+
+    def __len__(self) -> int:
+        """Connections open now."""
+        return len(self._connections)
+
+    def start(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Accept from here on, until `close`."""
+        self._loop = loop
+        loop.add_reader(self._listener, self._accept)
+        self._timer = loop.call_later(SWEEP_S, self._sweep)
+
+    def close(self) -> None:
+        """Close the listener and every connection."""
+        for timer in (self._timer, self._pause):
+            if timer is not None:
+                timer.cancel()
+        self._loop.remove_reader(self._listener)
+        self._listener.close()
+        for connection in list(self._connections):
+            self._drop(connection)
+
+    def _accept(self) -> None:
+        for _ in range(ACCEPTS_PER_TURN):
+            try:
+                sock, peer = self._listener.accept()
+            except BlockingIOError:
+                return
+            except OSError as error:
+                self._counts.tcp_accept_failures += 1
+                if error.errno not in _EXHAUSTED:
+                    continue
+                _log.warning("cannot accept a connection: %s", error)
+                self._loop.remove_reader(self._listener)
+                self._pause = self._loop.call_later(
+                    ACCEPT_PAUSE_S, self._loop.add_reader, self._listener, self._accept
+                )
+                return
+            self._counts.tcp_accepts += 1
+            if len(self._connections) >= self.connections_max:
+                self._evict_idle()
+            sock.setblocking(False)
+            try:
+                keep_alive(sock)
+            except OSError:
+                self._counts.tcp_accept_failures += 1
+                sock.close()
+                continue
+            connection = _Connection(sock, peer, monotonic())
+            self._connections.add(connection)
+            self._loop.add_reader(sock, self._readable, connection)
+
+    def _readable(self, connection: _Connection) -> None:
+        buffer, receive = self._buffer, connection.sock.recv_into
+        for _ in range(READS_PER_TURN):
+            try:
+                length = receive(buffer)
+            except BlockingIOError:
+                return
+            except OSError as error:
+                _log.debug("connection from %s: %s", connection.peer, error)
+                length = 0
+            if length == 0:
+                self._drop(connection)
+                return
+            self._counts.tcp_bytes_in += length
+            try:
+                self._take(connection, buffer[:length])
+            except FrameError as error:
+                self._counts.tcp_bad_header += 1
+                _log.debug("connection from %s closed: %s", connection.peer, error)
+                self._drop(connection)
+                return
+            if length < READ_BYTES or connection not in self._connections:
+                return
+
+    def _take(self, connection: _Connection, data: memoryview) -> None:
+        """Hand up the frames that are whole; keep the part of one that is not.
+
+        Raises:
+            FrameError: a header is wrong.
+        """
+        at, end = 0, len(data)
+        if connection.partial:
+            at = self._complete(connection, data)
+        while end - at >= HEADER_BYTES:
+            header = parse_header(data[at : at + HEADER_BYTES], self._max_body_bytes)
+            stop = at + HEADER_BYTES + header.body_length
+            if stop > end:
+                connection.need = stop - at
+                break
+            self._deliver(connection, data[at:stop].tobytes(), header.sender)
+            at = stop
+        if at < end:
+            if not connection.partial:
+                connection.frame_at = monotonic()
+            connection.partial += data[at:]
+            self.partial_bytes += end - at
+            if self.partial_bytes > self.partial_max_bytes:
+                self._evict_largest()
+
+    def _complete(self, connection: _Connection, data: memoryview) -> int:
+        """Add to the partial frame what belongs to it; returns how much of `data` that was."""
+        partial = connection.partial
+        at = 0
+        if not connection.need:
+            at = min(HEADER_BYTES - len(partial), len(data))
+            partial += data[:at]
+            self.partial_bytes += at
+            if len(partial) < HEADER_BYTES:
+                return at
+            header = parse_header(partial, self._max_body_bytes)
+            connection.need = HEADER_BYTES + header.body_length
+        more = min(connection.need - len(partial), len(data) - at)
+        partial += data[at : at + more]
+        self.partial_bytes += more
+        if len(partial) == connection.need:
+            frame = bytes(partial)
+            self._forget_partial(connection)
+            self._deliver(connection, frame, parse_header(frame, self._max_body_bytes).sender)
+        elif self.partial_bytes > self.partial_max_bytes:
+            self._evict_largest()
+        return at + more
+
+    def _deliver(self, connection: _Connection, frame: bytes, sender: int) -> None:
+        connection.frames += 1
+        connection.active_at = monotonic()
+        connection.known = sender in self._peers
+        self._counts.tcp_frames_in += 1
+        self._on_frame(frame)
+
+    def _forget_partial(self, connection: _Connection) -> None:
+        self.partial_bytes -= len(connection.partial)
+        connection.partial = bytearray()
+        connection.need = 0
+
+    def _drop(self, connection: _Connection) -> None:
+        if connection in self._connections:
+            self._connections.remove(connection)
+            self._forget_partial(connection)
+            self._loop.remove_reader(connection.sock)
+            connection.sock.close()
+
+    def _evict_idle(self) -> None:
+        """Make place for a new connection: strangers first, the longest silent of them first."""
+        self._counts.tcp_evicted += 1
+        self._drop(min(self._connections, key=lambda one: (one.known, one.active_at)))
+
+    def _evict_largest(self) -> None:
+        """Make place for bytes: strangers first, the one with the largest unfinished frame first."""
+        self._counts.tcp_evicted += 1
+        self._drop(min(self._connections, key=lambda one: (one.known, -len(one.partial))))
+
+    def _sweep(self) -> None:
+        """Close who takes too long."""
+        self._timer = self._loop.call_later(SWEEP_S, self._sweep)
+        now = monotonic()
+        for one in list(self._connections):
+            mute = one.frames == 0 and now - one.start_at > FIRST_FRAME_S
+            if mute or (one.partial and now - one.frame_at > FRAME_S):
+                self._counts.tcp_slow += 1
+            elif not one.known and now - max(one.active_at, one.frame_at) > STRANGER_IDLE_S:
+                self._counts.tcp_idle += 1
+            else:
+                continue
+            self._drop(one)

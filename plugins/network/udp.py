@@ -1,0 +1,72 @@
+"""Datagrams: one frame each, received and sent on the node's port."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import socket
+
+from paxmux.engine.frame import HEADER_BYTES
+from paxmux.engine.network import OnFrame
+from paxmux.plugins.network.counts import Counts
+from paxmux.plugins.network.endpoint import SocketAddress
+
+READS_PER_TURN = 64
+"""Datagrams taken before others get their turn in the event loop."""
+_DATAGRAM_MAX_BYTES = 65_535
+_FULL = (errno.EAGAIN, errno.ENOBUFS)
+
+
+class UdpPort:
+    """The bound UDP socket, owned."""
+
+    def __init__(self, sock: socket.socket, counts: Counts, max_frame_bytes: int, on_frame: OnFrame) -> None:
+        self._socket = sock
+        self._counts = counts
+        self._max_frame_bytes = max_frame_bytes
+        self._on_frame = on_frame
+        self._buffer = memoryview(bytearray(_DATAGRAM_MAX_BYTES))
+        self.family = sock.family
+
+    def start(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Receive from here on."""
+        self._loop = loop
+        loop.add_reader(self._socket, self._readable)
+
+    def send(self, frame: bytes, address: SocketAddress) -> bool:
+        """One datagram; False, and counted, if the kernel does not take it."""
+        counts = self._counts
+        try:
+            self._socket.sendto(frame, address)
+        except OSError as error:
+            if error.errno in _FULL:
+                counts.udp_full += 1
+            else:
+                counts.udp_errors_out += 1
+            return False
+        counts.udp_frames_out += 1
+        counts.udp_bytes_out += len(frame)
+        return True
+
+    def close(self) -> None:
+        """Stop receiving and free the port."""
+        self._loop.remove_reader(self._socket)
+        self._socket.close()
+
+    def _readable(self) -> None:
+        counts, buffer, receive = self._counts, self._buffer, self._socket.recv_into
+        for _ in range(READS_PER_TURN):
+            try:
+                # Who sent it does not matter, a sender's address proves nothing: so no recvfrom.
+                length = receive(buffer)
+            except BlockingIOError:
+                return
+            except OSError:
+                counts.udp_errors_in += 1
+                continue
+            if not HEADER_BYTES <= length <= self._max_frame_bytes:
+                counts.udp_bad_length += 1
+                continue
+            counts.udp_frames_in += 1
+            counts.udp_bytes_in += length
+            self._on_frame(buffer[:length].tobytes())
