@@ -1,3 +1,105 @@
-"""paxmux: replicated state machines with Paxos, many groups on all cores."""
+"""paxmux: replicated state machines with Paxos, many groups on all cores.
+
+The public names, loaded when they are first used: a worker process must not pay for what only an
+embedding server needs.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from paxmux.engine.errors import (
+        ConfigError,
+        Conflict,
+        ExecuteFailed,
+        InvalidRequest,
+        NodeStopped,
+        Overloaded,
+        PaxmuxError,
+        ProposeError,
+        Refused,
+        Timeout,
+    )
+    from paxmux.engine.options import (
+        LayoutOptions,
+        LimitOptions,
+        MachineOptions,
+        NetworkOptions,
+        Options,
+        StorageOptions,
+        TimerOptions,
+        WorkerOptions,
+    )
+    from paxmux.engine.state_machine import StateMachine
+    from paxmux.shards.blocking import BlockingNode
+    from paxmux.shards.node import Node
+    from paxmux.shards.pending import Done
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "BlockingNode",
+    "ConfigError",
+    "Conflict",
+    "Done",
+    "ExecuteFailed",
+    "InvalidRequest",
+    "LayoutOptions",
+    "LimitOptions",
+    "MachineOptions",
+    "NetworkOptions",
+    "Node",
+    "NodeStopped",
+    "Options",
+    "Overloaded",
+    "PaxmuxError",
+    "ProposeError",
+    "Refused",
+    "StateMachine",
+    "StorageOptions",
+    "Timeout",
+    "TimerOptions",
+    "WorkerOptions",
+]
+
+_ERRORS = "paxmux.engine.errors"
+_OPTIONS = "paxmux.engine.options"
+_MODULES = {
+    "BlockingNode": "paxmux.shards.blocking",
+    "ConfigError": _ERRORS,
+    "Conflict": _ERRORS,
+    "Done": "paxmux.shards.pending",
+    "ExecuteFailed": _ERRORS,
+    "InvalidRequest": _ERRORS,
+    "LayoutOptions": _OPTIONS,
+    "LimitOptions": _OPTIONS,
+    "MachineOptions": _OPTIONS,
+    "NetworkOptions": _OPTIONS,
+    "Node": "paxmux.shards.node",
+    "NodeStopped": _ERRORS,
+    "Options": _OPTIONS,
+    "Overloaded": _ERRORS,
+    "PaxmuxError": _ERRORS,
+    "ProposeError": _ERRORS,
+    "Refused": _ERRORS,
+    "StateMachine": "paxmux.engine.state_machine",
+    "StorageOptions": _OPTIONS,
+    "Timeout": _ERRORS,
+    "TimerOptions": _OPTIONS,
+    "WorkerOptions": _OPTIONS,
+}
+
+
+def __getattr__(name: str) -> Any:
+    module = _MODULES.get(name)
+    if module is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(module), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

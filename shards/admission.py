@@ -29,8 +29,8 @@ class Admission:
         self._closed: list[str] = [f"worker {worker} is starting" for worker in range(workers)]
         self._full = [False] * workers
 
-    def enter(self, worker: int, size: int) -> None:
-        """Take a slot for a request of `size` bytes.
+    def enter(self, worker: int, size: int, count: int = 1) -> None:
+        """Take a slot for a request of `size` bytes, or `count` slots for as many together.
 
         Raises:
             NodeStopped: the node does not take requests.
@@ -47,7 +47,7 @@ class Admission:
             raise Overloaded(
                 f"worker {worker} does not keep up (its ring's backlog is full); nothing was proposed"
             )
-        if self.count >= self.max_count:
+        if self.count + count > self.max_count:
             self.refused["count"] += 1
             raise Overloaded(
                 f"{self.count} requests have no answer yet (limits.max_pending); nothing was proposed"
@@ -59,9 +59,9 @@ class Admission:
             raise Overloaded(
                 f"{self.bytes} bytes of requests wait (limits.max_pending_bytes); nothing was proposed"
             )
-        self.count += 1
+        self.count += count
         self.bytes = total
-        self.admitted += 1
+        self.admitted += count
 
     def leave(self, count: int, size: int) -> None:
         """Give back `count` slots of `size` bytes together."""

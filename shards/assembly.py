@@ -1,0 +1,228 @@
+"""Everything that a running node is made of, put together and taken apart in order.
+
+Decides the order: the data directory and its lock first, then the router, which finds out whether
+the cluster is founded, then the workers, and the door opens last. Taking apart goes the other way,
+is bounded in time with or without a quorum, and leaves no child, descriptor or socket behind, also
+when the start fails half-way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import secrets
+import sys
+import time
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+from paxmux.engine.address import node_text
+from paxmux.engine.errors import PaxmuxError
+from paxmux.engine.options import Options
+from paxmux.shards.admission import Admission
+from paxmux.shards.boot import Founding, RouterBoot, WorkerBoot
+from paxmux.shards.child import absolute
+from paxmux.shards.control import ControlServer
+from paxmux.shards.exchange import Exchange
+from paxmux.shards.identity import open_data_dir
+from paxmux.shards.inline_router import InlineRouter
+from paxmux.shards.lag import LagWatch
+from paxmux.shards.layout import Layout
+from paxmux.shards.pending import Pending
+from paxmux.shards.post import Post
+from paxmux.shards.router_child import RouterChild
+from paxmux.shards.router_host import RouterHost
+from paxmux.shards.status import group_rows, layout_picture, loop_picture, pending_picture
+from paxmux.shards.supervisor import Supervisor
+
+FOUNDING_LOG_S = 5.0
+STATUS_S = 1.0
+"""How long a status waits for workers and router."""
+
+log = logging.getLogger("paxmux")
+
+
+class Assembly:
+    """The parts of one node, from its start to its stop. Used in the node's event loop only."""
+
+    def __init__(self, options: Options, layout: Layout, admission: Admission) -> None:
+        """`options`: validated, with an absolute `data_dir`."""
+        loop = asyncio.get_running_loop()
+        self.admission = admission
+        self.pending = Pending(loop, admission)
+        self._loop = loop
+        self._options = options
+        self._layout = layout
+        self._own = options.own_member()
+        self._incarnation = secrets.randbits(64) or 1
+        self._founding: Founding | None = None
+        self._seat = 0
+        self._sys_path = absolute(sys.path)
+        self._router: RouterHost
+        self._supervisor: Supervisor
+        self._lag = LagWatch(loop, inline_router=options.router == "inline")
+        self.exchange = Exchange(loop, admission, self.pending, layout.workers, self._on_broken)
+        self.serving = False
+        """Between the end of the start and the begin of the end."""
+        self._stack = AsyncExitStack()
+        self._stack.callback(self.exchange.close)
+        self._drain_until_s = 0.0
+        self._started_s = loop.time()
+        self.waiting_for = "its data directory"
+        """What `start` waits for, in words for the operator."""
+
+    async def start(self) -> None:
+        """Come up; returns once every worker serves.
+
+        Raises:
+            PaxmuxError: with the reason; `stop` must be called all the same.
+            OSError: the port is taken.
+        """
+        options, stack = self._options, self._stack
+        store = open_data_dir(
+            Path(options.data_dir),
+            node_id=self._own.node_id,
+            groups=options.groups,
+            workers=self._layout.workers,
+            layout=self._layout.fingerprint(),
+            bootstrap=options.bootstrap,
+        )
+        stack.callback(store.close)
+        self._seat, self._founding = store.identity.seat, store.identity.founding
+        if options.router == "inline":
+            self._router = InlineRouter(options, store, self._incarnation, self._on_broken)
+        else:
+            self._router = RouterChild(
+                options.worker, self._router_boot, self._on_router_lost, self._on_router_back, self._on_broken
+            )
+        stack.push_async_callback(self._router.stop)
+        self._supervisor = Supervisor(self._loop, self._posts(), options.worker.hang_warn_ms)
+        stack.callback(self._end_requests)
+        stack.push_async_callback(self._stop_workers)
+        self.waiting_for = "its router"
+        await self._router.start()
+        self._founding = await self._wait_founded()
+        self.waiting_for = "its workers"
+        await self._supervisor.start()
+        control = ControlServer(Path(options.data_dir), {"status": self._on_status})
+        control.start()
+        stack.push_async_callback(control.stop)
+        self._lag.start()
+        stack.callback(self._lag.stop)
+        self.admission.open_node()
+        self.serving = True
+        log.info(
+            "node %s serves %d groups on %d workers",
+            node_text(self._own.node_id),
+            options.groups,
+            self._layout.workers,
+        )
+
+    async def stop(self, drain_s: float) -> None:
+        """Refuse new work, wait for open requests within `drain_s`, take everything apart."""
+        self.admission.close_node("the node is stopping, or stopped")
+        self._drain_until_s = self._loop.time() + drain_s
+        if not await self.pending.wait_idle(drain_s):
+            log.warning("%d requests have no answer after a drain of %.1f s", self.pending.waiting, drain_s)
+        self.serving = False
+        await self._stack.aclose()
+
+    async def status(self) -> dict[str, Any]:
+        """The whole picture; JSON-able."""
+        options, own = self._options, self._own
+        deadline_ns = time.monotonic_ns() + int(STATUS_S * 1e9)
+        (groups, silent), router = await asyncio.gather(
+            group_rows(self.exchange, self.admission, self._layout.workers, deadline_ns),
+            self._router.status(STATUS_S),
+        )
+        router = router or {}
+        client = self.exchange.status()
+        return {
+            "node": {
+                "node_id": own.node_id,
+                "address": own.address,
+                "seat": f"{self._seat:#018x}",
+                "incarnation": f"{self._incarnation:#018x}",
+                "cluster": f"{self._founding.cluster:#018x}" if self._founding is not None else None,
+                "data_dir": options.data_dir,
+                "pid": os.getpid(),
+                "uptime_s": round(self._loop.time() - self._started_s, 3),
+            },
+            "layout": layout_picture(self._layout),
+            "groups": groups,
+            "groups_unknown_of_workers": silent,
+            "workers": self._supervisor.status(),
+            "rings": {
+                "client": {str(worker): rings for worker, rings in enumerate(client)},
+                "network": router.pop("workers", None),
+            },
+            "peers": router.pop("peers", None),
+            "router": {**self._router.describe(), "answered": bool(router), **router},
+            "loop": loop_picture(self._lag),
+            "pending": pending_picture(self.admission, self.pending),
+        }
+
+    async def _on_status(self, _: dict[str, Any]) -> dict[str, Any]:
+        return await self.status()
+
+    async def _wait_founded(self) -> Founding:
+        self.waiting_for = "the founding of its cluster"
+        while True:
+            try:
+                return await asyncio.wait_for(self._router.founded(), FOUNDING_LOG_S)
+            except TimeoutError:
+                status = await self._router.status(STATUS_S)
+                words = status["founding"]["waiting_for"] if status is not None else "the router is silent"
+                self.waiting_for = f"the founding of its cluster: {words}"
+                log.warning("this node waits for %s", self.waiting_for)
+
+    def _posts(self) -> list[Post]:
+        return [
+            Post(self._loop, self._options, worker, self._worker_boot, self.exchange, self._router)
+            for worker in range(self._layout.workers)
+        ]
+
+    def _worker_boot(self, worker: int, generation: int) -> WorkerBoot:
+        if self._founding is None:
+            raise PaxmuxError("no worker can start before the cluster is founded")
+        return WorkerBoot(
+            options=self._options,
+            worker=worker,
+            generation=generation,
+            groups=list(self._layout.groups_of(worker)),
+            node_id=self._own.node_id,
+            seat=self._seat,
+            incarnation=self._incarnation,
+            founding=self._founding,
+            cpus=list(self._layout.cpus_of(worker)),
+            sys_path=self._sys_path,
+        )
+
+    def _router_boot(self) -> RouterBoot:
+        return RouterBoot(
+            options=self._options,
+            node_id=self._own.node_id,
+            seat=self._seat,
+            incarnation=self._incarnation,
+            workers=self._layout.workers,
+            founding=self._founding,
+            sys_path=self._sys_path,
+        )
+
+    def _on_broken(self, worker: int, generation: int, reason: str) -> None:
+        self._supervisor.replace(worker, generation, reason)
+
+    def _on_router_lost(self, reason: str) -> None:
+        self._supervisor.hold_all(reason)
+
+    def _on_router_back(self) -> None:
+        self._supervisor.resume_all()
+
+    async def _stop_workers(self) -> None:
+        await self._supervisor.stop(max(self._drain_until_s - self._loop.time(), 0.0))
+
+    def _end_requests(self) -> None:
+        self.pending.fail_all("the node stopped: it is not known whether this took effect")
+        self.pending.close()

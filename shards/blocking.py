@@ -1,0 +1,186 @@
+"""The blocking facade: a node for servers without asyncio.
+
+Runs the event loop of one `Node` in a thread of its own. Every method may be called from any thread
+and blocks the caller alone. Decides nothing itself: what each call means is said at `Node`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import logging
+import threading
+from collections.abc import Coroutine, Sequence
+from concurrent.futures import CancelledError
+from types import TracebackType
+from typing import Any, TypeVar
+
+from paxmux.engine.errors import NodeStopped, PaxmuxError
+from paxmux.engine.options import Options
+from paxmux.shards.node import Node
+from paxmux.shards.pending import Done
+
+Result = TypeVar("Result")
+
+log = logging.getLogger("paxmux")
+
+
+class BlockingNode:
+    """`Node` without `await`: the same methods, thread-safe, and a context manager.
+
+    A program that ends without `stop` stops it at exit, without waiting for open requests.
+    """
+
+    def __init__(self, options: Options) -> None:
+        """See `Node`."""
+        self._node = Node(options)
+        self._lock = threading.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        """The loop, while it takes calls; guarded by the lock."""
+        self._thread: threading.Thread | None = None
+
+    def __enter__(self) -> BlockingNode:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def start(self, timeout_s: float | None = None) -> None:
+        """Start the node; returns once it serves. See `Node.start`."""
+        with self._lock:
+            if self._thread is not None:
+                raise RuntimeError("a BlockingNode starts once; make a new one")
+            loop = _new_loop()
+            self._thread = threading.Thread(target=self._run, args=(loop,), name="paxmux-node", daemon=True)
+            self._loop = loop
+            self._thread.start()
+        atexit.register(self._stop_at_exit)
+        try:
+            self._wait(self._node.start(timeout_s))
+        except BaseException:
+            # Also when the user interrupts: no child may be left behind.
+            self.stop(0)
+            raise
+
+    def stop(self, drain_s: float = 5.0) -> None:
+        """Stop the node; returns once nothing of it is left. See `Node.stop`.
+
+        Callers that are blocked in other threads get `NodeStopped` if what they asked for was not
+        proposed, or `Timeout` if that is not known.
+        """
+        with self._lock:
+            loop, thread = self._loop, self._thread
+        if loop is None or thread is None:
+            return
+        try:
+            self._wait(self._node.stop(drain_s))
+        except KeyboardInterrupt:
+            # Stopping is bounded, and half a stop would leave children: finish, then obey.
+            self._wait(self._node.stop(0))
+            raise
+        finally:
+            with self._lock:
+                if self._loop is not None:
+                    self._loop = None
+                    loop.call_soon_threadsafe(loop.stop)
+            thread.join()
+            atexit.unregister(self._stop_at_exit)
+
+    def propose(
+        self,
+        group: int,
+        value: bytes,
+        smid: int = 0,
+        context: bytes | None = None,
+        timeout_s: float | None = 5.0,
+    ) -> Done:
+        """See `Node.propose`."""
+        return self._wait(self._node.propose(group, value, smid, context, timeout_s))
+
+    def propose_many(
+        self,
+        group: int,
+        values: Sequence[bytes],
+        smid: int = 0,
+        contexts: Sequence[bytes | None] | None = None,
+        timeout_s: float | None = 5.0,
+    ) -> list[Done | PaxmuxError]:
+        """See `Node.propose_many`."""
+        return self._wait(self._node.propose_many(group, values, smid, contexts, timeout_s))
+
+    def query(
+        self,
+        group: int,
+        request: bytes,
+        smid: int = 1,
+        consistency: str = "local",
+        timeout_s: float | None = 5.0,
+    ) -> bytes:
+        """See `Node.query`."""
+        return self._wait(self._node.query(group, request, smid, consistency, timeout_s))
+
+    def now_instance_id(self, group: int, timeout_s: float | None = 5.0) -> int:
+        """See `Node.now_instance_id`."""
+        return self._wait(self._node.now_instance_id(group, timeout_s))
+
+    def instance_value(
+        self, group: int, instance_id: int, timeout_s: float | None = 5.0
+    ) -> list[tuple[bytes, int]]:
+        """See `Node.instance_value`."""
+        return self._wait(self._node.instance_value(group, instance_id, timeout_s))
+
+    def my_node_id(self) -> int:
+        """See `Node.my_node_id`."""
+        return self._node.my_node_id()
+
+    def status(self) -> dict[str, Any]:
+        """See `Node.status`."""
+        return self._wait(self._node.status())
+
+    def _wait(self, call: Coroutine[Any, Any, Result]) -> Result:
+        with self._lock:
+            if self._loop is None:
+                call.close()
+                raise NodeStopped("the node is not started, or stopped")
+            future = asyncio.run_coroutine_threadsafe(call, self._loop)
+        try:
+            return future.result()
+        except CancelledError:
+            raise NodeStopped("the node stopped") from None
+        except BaseException:
+            # An interrupted caller waits no more; a proposal that has left goes on.
+            future.cancel()
+            raise
+
+    def _run(self, loop: asyncio.AbstractEventLoop) -> None:
+        asyncio.set_event_loop(loop)
+        try:
+            loop.run_forever()
+            # Calls that came in with the last turns end by themselves: the node refuses them.
+            tasks = asyncio.all_tasks(loop)
+            if tasks:
+                loop.run_until_complete(asyncio.wait(tasks, timeout=1))
+            for task in asyncio.all_tasks(loop):
+                task.cancel()
+                loop.run_until_complete(asyncio.wait([task]))
+            loop.run_until_complete(loop.shutdown_asyncgens())
+            loop.run_until_complete(loop.shutdown_default_executor())
+        finally:
+            asyncio.set_event_loop(None)
+            loop.close()
+
+    def _stop_at_exit(self) -> None:
+        log.warning("the program ends without having stopped its node; stopping it now")
+        self.stop(0)
+
+
+def _new_loop() -> asyncio.AbstractEventLoop:
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.new_event_loop()
+    loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
+    return loop

@@ -1,0 +1,174 @@
+"""The node's side of all client rings: requests out, replies in, once per turn of the event loop.
+
+Decides when rings are written and read. What callers ask for within one turn leaves together in
+the next one; the doorbell of this process wakes the loop for replies. A link whose memory makes no
+sense is reported and not touched again; what waits there is the supervisor's to end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from paxmux.engine.errors import Code
+from paxmux.shards.admission import Admission
+from paxmux.shards.doorbell import Doorbell
+from paxmux.shards.link import Link, LinkBroken
+from paxmux.shards.pending import Pending
+from paxmux.shards.requests import Reply
+
+OnBroken = Callable[[int, int, str], None]
+"""(worker, generation, reason): called once for each link that broke."""
+
+
+class Exchange:
+    """All links of one node. Used in the node's event loop only."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        admission: Admission,
+        pending: Pending,
+        workers: int,
+        on_broken: OnBroken,
+    ) -> None:
+        self._loop = loop
+        self._admission = admission
+        self._pending = pending
+        self._links: list[Link | None] = [None] * workers
+        self._on_broken = on_broken
+        self._flush_due = False
+        self._drain_due = False
+        self.bell = Doorbell.create()
+        """This process's doorbell: workers ring it when the node sleeps."""
+        loop.add_reader(self.bell.fileno(), self._on_bell)
+
+    def propose(
+        self,
+        worker: int,
+        group: int,
+        deadline_ns: int,
+        smid: int,
+        value: bytes,
+        context: bytes | None,
+        size: int,
+    ) -> asyncio.Future[Reply]:
+        """Note an admitted proposal; it leaves with the next turn.
+
+        Returns:
+            The future of its reply; see `Pending.add`.
+        """
+        seq, future = self._pending.add(worker, size, deadline_ns)
+        link = self._links[worker]
+        assert link is not None, "an admitted request has a link"
+        link.propose((seq, group, deadline_ns, smid, value, context), size)
+        if not self._flush_due:
+            self._flush_due = True
+            self._loop.call_soon(self._flush)
+        return future
+
+    def call(
+        self, worker: int, kind: int, group: int, argument: int, payload: bytes, deadline_ns: int
+    ) -> asyncio.Future[Reply]:
+        """Note an admitted request that is no proposal, of `len(payload)` bytes; else as `propose`."""
+        size = len(payload)
+        seq, future = self._pending.add(worker, size, deadline_ns)
+        link = self._links[worker]
+        assert link is not None, "an admitted request has a link"
+        link.call((seq, kind, group, argument, payload), size)
+        if not self._flush_due:
+            self._flush_due = True
+            self._loop.call_soon(self._flush)
+        return future
+
+    def attach(self, link: Link) -> None:
+        """The worker serves: open its door."""
+        assert self._links[link.worker] is None
+        self._links[link.worker] = link
+        self._admission.open_worker(link.worker)
+        self._drain_soon()
+
+    def detach(self, worker: int, reason: str) -> int:
+        """The worker is dead: take its last replies, end all that it still owes, close its link.
+
+        Returns:
+            How many requests end with an unknown outcome.
+        """
+        self._admission.close_worker(worker, reason)
+        link = self._links[worker]
+        if link is None:
+            return 0
+        self._links[worker] = None
+        try:
+            while not link.broken and not link.prepare_sleep():
+                self._pending.resolve(link.receive())
+        except LinkBroken as error:
+            reason = f"{reason}; {error}"
+        self._pending.fail(link.unsent(), Code.OVERLOADED, f"{reason}; nothing was proposed")
+        link.close()
+        return self._pending.fail_worker(worker, f"{reason}: it is not known whether this took effect")
+
+    def refuse(self, worker: int, reason: str) -> None:
+        """The worker stays closed; `reason` is what refused callers read from now on."""
+        self._admission.close_worker(worker, reason)
+
+    def status(self) -> list[dict[str, dict[str, float | int]] | None]:
+        """Fill and counters of each worker's client rings; None for a worker that is down."""
+        return [link.status() if link is not None else None for link in self._links]
+
+    def close(self) -> None:
+        """Forget the doorbell. All links must be detached."""
+        assert not any(self._links), "a link outlives its worker"
+        self._loop.remove_reader(self.bell.fileno())
+        self.bell.close()
+
+    def _flush(self) -> None:
+        self._flush_due = False
+        for link in self._links:
+            if link is not None and not link.broken:
+                self._flush_link(link)
+
+    def _flush_link(self, link: Link) -> None:
+        try:
+            self._admission.set_ring_full(link.worker, not link.flush())
+        except LinkBroken as error:
+            self._break(link, error)
+
+    def _on_bell(self) -> None:
+        for link in self._links:
+            if link is not None:
+                link.wake()
+        self.bell.clear()
+        self._drain()
+
+    def _drain_soon(self) -> None:
+        if not self._drain_due:
+            self._drain_due = True
+            self._loop.call_soon(self._drain)
+
+    def _drain(self) -> None:
+        """Read what is there, move backlogs, and go back to sleep or come again next turn."""
+        self._drain_due = False
+        asleep = True
+        for link in self._links:
+            if link is None or link.broken:
+                continue
+            try:
+                replies = link.receive()
+                if replies:
+                    self._pending.resolve(replies)
+                if not link.prepare_sleep():
+                    asleep = False
+            except LinkBroken as error:
+                self._break(link, error)
+                continue
+            if link.backlogged:
+                self._flush_link(link)
+        if not asleep:
+            self._drain_soon()
+
+    def _break(self, link: Link, error: LinkBroken) -> None:
+        # The link stays attached, since its requests are still to be ended, but is not used again.
+        link.broken = True
+        self._admission.close_worker(link.worker, str(error))
+        self._on_broken(link.worker, link.generation, str(error))

@@ -1,0 +1,340 @@
+"""The node: what a server embeds.
+
+Decides what a caller may ask and what it gets. Every call is checked before anything is noted, so
+that a refusal is known to have had no effect; then it travels through shards/exchange.py to the worker
+that hosts its group, and the outcome comes back the same way. How a node comes up and goes down is in
+shards/assembly.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Sequence
+from time import monotonic_ns
+from types import TracebackType
+from typing import Any
+
+import msgspec
+
+from paxmux.engine.errors import (
+    GroupWrong,
+    InvalidRequest,
+    NodeStopped,
+    PaxmuxError,
+    ValueTooLarge,
+    error_for,
+)
+from paxmux.engine.options import Options
+from paxmux.engine.state_machine import MAX_SMID, MIN_SMID
+from paxmux.shards.admission import Admission
+from paxmux.shards.assembly import Assembly
+from paxmux.shards.exchange import Exchange
+from paxmux.shards.layout import Layout
+from paxmux.shards.pending import NEVER_NS, Done
+from paxmux.shards.requests import CallKind, Reply
+
+_FOREVER_S = 1e9
+"""A longer timeout is none at all."""
+_MAX_INSTANCE = 2**64 - 1
+_CONSISTENCIES = ("local",)
+
+_decode_values = msgspec.msgpack.Decoder(list[tuple[bytes, int]]).decode
+
+
+class Node:
+    """One member of a cluster, embedded in an asyncio program.
+
+    All methods are for the event loop that `start` was called in. It starts once:
+
+        async with Node(options) as node:
+            done = await node.propose(group, value, smid=1)
+    """
+
+    def __init__(self, options: Options) -> None:
+        """Check the options; nothing is opened or started yet.
+
+        Raises:
+            ConfigError: names the key and what was expected.
+        """
+        options.validate()
+        # The program may change its directory later; a worker that is restarted then must find it.
+        self._options = msgspec.structs.replace(options, data_dir=os.path.abspath(options.data_dir))
+        self._layout = Layout.build(options.layout, options.groups)
+        self._node_id = options.own_member().node_id
+        self._max_value_bytes = options.limits.max_value_bytes
+        self._worker_of = [self._layout.worker_of(group) for group in range(options.groups)]
+        self._admission = Admission(options.limits, self._layout.workers)
+        self._assembly: Assembly | None = None
+        self._exchange: Exchange
+        self._starting: asyncio.Task[None] | None = None
+        self._stopping: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Node:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.stop()
+
+    async def start(self, timeout_s: float | None = None) -> None:
+        """Come up; returns once the cluster is founded and every worker serves.
+
+        Other members may be down: only the very first start waits for all of them.
+
+        Args:
+            timeout_s: give up after so long; None waits for ever and says in the log for what.
+
+        Raises:
+            DataDirError: the data directory is missing, in use, or another node's.
+            StorageFailed: the disk refused a write, or a worker could not open its log.
+            PaxmuxError: a worker or the router cannot boot, or the time is up; with the reason.
+            OSError: the port is taken.
+        """
+        if self._assembly is not None:
+            raise RuntimeError("a Node starts once; make a new one")
+        assembly = self._assembly = Assembly(self._options, self._layout, self._admission)
+        self._exchange = assembly.exchange
+        starting = self._starting = asyncio.create_task(assembly.start())
+        try:
+            await asyncio.wait([starting], timeout=timeout_s)
+            if not starting.done():
+                raise PaxmuxError(
+                    f"the node did not start within {timeout_s} s: it waits for {assembly.waiting_for}"
+                )
+            if starting.cancelled():
+                raise NodeStopped("the node was stopped before it had started")
+            starting.result()
+        except BaseException:
+            await self.stop(0)
+            raise
+
+    async def stop(self, drain_s: float = 5.0) -> None:
+        """Go down gracefully; returns once no child, descriptor or socket is left. Safe to call twice.
+
+        New requests get `NodeStopped`. Open ones are waited for within `drain_s`; what has no outcome
+        then ends with `Timeout` (404), since nobody can know it. Bounded in time, also without a
+        quorum: workers have some seconds beyond the drain, then they are killed.
+
+        Args:
+            drain_s: how long open requests are waited for.
+        """
+        if self._assembly is None:
+            return
+        if self._stopping is None:
+            self._stopping = asyncio.create_task(self._stop(self._assembly, drain_s))
+        # A caller that gives up waiting does not leave half a node behind.
+        await asyncio.shield(self._stopping)
+
+    async def _stop(self, assembly: Assembly, drain_s: float) -> None:
+        starting = self._starting
+        if starting is not None and not starting.done():
+            starting.cancel()
+            await asyncio.wait([starting])
+        await assembly.stop(drain_s)
+
+    async def propose(
+        self,
+        group: int,
+        value: bytes,
+        smid: int = 0,
+        context: bytes | None = None,
+        timeout_s: float | None = 5.0,
+    ) -> Done:
+        """Have a value decided by its group, executed by its state machine, and get the result.
+
+        Cancelling the call cancels only the waiting: the proposal goes on.
+
+        Args:
+            group: 0 .. groups-1.
+            value: at most `limits.max_value_bytes`.
+            smid: the state machine that executes it; 0 for none.
+            context: passed to `execute` on this node alone.
+            timeout_s: None waits until there is an outcome, or the node stops.
+
+        Raises:
+            InvalidRequest: the call is wrong (GroupWrong, ValueTooLarge, UnknownStateMachine).
+            NodeStopped, Overloaded: nothing was proposed.
+            Timeout: unknown outcome (404): it may be executed or not, now or later.
+            Conflict, Refused, ExecuteFailed, ResultTooLarge, NotAMember, Follower: as they say.
+        """
+        size = self._check_value(group, value, smid, context)
+        deadline_ns = _deadline_ns(timeout_s)
+        worker = self._worker_of[group]
+        self._admission.enter(worker, size)
+        reply = await self._exchange.propose(worker, group, deadline_ns, smid, value, context, size)
+        if reply[1]:
+            raise _error(reply)
+        return Done(reply[2], reply[4], reply[3])
+
+    async def propose_many(
+        self,
+        group: int,
+        values: Sequence[bytes],
+        smid: int = 0,
+        contexts: Sequence[bytes | None] | None = None,
+        timeout_s: float | None = 5.0,
+    ) -> list[Done | PaxmuxError]:
+        """Propose several values of one group in this order; all are admitted, or none is.
+
+        Args:
+            group, smid, timeout_s: as in `propose`, for all of them.
+            values: in the order in which they are to be decided.
+            contexts: one for each value.
+
+        Returns:
+            For each value its outcome: what `propose` would have returned or raised.
+
+        Raises:
+            InvalidRequest: a value or the call is wrong; nothing was proposed.
+            NodeStopped, Overloaded: nothing was proposed.
+        """
+        each = [None] * len(values) if contexts is None else list(contexts)
+        if len(each) != len(values):
+            raise InvalidRequest(f"expected a context for each of {len(values)} values, got {len(each)}")
+        if len(values) > self._admission.max_count:
+            raise InvalidRequest(
+                f"expected at most {self._admission.max_count} values (limits.max_pending), got {len(values)}"
+            )
+        sizes = [
+            self._check_value(group, value, smid, context)
+            for value, context in zip(values, each, strict=True)
+        ]
+        deadline_ns = _deadline_ns(timeout_s)
+        if not sizes:
+            return []
+        worker = self._worker_of[group]
+        self._admission.enter(worker, sum(sizes), len(sizes))
+        exchange = self._exchange
+        futures = [
+            exchange.propose(worker, group, deadline_ns, smid, value, context, size)
+            for value, context, size in zip(values, each, sizes, strict=True)
+        ]
+        replies = [await future for future in futures]
+        return [_error(reply) if reply[1] else Done(reply[2], reply[4], reply[3]) for reply in replies]
+
+    async def query(
+        self,
+        group: int,
+        request: bytes,
+        smid: int = 1,
+        consistency: str = "local",
+        timeout_s: float | None = 5.0,
+    ) -> bytes:
+        """Ask a state machine on this node.
+
+        Args:
+            group, timeout_s: as in `propose`.
+            request: what the machine's `query` gets, at most `limits.max_value_bytes`.
+            smid: the state machine.
+            consistency: `local` reads what this node has executed, which may lag behind the cluster.
+
+        Raises:
+            InvalidRequest: the call is wrong, or this consistency is not offered.
+            QueryFailed: the machine's `query` raised.
+            NodeStopped, Overloaded: it was not asked.
+            Timeout: no answer in time.
+        """
+        if consistency not in _CONSISTENCIES:
+            raise InvalidRequest(
+                f'expected the consistency "local", the only one offered, got {consistency!r}'
+            )
+        self._check_value(group, request, smid, None)
+        if smid < MIN_SMID:
+            raise InvalidRequest(f"expected a state machine id of {MIN_SMID} .. {MAX_SMID}, got {smid}")
+        reply = await self._call(CallKind.QUERY, group, smid, request, timeout_s)
+        return reply[4] or b""
+
+    async def now_instance_id(self, group: int, timeout_s: float | None = 5.0) -> int:
+        """The first instance of a group that is not known here to be decided: the count of those that are.
+
+        Raises:
+            GroupWrong, NodeStopped, Overloaded, Timeout: as in `query`.
+        """
+        self._check_group(group)
+        reply = await self._call(CallKind.NOW_INSTANCE, group, 0, b"", timeout_s)
+        return reply[2]
+
+    async def instance_value(
+        self, group: int, instance_id: int, timeout_s: float | None = 5.0
+    ) -> list[tuple[bytes, int]]:
+        """What an instance decided: (value, state machine id) of each value, in order of execution.
+
+        Raises:
+            InstanceNotChosen: it is not known here to be decided yet.
+            InstanceNotExist: it is no longer in the log.
+            GroupWrong, NodeStopped, Overloaded, Timeout: as in `query`.
+        """
+        self._check_group(group)
+        if type(instance_id) is not int or not 0 <= instance_id <= _MAX_INSTANCE:
+            raise InvalidRequest(f"expected an instance id of 0 .. 2^64-1, got {instance_id!r}")
+        reply = await self._call(CallKind.INSTANCE_VALUE, group, instance_id, b"", timeout_s)
+        return _decode_values(reply[4] or b"\x90")
+
+    def my_node_id(self) -> int:
+        """This node's 64-bit id."""
+        return self._node_id
+
+    async def status(self) -> dict[str, Any]:
+        """Groups, layout, workers, rings, peers, loop lag and pending requests, as JSON can say it.
+
+        A worker or router that does not answer within a second is named, not waited for.
+
+        Raises:
+            NodeStopped: the node does not run.
+        """
+        if self._assembly is None or not self._assembly.serving:
+            raise NodeStopped("the node is not started, or stopped")
+        return await self._assembly.status()
+
+    async def _call(
+        self, kind: CallKind, group: int, argument: int, payload: bytes, timeout_s: float | None
+    ) -> Reply:
+        deadline_ns = _deadline_ns(timeout_s)
+        worker = self._worker_of[group]
+        self._admission.enter(worker, len(payload))
+        reply = await self._exchange.call(worker, kind, group, argument, payload, deadline_ns)
+        if reply[1]:
+            raise _error(reply)
+        return reply
+
+    def _check_group(self, group: int) -> None:
+        if type(group) is not int or not 0 <= group < len(self._worker_of):
+            raise GroupWrong(f"expected a group of 0 .. {len(self._worker_of) - 1}, got {group!r}")
+
+    def _check_value(self, group: int, value: bytes, smid: int, context: bytes | None) -> int:
+        """Check what a caller passed; returns its size in bytes."""
+        if type(group) is not int or not 0 <= group < len(self._worker_of):
+            self._check_group(group)
+        if not isinstance(value, bytes):
+            raise InvalidRequest(f"expected bytes, got {type(value).__name__}")
+        if type(smid) is not int or not 0 <= smid <= MAX_SMID:
+            raise InvalidRequest(f"expected a state machine id of 0 .. {MAX_SMID}, got {smid!r}")
+        size = len(value)
+        if size > self._max_value_bytes:
+            raise ValueTooLarge(f"{size} bytes, at most {self._max_value_bytes} (limits.max_value_bytes)")
+        if context is None:
+            return size
+        if not isinstance(context, bytes):
+            raise InvalidRequest(f"expected bytes or None as context, got {type(context).__name__}")
+        if len(context) > self._max_value_bytes:
+            raise ValueTooLarge(
+                f"{len(context)} bytes of context, at most {self._max_value_bytes} (limits.max_value_bytes)"
+            )
+        return size + len(context)
+
+
+def _deadline_ns(timeout_s: float | None) -> int:
+    if timeout_s is None:
+        return NEVER_NS
+    if not timeout_s > 0:
+        raise InvalidRequest(f"expected a timeout above 0 s, or None to wait for ever, got {timeout_s!r}")
+    if timeout_s > _FOREVER_S:
+        return NEVER_NS
+    return monotonic_ns() + int(timeout_s * 1e9)
+
+
+def _error(reply: Reply) -> PaxmuxError:
+    return error_for(reply[1], (reply[4] or b"").decode("utf-8", "replace"))

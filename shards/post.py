@@ -1,0 +1,263 @@
+"""A worker's post: the process that holds it now, and who follows when it dies.
+
+Decides when a worker is started, what it inherits, and what its death means. Each life has fresh
+rings, a fresh doorbell and the next generation; a successor starts only after its predecessor was
+reaped. When a worker dies, everything in flight there ends with an unknown outcome (404) and is never
+submitted again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import time
+from collections.abc import Callable
+from typing import Literal
+
+from paxmux.engine.errors import ExitCode, PaxmuxError, StorageFailed
+from paxmux.engine.options import Options
+from paxmux.shards.boot import Failed, FromChild, Ready, WorkerBoot
+from paxmux.shards.child import spawn_child
+from paxmux.shards.counters import WORKER, Block, Phase
+from paxmux.shards.doorbell import Doorbell
+from paxmux.shards.exchange import Exchange
+from paxmux.shards.link import Link
+from paxmux.shards.restarts import RestartPolicy
+from paxmux.shards.ring import create_ring
+from paxmux.shards.router_host import RouterHost
+from paxmux.shards.watched_child import WatchedChild, exit_text
+
+State = Literal["held", "starting", "serving", "waiting", "down", "stopped"]
+"""`held`: must not run now. `waiting`: for the back-off. `down`: given up. `stopped`: for good."""
+
+STOP_GRACE_S = 3.0
+"""A worker that was told to stop syncs and closes its log within this time after its drain."""
+REPLACE_GRACE_S = 1.0
+
+WORKER_MODULE = "paxmux.shards.worker"
+
+log = logging.getLogger("paxmux")
+
+
+class Post:
+    """One worker index. Used in the node's event loop only."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        options: Options,
+        worker: int,
+        make_boot: Callable[[int, int], WorkerBoot],
+        exchange: Exchange,
+        router: RouterHost,
+    ) -> None:
+        """`make_boot` takes (worker, generation)."""
+        self.worker = worker
+        self.name = f"worker {worker}"
+        self.state: State = "held"
+        self.generation = 0
+        self.reason = ""
+        """Why the worker is down, held or waiting."""
+        self.last_exit = ""
+        self.policy = RestartPolicy(options.worker)
+        self.settled: asyncio.Future[PaxmuxError | None] = loop.create_future()
+        """None once the worker has served for the first time, or why it never will; cancelled by `stop`."""
+        self._loop = loop
+        self._limits = options.limits
+        self._make_boot = make_boot
+        self._exchange = exchange
+        self._router = router
+        self._child: WatchedChild | None = None
+        self._link: Link | None = None
+        self._bell: Doorbell | None = None
+        self._block: Block | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._failed: Failed | None = None
+        self._replacing: asyncio.Task[None] | None = None
+        self._hung_since_ns = 0
+
+    @property
+    def pid(self) -> int | None:
+        """The process that holds the post; None if none does."""
+        return self._child.pid if self._child is not None else None
+
+    def start(self) -> None:
+        """Let a worker run from now on."""
+        if self.state != "held":
+            return
+        if self._child is None:
+            self._begin()
+        else:
+            self.state = "waiting"
+
+    def hold(self, reason: str) -> None:
+        """Let no worker run until `start`; one that runs is replaced, which is no death of its own."""
+        if self.state in ("down", "stopped"):
+            return
+        self._cancel_timer()
+        self.state, self.reason = "held", reason
+        self._exchange.refuse(self.worker, f"{self.name} is held: {reason}")
+        if self._child is not None and not self._replacing:
+            self._replacing = self._loop.create_task(self._child.end(0, REPLACE_GRACE_S))
+
+    def replace(self, generation: int, reason: str) -> None:
+        """This life of the worker cannot be talked to any more: kill it; its death is handled as any
+        other."""
+        if self._child is not None and generation == self.generation:
+            log.error("%s is killed: %s", self.name, reason)
+            self._child.kill()
+
+    async def stop(self, drain_s: float) -> None:
+        """Stop the worker and have no successor; returns once the process is gone."""
+        self._cancel_timer()
+        self.state = "stopped"
+        if self._child is not None:
+            await self._child.end(drain_s, STOP_GRACE_S)
+        if self._replacing is not None:
+            await asyncio.wait([self._replacing])
+        if not self.settled.done():
+            self.settled.cancel()
+
+    def counters(self) -> dict[str, int] | None:
+        """The worker's counters now; None if none runs."""
+        return self._block.snapshot() if self._block is not None else None
+
+    def heartbeat_age_s(self, now_ns: int) -> float | None:
+        """Seconds since the worker's loop last turned, or since it was started; None if none runs."""
+        if self._block is None or self._child is None:
+            return None
+        beat_ns = self._block.slots[self._block.index["heartbeat_ns"]]
+        return max(now_ns - max(beat_ns, self._child.started_ns), 0) / 1e9
+
+    def phase(self) -> str:
+        """What the worker's loop is doing."""
+        if self._block is None:
+            return "none"
+        number = self._block.slots[self._block.index["phase"]]
+        try:
+            return Phase(number).name.lower()
+        except ValueError:
+            return f"unknown phase {number}"
+
+    def check_heartbeat(self, now_ns: int, warn_s: float) -> None:
+        """Warn once when the worker's loop stands still, and say when it goes on."""
+        age_s = self.heartbeat_age_s(now_ns)
+        if age_s is None or age_s <= warn_s:
+            if self._hung_since_ns and age_s is not None:
+                stood_s = (now_ns - self._hung_since_ns) / 1e9
+                log.warning("%s goes on after it had stood still for about %.1f s", self.name, stood_s)
+            self._hung_since_ns = 0
+        elif not self._hung_since_ns:
+            self._hung_since_ns = now_ns - int(age_s * 1e9)
+            words = "%s (process %d) has not turned for %.1f s, in phase %s"
+            log.warning(words, self.name, self.pid, age_s, self.phase())
+
+    # A life
+
+    def _begin(self) -> None:
+        self.generation += 1
+        self.state, self._failed = "starting", None
+        try:
+            self._spawn()
+        except (OSError, PaxmuxError) as error:
+            self._discard()
+            if self._child is None:
+                self._after_death(f"it cannot be started: {error}", None)
+            else:
+                self._failed = Failed(reason=f"{self.name}: {error}", kind="cannot_boot")
+                self._child.kill()
+
+    def _spawn(self) -> None:
+        with contextlib.ExitStack() as stack:
+
+            def own(fd: int) -> int:
+                stack.callback(os.close, fd)
+                return fd
+
+            counters = own(Block.create(WORKER))
+            size, generation = self._limits.ring_bytes, self.generation
+            client_in, client_out, net_in, net_out = (
+                own(create_ring(size, generation=generation)) for _ in range(4)
+            )
+            self._block = Block(counters, WORKER)
+            bell = self._bell = Doorbell.create()
+            self._link = Link(self.worker, client_in, client_out, bell, self._limits)
+            boot = self._make_boot(self.worker, generation)
+            self._child = WatchedChild(
+                self._loop, spawn_child(WORKER_MODULE), self.name, self._on_message, self._on_exit
+            )
+            self._router.attach_worker(self.worker, generation, boot.groups, net_out, net_in, bell)
+            bells = (bell.fileno(), self._exchange.bell.fileno(), self._router.bell.fileno())
+            self._child.send(boot, [counters, client_in, client_out, net_in, net_out, *bells])
+        log.info("%s: process %d, generation %d", self.name, self._child.pid, generation)
+
+    def _on_message(self, message: FromChild) -> None:
+        match message:
+            case Ready() if self.state == "starting" and self._link is not None:
+                self._exchange.attach(self._link)
+                self._link = None  # the exchange closes it
+                self.state = "serving"
+                if not self.settled.done():
+                    self.settled.set_result(None)
+            case Failed():
+                self._failed = message
+            case _:
+                log.debug("%s said %s while %s", self.name, type(message).__name__, self.state)
+
+    def _on_exit(self, code: int) -> None:
+        self._child = None
+        self.last_exit = exit_text(code)
+        why = f"{self._failed.reason} ({self.last_exit})" if self._failed is not None else self.last_exit
+        lost = self._exchange.detach(self.worker, f"{self.name} died: {why}")
+        self._router.detach_worker(self.worker)
+        self._discard()
+        if self.state == "stopped":
+            level = logging.INFO if code == ExitCode.OK else logging.WARNING
+            log.log(level, "%s stopped: %s", self.name, why)
+        elif self._replacing is not None:
+            self._replacing = None
+            log.warning("%s was ended (%s): %s; %d outcomes unknown", self.name, why, self.reason, lost)
+            if self.state == "waiting":
+                self._begin()
+        else:
+            loud = logging.CRITICAL if code == ExitCode.STORAGE_FAILED else logging.ERROR
+            log.log(loud, "%s died: %s; %d outcomes unknown", self.name, why, lost)
+            self._after_death(why, code)
+
+    def _after_death(self, why: str, code: int | None) -> None:
+        delay_s = self.policy.died(time.monotonic())
+        never_served = not self.settled.done()
+        if never_served and code in (ExitCode.CANNOT_BOOT, None):
+            delay_s = None
+        if delay_s is None:
+            self.state = "down"
+            self.reason = f"{self.name} stays down until the node is started again: {why}"
+            log.critical("%s", self.reason)
+            if never_served:
+                storage = self._failed is not None and self._failed.kind == "storage"
+                self.settled.set_result(StorageFailed(why) if storage else PaxmuxError(why))
+        else:
+            self.state = "waiting"
+            self.reason = f"{self.name} is being restarted: {why}"
+            self._timer = self._loop.call_later(delay_s, self._begin)
+        self._exchange.refuse(self.worker, self.reason)
+
+    def _discard(self) -> None:
+        """Let go what belonged to the last life."""
+        self._hung_since_ns = 0
+        if self._link is not None:
+            self._link.close()
+            self._link = None
+        if self._bell is not None:
+            self._bell.close()
+            self._bell = None
+        if self._block is not None:
+            self._block.close()
+            self._block = None
+
+    def _cancel_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None

@@ -1,0 +1,68 @@
+"""Where the router runs, as the node sees it.
+
+The contract of both places: `inline_router.py` keeps it in the node's event loop, `router_child.py`
+in a process of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from paxmux.shards.boot import Founding
+from paxmux.shards.doorbell import Doorbell
+
+OnBroken = Callable[[int, int, str], None]
+"""(worker, generation, reason): the network rings of that life of a worker make no sense."""
+
+
+class RouterHost(Protocol):
+    """Used in the node's event loop only."""
+
+    bell: Doorbell
+    """What workers ring for frames; the same for the node's whole life."""
+
+    async def start(self) -> None:
+        """Own the port; greet the other members.
+
+        Raises:
+            OSError: the port is taken.
+            PaxmuxError: the router process cannot boot; the message has its reason.
+        """
+        ...
+
+    async def founded(self) -> Founding:
+        """Wait until the founding is known and durable here.
+
+        Raises:
+            PaxmuxError: the router failed meanwhile, such as by a disk that refused the record.
+        """
+        ...
+
+    def attach_worker(
+        self,
+        worker: int,
+        generation: int,
+        groups: list[int],
+        from_worker: int,
+        to_worker: int,
+        bell: Doorbell,
+    ) -> None:
+        """A worker (again) exists. The descriptors of its fresh network rings stay the caller's."""
+        ...
+
+    def detach_worker(self, worker: int) -> None:
+        """The worker is dead: its rings are not touched any more."""
+        ...
+
+    def describe(self) -> dict[str, Any]:
+        """Where the router runs; of a process: its id, restarts, heartbeat and counters."""
+        ...
+
+    async def status(self, timeout_s: float) -> dict[str, Any] | None:
+        """Peers, network and rings; None if the router does not answer in time."""
+        ...
+
+    async def stop(self) -> None:
+        """Free the port; nothing of the router is left then."""
+        ...
