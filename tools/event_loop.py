@@ -1,0 +1,54 @@
+"""The event loop of a command: the fast one where it is installed, and an end that cleans up.
+
+Decides that SIGTERM and SIGHUP end a command as Ctrl-C does: what it awaits is cancelled, so that its
+`finally` clauses run, and the caller sees KeyboardInterrupt.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Coroutine
+from types import FrameType
+from typing import Any, TypeVar
+
+Result = TypeVar("Result")
+
+
+def new_event_loop() -> asyncio.AbstractEventLoop:
+    """uvloop's where it is installed, else the standard one."""
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.new_event_loop()
+    loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
+    return loop
+
+
+def loop_name() -> str:
+    """What `new_event_loop` takes, for reports."""
+    loop = new_event_loop()
+    name = type(loop).__module__.split(".")[0]
+    loop.close()
+    return name
+
+
+def run(main: Coroutine[Any, Any, Result]) -> Result:
+    """Run `main` to its end.
+
+    The standard loop: what commands themselves do is waiting, and it can watch any kind of stdin.
+
+    Raises:
+        KeyboardInterrupt: after SIGINT, SIGTERM or SIGHUP, when everything is cleaned up.
+    """
+    before = {number: signal.signal(number, _interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        with asyncio.Runner() as runner:
+            return runner.run(main)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    signal.raise_signal(signal.SIGINT)
