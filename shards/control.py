@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+
 from paxmux.engine.errors import Code, DataDirError, NodeStopped, PaxmuxError
 
 SOCKET_NAME = "control.sock"

@@ -17,6 +17,7 @@ import time
 from collections.abc import Iterable
 
 import msgspec
+
 from paxmux.engine.errors import Code
 from paxmux.shards.admission import Admission
 from paxmux.shards.requests import Reply
