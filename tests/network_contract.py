@@ -432,6 +432,43 @@ class NetworkContract:
 
         self.run(test)
 
+    def test_a_loss_found_while_sending_loses_no_frame_and_is_told_later(self, free_ports: FreePorts) -> None:
+        async def test() -> None:
+            ports = free_ports(2)
+            family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
+            with socket.create_server((self.host, ports[1]), family=family) as server:
+                server.setblocking(False)
+                one = self.node(1, ports)
+                await one.network.start()
+                loop = asyncio.get_running_loop()
+
+                async def accept_then_reset() -> None:
+                    connection, _ = await asyncio.wait_for(loop.sock_accept(server), DEADLINE_S)
+                    await until(lambda: one.network.peers()[2], "it knows that it is connected")
+                    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                    connection.close()
+
+                await accept_then_reset()
+                told = list(one.events)
+                frame = frame_of(b"saved")
+                # No turn of the loop lies between the reset and this: only the system call can tell.
+                assert one.network.send(2, frame, reliable=True)
+                assert not one.network.peers()[2]
+                assert one.events == told == [(2, True)]
+                connection, _ = await asyncio.wait_for(loop.sock_accept(server), DEADLINE_S)
+                assert await asyncio.wait_for(loop.sock_recv(connection, 4096), DEADLINE_S) == frame
+                assert one.events == [(2, True), (2, False), (2, True)]
+                connection.close()
+                await until(lambda: len(one.events) == 4, "the loss is told")
+                await accept_then_reset()
+                told = list(one.events)
+                assert one.network.send(2, frame, reliable=True)
+                assert not one.network.peers()[2]
+                await one.network.stop()
+                assert one.events == told, "nothing is told after stop"
+
+        self.run(test)
+
     def test_a_flood_in_both_directions_loses_nothing_reliable(self, free_ports: FreePorts) -> None:
         async def test() -> None:
             one, two = await self.pair(free_ports)
