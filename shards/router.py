@@ -127,7 +127,7 @@ class Router:
                 node: (member.host, member.port) for node, member in members.items() if node != own.node_id
             },
             options=options.network,
-            max_frame_bytes=HEADER_BYTES + MAX_BODY_BYTES,
+            max_frame_bytes=HEADER_BYTES + self._max_body_bytes,
             on_frame=self._on_frame,
             on_peer=self._on_peer,
         )

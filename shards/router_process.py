@@ -8,12 +8,15 @@ whose lock the node holds. It ends with the node, at once.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from time import monotonic_ns
+
+import msgspec
 
 from paxmux.engine.errors import DataDirError, ExitCode, PaxmuxError, StorageFailed
 from paxmux.shards.boot import (
@@ -32,7 +35,7 @@ from paxmux.shards.boot import (
     ToChild,
 )
 from paxmux.shards.channel import Receiver, Sender
-from paxmux.shards.child import ControlError, Parent, ParentGone, be_child
+from paxmux.shards.child import ControlClosed, ControlError, Parent, ParentGone, be_child
 from paxmux.shards.counters import ROUTER, Block
 from paxmux.shards.doorbell import Doorbell
 from paxmux.shards.identity import FoundingStore
@@ -75,7 +78,7 @@ class RouterProcess:
             bell=self._bell,
             counters=self._counters,
             on_founded=self._on_founded,
-            on_failed=self._on_failed,
+            on_failed=self._fail,
             on_broken=self._on_broken,
         )
         self._ready = False
@@ -92,10 +95,10 @@ class RouterProcess:
         # The founding may be known already; the node hears of it after this.
         self._ready = True
         self._outbox.appendleft(Ready())
-        loop.add_reader(self._parent.fileno(), self._guarded, self._read_control)
+        loop.add_reader(self._parent.fileno(), self._read_control)
         try:
             while not self._end.done():
-                self._guarded(self._tick)
+                self._tick()
                 await asyncio.wait([self._end], timeout=TICK_S)
             return self._end.result()
         finally:
@@ -103,14 +106,6 @@ class RouterProcess:
             await self._router.stop()
             for bell in self._bells.values():
                 bell.close()
-
-    def _guarded(self, step: Callable[[], None]) -> None:
-        """What goes wrong in a callback ends the process instead of being logged by the loop."""
-        try:
-            step()
-        except BaseException as error:
-            if not self._end.done():
-                self._end.set_exception(error)
 
     def _tick(self) -> None:
         block, counters = self._block, self._counters
@@ -124,8 +119,11 @@ class RouterProcess:
         self._flush()
 
     def _read_control(self) -> None:
-        while (received := self._parent.receive_one()) is not None:
-            self._obey(*received)
+        try:
+            while (received := self._parent.receive_one()) is not None:
+                self._obey(*received)
+        except (ControlClosed, ControlError, msgspec.MsgspecError) as error:
+            self._fail(error)
 
     def _obey(self, message: ToChild, fds: list[int]) -> None:
         match message:
@@ -174,10 +172,6 @@ class RouterProcess:
     def _on_broken(self, worker: int, reason: str) -> None:
         self._say(RingBroken(worker=worker, generation=self._generations[worker], reason=reason))
 
-    def _on_failed(self, error: PaxmuxError) -> None:
-        if not self._end.done():
-            self._end.set_exception(error)
-
     def _say(self, message: FromChild) -> None:
         """Tell the node; if it does not read now, a little later."""
         self._outbox.append(message)
@@ -193,7 +187,14 @@ class RouterProcess:
                 if isinstance(self._outbox[0], StatusReply):
                     self._outbox.popleft()
                 return
+            except ControlClosed as error:
+                self._fail(error)
+                return
             self._outbox.popleft()
+
+    def _fail(self, error: Exception) -> None:
+        if not self._end.done():
+            self._end.set_exception(error)
 
 
 def main() -> None:
@@ -221,9 +222,15 @@ async def _serve(parent: Parent, boot: RouterBoot, fds: list[int]) -> ExitCode:
     except ParentGone:
         return ExitCode.PARENT_GONE
     except StorageFailed as error:
-        parent.send(Failed(reason=f"router: {error}", kind="storage"))
+        _last_word(parent, Failed(reason=f"router: {error}", kind="storage"))
         return ExitCode.STORAGE_FAILED
     except (PaxmuxError, OSError) as error:
         _log.error("the router cannot run: %s", error)
-        parent.send(Failed(reason=f"router: {error}", kind="cannot_boot"))
+        _last_word(parent, Failed(reason=f"router: {error}", kind="cannot_boot"))
         return ExitCode.CANNOT_BOOT
+
+
+def _last_word(parent: Parent, word: Failed) -> None:
+    # The exit code says the rest, if anybody is left to look at it.
+    with contextlib.suppress(ControlClosed, ControlError):
+        parent.send(word)
