@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from pathlib import Path
 
 from paxmux.engine.errors import Code
 from paxmux.engine.paxos.group import Group
@@ -65,7 +66,7 @@ class MiniNode:
         self.seats = seats
         self.group_count = groups
         self.rng = rng
-        self.log = MemoryLog(None, LogIdentity(CLUSTER, node, seats[node], 0), segment_bytes=1 << 20)
+        self.log = MemoryLog(Path(), LogIdentity(CLUSTER, node, seats[node], 0), segment_bytes=1 << 20)
         self.life = 0
         self.up = False
         self.wire = Wire()
@@ -127,8 +128,8 @@ class MiniNode:
 
     def crash(self) -> None:
         self.up = False
-        self.log.crash(keep=self.rng.randint(0, 3))
-        self.log.reopen()
+        self.log.crash(keep_batches=self.rng.randint(0, 3))
+        self.log = self.log.reopen()
 
 
 class MiniCluster:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -90,7 +91,7 @@ def make(
 ) -> tuple[Turn, Events, list[Reply], dict[int, Machine]]:
     events = Events()
     if log is None:
-        log = Recording(None, LogIdentity(7, 1, 11, 0), segment_bytes=1 << 20)
+        log = Recording(Path(), LogIdentity(7, 1, 11, 0), segment_bytes=1 << 20)
         log.events = events
         log.recover()
     replies: list[Reply] = []
@@ -300,7 +301,7 @@ def test_a_superseded_accept_is_never_served_nor_shown() -> None:
 
 
 def test_a_restarted_group_replays_its_log_before_it_answers() -> None:
-    log = MemoryLog(None, LogIdentity(7, 1, 11, 0), segment_bytes=1 << 20)
+    log = MemoryLog(Path(), LogIdentity(7, 1, 11, 0), segment_bytes=1 << 20)
     log.recover()
     for instance in range(600):
         value = values.encode([(2, 5, instance, 0, 1, b"%d" % instance)])
@@ -344,7 +345,12 @@ def test_what_is_decided_is_marked_in_the_log_once_things_are_quiet() -> None:
     turn, _, _ = single()
     propose(turn, b"a", b"b")
     turn.run(turn.mark_at)
-    assert turn.log.recover()[0].instance == 1
+    turn.log.crash()
+    assert turn.log.reopen().recover()[0].instance == 1
+
+    turn, _, _ = single()
+    propose(turn, b"a", b"b")
+    turn.run(turn.mark_at)
     records: list[Any] = []
     turn.log.append = records.extend  # type: ignore[method-assign]
     propose(turn, b"c", first=3)
