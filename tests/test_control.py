@@ -4,27 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import os
 import socket
 import stat
-from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
+
 from paxmux.engine.errors import Code, DataDirError, NodeStopped, Overloaded, PaxmuxError
 from paxmux.shards import control
 from paxmux.shards.control import ControlServer, request
-
-
-def in_loop(test: Callable[..., Coroutine[None, None, None]]) -> Callable[..., None]:
-    @functools.wraps(test)
-    def run(*args: object, **kwargs: object) -> None:
-        asyncio.run(test(*args, **kwargs))
-
-    return run
+from tests.event_loop import in_loop
 
 
 async def echo(message: dict[str, Any]) -> Any:

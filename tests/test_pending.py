@@ -3,23 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import time
-from collections.abc import Callable, Coroutine
 
 import pytest
+
 from paxmux.engine.errors import Code, NodeStopped, Overloaded
 from paxmux.engine.options import LimitOptions
 from paxmux.shards.admission import Admission
 from paxmux.shards.pending import NEVER_NS, Pending
-
-
-def in_loop(test: Callable[..., Coroutine[None, None, None]]) -> Callable[..., None]:
-    @functools.wraps(test)
-    def run(*args: object, **kwargs: object) -> None:
-        asyncio.run(test(*args, **kwargs))
-
-    return run
+from tests.event_loop import in_loop, until
 
 
 def make(workers: int = 2, **limits: int) -> tuple[Admission, Pending]:
@@ -35,13 +27,6 @@ def enter(
 ):
     admission.enter(worker, size)
     return pending.add(worker, size, deadline_ns)
-
-
-async def until(condition: Callable[[], bool], timeout_s: float = 10) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, "the condition never held"
-        await asyncio.sleep(0.005)
 
 
 def in_ms(ms: int) -> int:
