@@ -387,7 +387,12 @@ class Router:
         self._drop("ring_corrupt")
         self.detach_worker(link.worker)
         # Later, so that whoever replaces the worker is not called from within a frame.
-        self._loop.call_soon(self._on_broken, link.worker, str(error))
+        self._loop.call_soon(self._tell_broken, link.worker, str(error))
+
+    def _tell_broken(self, worker: int, reason: str) -> None:
+        # Attached again since then: the worker was replaced for another reason.
+        if worker not in self._links:
+            self._on_broken(worker, reason)
 
     # Peers
 
