@@ -1,0 +1,221 @@
+"""One run of the yardstick: a real cluster, a load, and whether all replicas applied the same.
+
+Decides what is measured when, and what the report says (the keys are part of the command's
+contract). The clients run inside the processes that embed the nodes, as a server's callers do; this
+process only watches.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+import psutil
+
+import paxmux
+from paxmux.engine.errors import PaxmuxError
+from paxmux.tools import processes
+from paxmux.tools.bench_machine import Chain, read_answer
+from paxmux.tools.cluster import Cluster
+from paxmux.tools.event_loop import loop_name
+from paxmux.tools.latency import Latencies
+from paxmux.tools.load import BATCH_VALUES, LoadResult, LoadSpec
+from paxmux.tools.node_figures import Reading, read_node, used_cpu_s, values_for_each_sync
+from paxmux.tools.node_handle import NodeHandle
+from paxmux.tools.progress import Steps
+from paxmux.tools.replicas import compare
+from paxmux.tools.surroundings import (
+    FOREIGN_CPU_MAX_PERCENT,
+    MEMORY_FILE_SYSTEMS,
+    ForeignCpu,
+    fdatasync_p50_us,
+    file_system,
+)
+
+MACHINE = "paxmux.tools.bench_machine:Chain"
+TIMEOUT_S = 10.0
+"""Of each request."""
+SLACK_S = 30.0
+LOOK_EVERY_S = 0.5
+
+
+class BenchOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """What the command line says."""
+
+    nodes: int = 3
+    workers: int = 1
+    groups: int = 100
+    clients: int = 100
+    size: int = 100
+    seconds: float = 10.0
+    warmup_s: float = 2.0
+    mode: Literal["propose", "batch"] = "propose"
+    proposer: Literal["one", "all"] = "one"
+    router: Literal["inline", "process"] = "inline"
+    seed: int = 0
+
+
+def shares(options: BenchOptions) -> list[tuple[list[int], int]]:
+    """(groups, number of clients) of each node's proposals.
+
+    With proposer `all` each group is proposed to by one node, group mod nodes, and the clients are
+    shared evenly among the nodes that have groups.
+    """
+    if options.proposer == "one":
+        return [(list(range(options.groups)), options.clients)] + [([], 0)] * (options.nodes - 1)
+    owned = [list(range(node, options.groups, options.nodes)) for node in range(options.nodes)]
+    busy = sum(1 for groups in owned if groups)
+    each, rest = divmod(options.clients, busy)
+    return [
+        (groups, each + (1 if node < rest else 0)) if groups else ([], 0) for node, groups in enumerate(owned)
+    ]
+
+
+async def run_bench(options: BenchOptions, folder: Path, steps: Steps) -> dict[str, Any]:
+    """Run it in an empty folder; returns the report.
+
+    Raises:
+        PaxmuxError: a node did not start, or died.
+    """
+    sync_us = fdatasync_p50_us(folder)
+    steps.step(f"starting {options.nodes} nodes, {options.workers} workers each")
+    async with Cluster(
+        folder,
+        workers=[options.workers] * options.nodes,
+        groups=options.groups,
+        machines=[MACHINE],
+        router=options.router,
+    ) as cluster:
+        measured = await _measure(cluster, options, steps)
+        steps.step("comparing the replicas")
+        verdict = await compare(cluster.nodes, options.groups, smid=Chain.smid, request=b"", read=read_answer)
+        steps.step("stopping")
+        await cluster.stop()
+    reasons = []
+    kind = file_system(folder)
+    if kind in MEMORY_FILE_SYSTEMS:
+        reasons.append(f"the data are on a file system in memory ({kind}): choose another --data-dir")
+    if measured["foreign_cpu_percent"] > FOREIGN_CPU_MAX_PERCENT:
+        reasons.append(f"other processes used {measured['foreign_cpu_percent']} % of the CPUs")
+    foreign = measured.pop("foreign_cpu_percent")
+    return {
+        **measured,
+        "consistent": verdict.consistent,
+        "differences": verdict.differences,
+        "valid": not reasons,
+        "invalid_because": reasons,
+        "settings": {
+            **msgspec.to_builtins(options),
+            "batch_values": BATCH_VALUES if options.mode == "batch" else None,
+            "timeout_s": TIMEOUT_S,
+            "file_system": kind,
+            "fdatasync_p50_us": round(sync_us, 1),
+            "foreign_cpu_percent": foreign,
+            "cpus": psutil.cpu_count(),
+            "event_loop": loop_name(),
+            "version": paxmux.__version__,
+        },
+    }
+
+
+async def _measure(cluster: Cluster, options: BenchOptions, steps: Steps) -> dict[str, Any]:
+    nodes = cluster.nodes
+    first = 0
+    async with asyncio.TaskGroup() as tasks:
+        loads: list[asyncio.Task[LoadResult]] = []
+        loaded: list[NodeHandle] = []
+        for node, (groups, clients) in zip(nodes, shares(options), strict=True):
+            if clients:
+                loads.append(tasks.create_task(_load(node, options, groups, clients, first)))
+                loaded.append(node)
+                first += clients
+        steps.step("warming up", options.warmup_s)
+        await _watch(loaded, options.warmup_s, steps)
+        begin = [await read_node(node) for node in nodes]
+        foreign = ForeignCpu([*processes.marked(cluster.mark), psutil.Process()])
+        steps.step("measuring", options.seconds)
+        await _watch(loaded, options.seconds, steps)
+        foreign_percent = foreign.percent()
+        end = [await read_node(node) for node in nodes]
+    return {
+        **_merged([load.result() for load in loads]),
+        **_figures(nodes, begin, end),
+        "foreign_cpu_percent": round(foreign_percent, 1),
+    }
+
+
+async def _load(
+    node: NodeHandle, options: BenchOptions, groups: list[int], clients: int, first: int
+) -> LoadResult:
+    spec = LoadSpec(
+        clients=clients,
+        groups=groups,
+        size=options.size,
+        seconds=options.seconds,
+        warmup_s=options.warmup_s,
+        mode=options.mode,
+        smid=Chain.smid,
+        timeout_s=TIMEOUT_S,
+        seed=options.seed,
+        first_client=first,
+    )
+    within_s = options.warmup_s + options.seconds + TIMEOUT_S + SLACK_S
+    answer = await node.ask("load", within_s=within_s, spec=msgspec.to_builtins(spec))
+    return msgspec.convert(answer, LoadResult)
+
+
+async def _watch(loaded: list[NodeHandle], total_s: float, steps: Steps) -> None:
+    """Let the time pass, and show how it goes."""
+    start = time.monotonic()
+    last_s, last_values = 0.0, await _values(loaded)
+    while (left_s := total_s - (time.monotonic() - start)) > 0:
+        await asyncio.sleep(min(LOOK_EVERY_S, left_s))
+        now_s = time.monotonic() - start
+        if now_s - last_s >= 2 * LOOK_EVERY_S:
+            values = await _values(loaded)
+            rate = (values - last_values) / (now_s - last_s)
+            last_s, last_values = now_s, values
+            steps.at(now_s, f"{rate:,.0f} values/s" if values else "")
+        else:
+            steps.at(now_s)
+
+
+async def _values(loaded: list[NodeHandle]) -> int:
+    answers = await asyncio.gather(*(node.ask("load_progress") for node in loaded))
+    return sum(answer["values"] for answer in answers if answer is not None)
+
+
+def _merged(results: list[LoadResult]) -> dict[str, Any]:
+    """What all clients together got."""
+    if not results:
+        raise PaxmuxError("no node had clients")
+    latencies = Latencies()
+    errors: dict[str, int] = {}
+    for result in results:
+        latencies.merge(Latencies.load(**result.latencies))
+        for code, count in result.errors.items():
+            errors[str(code)] = errors.get(str(code), 0) + count
+    ok = sum(result.ok for result in results)
+    return {
+        "qps": round(sum(result.ok / result.window_s for result in results), 1),
+        "values_per_s": round(sum(result.values / result.window_s for result in results), 1),
+        "ok": ok,
+        "errors": errors,
+        "latency_ms": latencies.summary_ms(),
+    }
+
+
+def _figures(nodes: list[NodeHandle], begin: list[Reading], end: list[Reading]) -> dict[str, Any]:
+    """What the nodes used and counted within the window."""
+    pairs = {node.name: pair for node, *pair in zip(nodes, begin, end, strict=True)}
+    return {
+        "cpu_s": {name: used_cpu_s(first, last) for name, (first, last) in pairs.items()},
+        "rss_bytes": {name: last.rss_bytes for name, (_, last) in pairs.items()},
+        "fdatasync": {name: last.syncs - first.syncs for name, (first, last) in pairs.items()},
+        "values_per_fdatasync": {
+            name: values_for_each_sync(first, last) for name, (first, last) in pairs.items()
+        },
+    }

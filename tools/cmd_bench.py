@@ -1,0 +1,139 @@
+"""`paxmux bench`: the yardstick. Measures a real cluster on this machine, and checks its replicas.
+
+Decides arguments, tables and exit code; tools/bench_run.py measures.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+import orjson
+from rich.console import Console
+from rich.table import Table
+
+from paxmux.engine.errors import ExitCode
+from paxmux.tools import event_loop
+from paxmux.tools.arguments import seconds, whole
+from paxmux.tools.bench_run import TIMEOUT_S, BenchOptions, run_bench
+from paxmux.tools.load import BATCH_VALUES
+from paxmux.tools.progress import Steps
+from paxmux.tools.scratch import Scratch
+
+_EPILOG = f"""\
+Starts NODES nodes, each a process of its own that embeds a node as a server would, with WORKERS
+workers. The clients are tasks inside the process of the node that they propose to; each has one
+request under way and goes round the groups in a random order of its own (--seed).
+
+  --proposer one   node 1 proposes for all groups
+  --proposer all   each node has clients/nodes of the clients, and each group is proposed to by one
+                   node alone: group g by node g mod NODES
+  --mode propose   one value for each call
+  --mode batch     {BATCH_VALUES} values of one group for each call of propose_many: qps counts calls,
+                   values_per_s values
+
+What is counted comes within --seconds after --warmup-s; errors count at any time. A request times out
+after {TIMEOUT_S:g} s. Afterwards all replicas must agree in count and hash of all bytes applied.
+
+`valid` is false on a file system in memory, or if other processes used more than 10 % of the CPUs.
+The exit code is 0 only if the replicas agree and something was answered.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `paxmux bench`."""
+    default = BenchOptions()
+    parser.add_argument("--nodes", type=whole(1, 9), default=default.nodes, metavar="N")
+    parser.add_argument("--workers", type=whole(1, 256), default=default.workers, metavar="N")
+    parser.add_argument("--groups", type=whole(1, 256), default=default.groups, metavar="N")
+    parser.add_argument("--clients", type=whole(1, 60_000), default=default.clients, metavar="N")
+    parser.add_argument(
+        "--size", type=whole(1, 10_485_760), default=default.size, metavar="BYTES", help="of each value"
+    )
+    parser.add_argument("--seconds", type=seconds(0.1, 86_400), default=default.seconds, metavar="S")
+    parser.add_argument("--warmup-s", type=seconds(0, 3600), default=default.warmup_s, metavar="S")
+    parser.add_argument("--mode", choices=("propose", "batch"), default=default.mode)
+    parser.add_argument("--proposer", choices=("one", "all"), default=default.proposer)
+    parser.add_argument("--router", choices=("inline", "process"), default=default.router)
+    parser.add_argument("--seed", type=whole(0, 2**32), default=default.seed, metavar="N")
+    parser.add_argument(
+        "--data-dir",
+        metavar="DIR",
+        help="keep the data in DIR/node1 …, which must not exist yet (default: a temporary folder)",
+    )
+    parser.add_argument("--json", metavar="FILE", help="write the report there; - is standard output")
+    parser.epilog = _EPILOG
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measure, show, and say whether the replicas agree."""
+    if args.workers > args.groups:
+        print(
+            f"paxmux bench: --workers: expected at most one worker per group ({args.groups}), "
+            f"got {args.workers}",
+            file=sys.stderr,
+        )
+        return ExitCode.USAGE
+    options = BenchOptions(**{name: getattr(args, name) for name in BenchOptions.__struct_fields__})
+    with Scratch(args.data_dir) as scratch:
+        with Steps(Console(stderr=True)) as steps:
+            report = event_loop.run(run_bench(options, scratch.path, steps))
+        if not report["consistent"]:
+            print(f"paxmux bench: the data are kept in {scratch.keep()}", file=sys.stderr)
+    if args.json is not None:
+        _write(report, args.json)
+    if args.json != "-":
+        _show(report)
+    return ExitCode.OK if report["consistent"] and report["ok"] else ExitCode.FAILED
+
+
+def _write(report: dict[str, Any], place: str) -> None:
+    data = orjson.dumps(report, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+    if place == "-":
+        sys.stdout.write(data.decode())
+    else:
+        Path(place).write_bytes(data)
+
+
+def _show(report: dict[str, Any]) -> None:
+    console = Console(highlight=False)
+    answers = Table(title="answers", title_justify="left")
+    for name in ("qps", "values/s", "ok", "errors by code"):
+        answers.add_column(name, justify="right")
+    answers.add_row(
+        f"{report['qps']:,.0f}",
+        f"{report['values_per_s']:,.0f}",
+        f"{report['ok']:,}",
+        ", ".join(f"{code}: {count}" for code, count in report["errors"].items()) or "none",
+    )
+    console.print(answers)
+    latency = Table(title="latency, ms", title_justify="left")
+    for name in report["latency_ms"]:
+        latency.add_column(name, justify="right")
+    latency.add_row(*(f"{value:.2f}" for value in report["latency_ms"].values()))
+    console.print(latency)
+    nodes = Table(title="nodes", title_justify="left")
+    for name in ("node", "CPU s", "RSS MB", "fdatasync", "values per fdatasync"):
+        nodes.add_column(name, justify="left" if name == "node" else "right")
+    for name, cpu in report["cpu_s"].items():
+        rss = report["rss_bytes"][name]
+        nodes.add_row(
+            name,
+            ", ".join(f"{process} {used:.1f}" for process, used in cpu.items()),
+            ", ".join(f"{process} {size / 1e6:.0f}" for process, size in rss.items()),
+            f"{report['fdatasync'][name]:,}",
+            f"{report['values_per_fdatasync'][name]:.1f}",
+        )
+    console.print(nodes)
+    settings = report["settings"]
+    console.print(
+        f"file system {settings['file_system']}, fdatasync p50 {settings['fdatasync_p50_us']:.0f} µs, "
+        f"other processes {settings['foreign_cpu_percent']} % of {settings['cpus']} CPUs"
+    )
+    for difference in report["differences"]:
+        console.print(f"DIFFERENT {difference}", markup=False)
+    console.print("all replicas applied the same sequence" if report["consistent"] else "THE REPLICAS DIFFER")
+    for reason in report["invalid_because"]:
+        console.print(f"not a valid measurement: {reason}", markup=False)
