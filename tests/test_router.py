@@ -14,6 +14,9 @@ import pytest
 
 from paxmux.engine.errors import StorageFailed
 from paxmux.engine.options import LimitOptions, NetworkOptions
+from paxmux.shards.founding import Founder
+from paxmux.shards.greeter import ANSWER_PAUSE_S
+from paxmux.shards.hello import pack_hello
 from paxmux.shards.identity import IDENTITY_FILE, read_identity
 from tests.router_harness import (
     GROUPS,
@@ -365,6 +368,41 @@ def test_frames_before_the_founding_are_dropped(tmp_path: Path, free_ports: Port
                 sender.sendto(frame, ("127.0.0.1", ports[0]))
         await until(lambda: node.drops.get("cluster") == 3)
         await node.stop()
+
+    run(test())
+
+
+def test_answers_to_hellos_are_rare_however_often_somebody_asks(tmp_path: Path, free_ports: Ports) -> None:
+    ports = free_ports(2)
+
+    async def test() -> None:
+        a, b = await start_cluster(ports, tmp_path)
+        asker = Founder(
+            node_id=a.node_id,
+            seat=a.seat,
+            incarnation=1,
+            groups=GROUPS,
+            members=b.founded[0].seats,
+            founding=b.founded[0],
+            active=True,
+        )
+        # The last hellos of the founding arrive, and answers are given again.
+        await asyncio.sleep(3 * ANSWER_PAUSE_S)
+        before, heard = b.counters["hellos_in"], a.counters["hellos_in"]
+        earlier = b.router.status()["founding"]["answers_dropped"]
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+            for ask in (False, True):
+                for _ in range(100):
+                    sender.sendto(pack_hello(asker.hello(ask=ask), b.node_id), ("127.0.0.1", ports[1]))
+                await until(lambda want=before + 100: b.counters["hellos_in"] >= want)  # type: ignore[misc]
+                before += 100
+                if not ask:
+                    assert b.router.status()["founding"]["answers_dropped"] == earlier
+        dropped = b.router.status()["founding"]["answers_dropped"] - earlier
+        assert 0 < dropped < 100
+        await until(lambda: a.counters["hellos_in"] >= heard + 100 - dropped)
+        assert a.counters["hellos_in"] == heard + 100 - dropped, "no answer is answered"
+        await stop_all([a, b])
 
     run(test())
 
