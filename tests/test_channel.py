@@ -1,4 +1,7 @@
-"""Channels: backlog, fragments, wake-ups, and two real processes."""
+"""Channels: backlog, fragments, wake-ups, and two real processes.
+
+`python tests/test_channel.py bench SIZE COUNT` measures one way between two processes.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +21,7 @@ from zlib import crc32
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from paxmux.shards.channel import Receiver, Sender
 from paxmux.shards.doorbell import Doorbell
 from paxmux.shards.ring import FIRST, LAST, RingCorrupt, RingWriter, create_ring
@@ -430,6 +434,51 @@ def test_a_killed_producer_leaves_no_torn_message(seed: int) -> None:
         assert number >= last
 
 
+def produce_equal(ring_fd: int, own_fd: int, consumer_fd: int, size: int, count: int) -> None:
+    """Send `count` messages of one size, 100 in a turn."""
+    own = Doorbell(own_fd)
+    sender = Sender(ring_fd, Doorbell(consumer_fd), backlog_max_bytes=1 << 30)
+    poll = select.poll()
+    poll.register(own.fileno(), select.POLLIN)
+    message = os.urandom(size)
+    for number in range(count):
+        sender.send(message, droppable=False)
+        if number % 100 == 99 or number == count - 1:
+            own.clear()
+            while not sender.commit():
+                poll.poll(1000)
+                own.clear()
+
+
+def bench(size: int, count: int) -> None:
+    """Print messages and bytes per second, one way, between two processes."""
+    with consumer_of(4 << 20) as (both, receiver):
+        process = child("produce_equal", both, size, count)
+        poll = select.poll()
+        poll.register(both.to_consumer.fileno(), select.POLLIN)
+        received = naps = 0
+        start = 0.0
+        while received < count:
+            messages = receiver.receive()
+            if messages:
+                start = start or time.perf_counter()
+                received += len(messages)
+            elif receiver.prepare_sleep():
+                poll.poll(1000)
+                naps += 1
+                receiver.wake()
+                both.to_consumer.clear()
+        seconds = time.perf_counter() - start
+        process.wait()
+        rate, volume = count / seconds, count * size / seconds
+        print(f"{size} bytes: {rate:,.0f} messages/s, {volume / 1e6:,.0f} MB/s, {naps} naps")
+
+
 if __name__ == "__main__":
-    roles = {"produce": produce, "produce_for_ever": produce_for_ever}
+    roles = {
+        "produce": produce,
+        "produce_for_ever": produce_for_ever,
+        "produce_equal": produce_equal,
+        "bench": bench,
+    }
     roles[sys.argv[1]](*map(int, sys.argv[2:]))

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from paxmux.shards.ring import (
     FIRST,
     HEADER_BYTES,
