@@ -231,7 +231,7 @@ def create(directory: Path, node_id: int, groups: int) -> Identity:
     """
     lock_fd = _make_and_lock(directory)
     try:
-        if (directory / IDENTITY_FILE).exists():
+        if _exists(directory / IDENTITY_FILE):
             raise DataDirError(f"{directory} is a data directory already; nothing was changed")
         return _create_locked(directory, node_id, groups)
     finally:
@@ -256,13 +256,13 @@ def open_data_dir(
         DataDirError: missing, in use, damaged, or of another node, group count or layout.
         StorageFailed: the disk refused a write.
     """
-    if not directory.exists() and not bootstrap:
+    if not _exists(directory) and not bootstrap:
         raise DataDirError(
             f"the data directory {directory} does not exist: make it with `paxmux init`, or set "
             "`bootstrap: true` for the first start. If this node had data before, they are lost: a new "
             "directory gets a new seat, in which the node learns but does not vote"
         )
-    if not bootstrap and not (directory / IDENTITY_FILE).exists():
+    if not bootstrap and not _exists(directory / IDENTITY_FILE):
         _refuse_orphaned(directory)
         raise DataDirError(
             f"{directory} has no {IDENTITY_FILE}: make it with `paxmux init`, or set `bootstrap: true` "
@@ -270,7 +270,7 @@ def open_data_dir(
         )
     lock_fd = _make_and_lock(directory)
     try:
-        if not (directory / IDENTITY_FILE).exists():
+        if not _exists(directory / IDENTITY_FILE):
             _create_locked(directory, node_id, groups)
         data_dir = DataDir(directory, lock_fd)
         data_dir._check(node_id, groups, workers, layout)
@@ -280,8 +280,19 @@ def open_data_dir(
     return data_dir
 
 
+def _exists(path: Path) -> bool:
+    """Whether it is there; "cannot tell" must never pass for "no", which may mean a new seat."""
+    try:
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        raise DataDirError(f"cannot look at {path}: {error.strerror}") from error
+    return True
+
+
 def _refuse_orphaned(directory: Path) -> None:
-    if (directory / LOGS).exists():
+    if _exists(directory / LOGS):
         raise DataDirError(
             f"{directory} has {LOGS}/ but no {IDENTITY_FILE}: the identity that these logs belong to is "
             "lost. Restore the file, or move the directory away; a new one gets a new seat"

@@ -270,3 +270,14 @@ def test_a_path_that_cannot_be_a_directory_is_named(tmp_path: Path) -> None:
         opened(file, bootstrap=True)
     with pytest.raises(DataDirError, match="cannot use the data directory"):
         create(file / "below", NODE, 8)
+
+
+def test_what_cannot_be_looked_at_is_never_taken_for_missing(tmp_path: Path) -> None:
+    loop = tmp_path / "loop"
+    loop.symlink_to(loop)
+    for bootstrap in (False, True):
+        with pytest.raises(DataDirError, match="cannot"):
+            opened(loop / "data", bootstrap=bootstrap)
+        with pytest.raises(DataDirError, match="cannot"):
+            opened(tmp_path / ("x" * 300), bootstrap=bootstrap)
+    assert os.listdir(tmp_path) == ["loop"]
