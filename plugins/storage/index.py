@@ -29,6 +29,7 @@ DIRECTORY: Final = "index"
 SET_ASIDE: Final = "index.bad"
 GUARD: Final = "index.opening"
 MAP_BYTES: Final = 16 << 30
+"""Address space, not room on the disk."""
 
 _KEY = struct.Struct(">HQ")
 _GROUP = struct.Struct(">H")
@@ -60,6 +61,7 @@ class Index:
         """Hard states as found at opening."""
         self._path = directory / DIRECTORY
         self._identity = identity
+        self._map_bytes = MAP_BYTES
         guard = directory / GUARD
         if guard.exists():
             # The last process died while it opened the index: perhaps of the index itself, which
@@ -129,8 +131,8 @@ class Index:
                     body = _META.pack(VERSION, *self._identity, kept, proven)
                     txn.put(_META_KEY, _sealed(_META_KEY, body), db=self._meta)
         except lmdb.MapFullError as error:
-            self._env.set_mapsize(2 * self._env.info()["map_size"])
-            raise self._unusable("the map was full and is larger now") from error
+            self._map_bytes = 2 * self._env.info()["map_size"]
+            raise self._unusable("the map is full; it will be larger when it is opened again") from error
         except lmdb.Error as error:
             raise self._unusable(f"writing: {error}") from error
         self.position = kept
@@ -174,7 +176,7 @@ class Index:
         try:
             self._env = lmdb.open(
                 str(self._path),
-                map_size=MAP_BYTES,
+                map_size=self._map_bytes,
                 max_dbs=3,
                 max_readers=16,
                 sync=True,
