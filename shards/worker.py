@@ -45,7 +45,7 @@ log = logging.getLogger("paxmux.worker")
 RECEIVE_BYTES = 1 << 20
 """Taken from each ring in one turn: bounds how long a turn, and so a vote, can take."""
 CONTROL_EVERY = 50 * MS
-PUBLISH_EVERY = 20 * MS
+PUBLISH_EVERY = 100 * MS
 HOUSEKEEP_EVERY = 100 * MS
 SLEEP_MAX = 500 * MS
 """The heartbeat beats at least so often, also when there is nothing to do."""
@@ -241,8 +241,9 @@ class Worker:
         if self._frames.prepare_sleep() and self._requests.prepare_sleep():
             until = min(self._turn.wake_at, self._housekeep_at, self._stop_by, now + SLEEP_MAX)
             self._busy += now - self._busy_since
-            self._publish(now)
-            self._block.slots[self._slot["phase"]] = Phase.SLEEP
+            slots = self._block.slots
+            slots[self._slot["heartbeat_ns"]] = now
+            slots[self._slot["phase"]] = Phase.SLEEP
             # epoll's resolution is a millisecond: round up, or the last one is spent spinning.
             events = poll.poll(max(0, until - now) / 1e9 + 0.0005 if until > now else 0)
             self._busy_since = monotonic_ns()

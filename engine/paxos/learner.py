@@ -37,7 +37,7 @@ class Learner:
         self.g = group
         self.asked_from = -1
         self.ask_again_at = 0
-        self.position_at = now + group.rng.randint(0, group.timers.ask)
+        self.position_at = self._next_position(now)
         """When to tell a peer where this group stands."""
         self.leftover_after = group.timers.leftover
         self.ask_first = True
@@ -101,13 +101,19 @@ class Learner:
         """Do what is due; returns when the next timer of the learner is."""
         g = self.g
         if now >= self.position_at:
-            timers = g.timers
-            self.position_at = now + timers.ask + g.rng.randint(0, timers.ask // 5)
+            self.position_at = self._next_position(now)
             if len(g.members.seats) > 1:
                 fx.now.peer(g.random_peer()).positions.append((g.index, g.instance))
         if now >= self.leftover_at:
             self._leftover(now, fx)
         return min(self.position_at, self.leftover_at)
+
+    def _next_position(self, now: int) -> int:
+        """At random, so that nodes do not fall into step; on a grid, so that groups share a turn."""
+        ask = self.g.timers.ask
+        grid = ask // 5
+        due = now + ask + self.g.rng.randint(0, grid)
+        return due - due % grid + grid
 
     def _leftover(self, now: int, fx: Effects) -> None:
         """First tell everybody where we stand, then, if that brings nothing, complete the instance."""
