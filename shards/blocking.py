@@ -53,7 +53,7 @@ class BlockingNode:
         with self._lock:
             if self._thread is not None:
                 raise RuntimeError("a BlockingNode starts once; make a new one")
-            loop = _new_loop()
+            loop = new_loop()
             self._thread = threading.Thread(target=self._run, args=(loop,), name="paxmux-node", daemon=True)
             self._loop = loop
             self._thread.start()
@@ -177,7 +177,8 @@ class BlockingNode:
         self.stop(0)
 
 
-def _new_loop() -> asyncio.AbstractEventLoop:
+def new_loop() -> asyncio.AbstractEventLoop:
+    """An event loop: uvloop's where it is installed."""
     try:
         import uvloop
     except ImportError:
