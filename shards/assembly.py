@@ -98,7 +98,7 @@ class Assembly:
                 options.worker, self._router_boot, self._on_router_lost, self._on_router_back, self._on_broken
             )
         stack.push_async_callback(self._router.stop)
-        self._supervisor = Supervisor(self._loop, self._posts(), options.worker.hang_warn_ms)
+        self._supervisor = Supervisor(self._loop, self._posts())
         stack.callback(self._end_requests)
         stack.push_async_callback(self._stop_workers)
         self.waiting_for = "its router"

@@ -27,6 +27,7 @@ from paxmux.shards.link import Link
 from paxmux.shards.restarts import RestartPolicy
 from paxmux.shards.ring import create_ring
 from paxmux.shards.router_host import RouterHost
+from paxmux.shards.standstill import Standstill
 from paxmux.shards.watched_child import WatchedChild, exit_text
 
 State = Literal["held", "starting", "serving", "waiting", "down", "stopped"]
@@ -76,7 +77,7 @@ class Post:
         self._timer: asyncio.TimerHandle | None = None
         self._failed: Failed | None = None
         self._replacing: asyncio.Task[None] | None = None
-        self._hung_since_ns = 0
+        self._standstill = Standstill(self.name, options.worker.hang_warn_ms)
 
     @property
     def pid(self) -> int | None:
@@ -141,18 +142,11 @@ class Post:
         except ValueError:
             return f"unknown phase {number}"
 
-    def check_heartbeat(self, now_ns: int, warn_s: float) -> None:
-        """Warn once when the worker's loop stands still, and say when it goes on."""
+    def check_heartbeat(self, now_ns: int) -> None:
+        """Warn when the worker's loop stands still."""
         age_s = self.heartbeat_age_s(now_ns)
-        if age_s is None or age_s <= warn_s:
-            if self._hung_since_ns and age_s is not None:
-                stood_s = (now_ns - self._hung_since_ns) / 1e9
-                log.warning("%s goes on after it had stood still for about %.1f s", self.name, stood_s)
-            self._hung_since_ns = 0
-        elif not self._hung_since_ns:
-            self._hung_since_ns = now_ns - int(age_s * 1e9)
-            words = "%s (process %d) has not turned for %.1f s, in phase %s"
-            log.warning(words, self.name, self.pid, age_s, self.phase())
+        if age_s is not None:
+            self._standstill.check(now_ns, age_s, f"process {self.pid}, in phase {self.phase()}")
 
     # A life
 
@@ -190,7 +184,7 @@ class Post:
             )
             self._router.attach_worker(self.worker, generation, boot.groups, net_out, net_in, bell)
             bells = (bell.fileno(), self._exchange.bell.fileno(), self._router.bell.fileno())
-            self._child.send(boot, [counters, client_in, client_out, net_in, net_out, *bells])
+            self._child.boot(boot, [counters, client_in, client_out, net_in, net_out, *bells])
         log.info("%s: process %d, generation %d", self.name, self._child.pid, generation)
 
     def _on_message(self, message: FromChild) -> None:
@@ -229,15 +223,16 @@ class Post:
     def _after_death(self, why: str, code: int | None) -> None:
         delay_s = self.policy.died(time.monotonic())
         never_served = not self.settled.done()
-        if never_served and code in (ExitCode.CANNOT_BOOT, None):
+        failed_as = self._failed.kind if self._failed is not None else None
+        if never_served and (code in (ExitCode.CANNOT_BOOT, None) or failed_as == "cannot_boot"):
             delay_s = None
         if delay_s is None:
             self.state = "down"
             self.reason = f"{self.name} stays down until the node is started again: {why}"
             log.critical("%s", self.reason)
             if never_served:
-                storage = self._failed is not None and self._failed.kind == "storage"
-                self.settled.set_result(StorageFailed(why) if storage else PaxmuxError(why))
+                error = StorageFailed(why) if failed_as == "storage" else PaxmuxError(why)
+                self.settled.set_result(error)
         else:
             self.state = "waiting"
             self.reason = f"{self.name} is being restarted: {why}"
@@ -246,7 +241,7 @@ class Post:
 
     def _discard(self) -> None:
         """Let go what belonged to the last life."""
-        self._hung_since_ns = 0
+        self._standstill.forget()
         if self._link is not None:
             self._link.close()
             self._link = None

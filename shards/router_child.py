@@ -31,15 +31,18 @@ from paxmux.shards.boot import (
     StatusAsk,
     StatusReply,
 )
-from paxmux.shards.child import spawn_child
+from paxmux.shards.child import ControlError, spawn_child
 from paxmux.shards.counters import ROUTER, Block
 from paxmux.shards.doorbell import Doorbell
 from paxmux.shards.restarts import RestartPolicy
 from paxmux.shards.router_host import OnBroken
+from paxmux.shards.standstill import Standstill
 from paxmux.shards.watched_child import WatchedChild, exit_text
 
 ROUTER_MODULE = "paxmux.shards.router_process"
 STOP_GRACE_S = 2.0
+WATCH_S = 0.5
+"""How often its heartbeat is looked at."""
 
 log = logging.getLogger("paxmux")
 
@@ -65,7 +68,6 @@ class RouterChild:
         """
         self.bell = Doorbell.create()
         self.generation = 0
-        self._options = options
         self._make_boot = make_boot
         self._on_lost = on_lost
         self._on_back = on_back
@@ -78,6 +80,8 @@ class RouterChild:
         self._block: Block | None = None
         self._failed: Failed | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._standstill = Standstill("the router process", options.hang_warn_ms)
+        self._watch = self._loop.call_later(WATCH_S, self._look)
         self._asks = itertools.count(1)
         self._asked: dict[int, asyncio.Future[dict[str, Any]]] = {}
         self._stopping = False
@@ -116,15 +120,14 @@ class RouterChild:
 
     def describe(self) -> dict[str, Any]:
         """See `RouterHost`."""
-        counters = self._block.snapshot() if self._block is not None else None
-        age_ns = time.monotonic_ns() - counters["heartbeat_ns"] if counters else 0
+        age_s = self._heartbeat_age_s(time.monotonic_ns())
         return {
             "mode": "process",
             "pid": self._child.pid if self._child is not None else None,
             "generation": self.generation,
             "restarts": self._policy.restarts,
-            "heartbeat_age_s": round(age_ns / 1e9, 3) if counters and counters["heartbeat_ns"] else None,
-            "counters": counters,
+            "heartbeat_age_s": None if age_s is None else round(age_s, 3),
+            "counters": self._block.snapshot() if self._block is not None else None,
         }
 
     async def status(self, timeout_s: float) -> dict[str, Any] | None:
@@ -145,6 +148,7 @@ class RouterChild:
     async def stop(self) -> None:
         """See `RouterHost`."""
         self._stopping = True
+        self._watch.cancel()
         if self._timer is not None:
             self._timer.cancel()
         if self._child is not None:
@@ -171,7 +175,11 @@ class RouterChild:
             self._child = WatchedChild(
                 self._loop, child, "the router process", self._on_message, self._on_exit
             )
-            self._child.send(self._make_boot(), [counters, self.bell.fileno()])
+            try:
+                self._child.boot(self._make_boot(), [counters, self.bell.fileno()])
+            except ControlError as error:
+                self._failed = Failed(reason=str(error), kind="cannot_boot")
+                self._child.kill()
 
     def _on_message(self, message: FromChild) -> None:
         match message:
@@ -206,7 +214,21 @@ class RouterChild:
             log.error("the router process died: %s", why)
             self._after_death(why)
 
+    def _look(self) -> None:
+        now_ns = time.monotonic_ns()
+        age_s = self._heartbeat_age_s(now_ns)
+        if age_s is not None and self._child is not None:
+            self._standstill.check(now_ns, age_s, f"process {self._child.pid}")
+        self._watch = self._loop.call_later(WATCH_S, self._look)
+
+    def _heartbeat_age_s(self, now_ns: int) -> float | None:
+        if self._block is None or self._child is None:
+            return None
+        beat_ns = self._block.slots[self._block.index["heartbeat_ns"]]
+        return max(now_ns - max(beat_ns, self._child.started_ns), 0) / 1e9
+
     def _close_block(self) -> None:
+        self._standstill.forget()
         if self._block is not None:
             self._block.close()
             self._block = None

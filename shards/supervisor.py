@@ -25,10 +25,9 @@ log = logging.getLogger("paxmux")
 class Supervisor:
     """Used in the node's event loop only."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, posts: list[Post], hang_warn_ms: int) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, posts: list[Post]) -> None:
         self.posts = posts
         self._loop = loop
-        self._hang_warn_s = hang_warn_ms / 1000
         self._watch: asyncio.TimerHandle | None = None
         self._wanted = False
         self._blocked = False
@@ -102,7 +101,7 @@ class Supervisor:
     def _look(self) -> None:
         now_ns = time.monotonic_ns()
         for post in self.posts:
-            post.check_heartbeat(now_ns, self._hang_warn_s)
+            post.check_heartbeat(now_ns)
         self._watch = self._loop.call_later(WATCH_S, self._look)
 
 

@@ -8,6 +8,7 @@ successor open the same files.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import signal
@@ -17,7 +18,7 @@ from collections.abc import Callable, Iterable
 import msgspec
 
 from paxmux.engine.errors import ExitCode
-from paxmux.shards.boot import FromChild, Stop, ToChild
+from paxmux.shards.boot import FromChild, RouterBoot, Stop, ToChild, WorkerBoot
 from paxmux.shards.child import Child, ControlClosed, ControlError
 
 POLL_S = 0.05
@@ -62,6 +63,15 @@ class WatchedChild:
             self._poll = loop.call_later(POLL_S, self._look)
         else:
             loop.add_reader(self._pidfd, self._look)
+
+    def boot(self, message: WorkerBoot | RouterBoot, fds: Iterable[int]) -> None:
+        """Send the boot message. A child that is gone already is no error here: its end is told soon.
+
+        Raises:
+            ControlError: it is too large for the control socket.
+        """
+        with contextlib.suppress(ControlClosed):
+            self._child.send(message, fds)
 
     def send(self, message: ToChild, fds: Iterable[int] = ()) -> bool:
         """Send a message; False if the child is about to be gone. A child that does not read is killed."""

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from paxmux.engine.errors import ExitCode, NodeStopped, Overloaded, PaxmuxError, Timeout
-from paxmux.engine.options import WorkerOptions
+from paxmux.engine.options import MachineOptions, WorkerOptions
 from paxmux.shards import post, watched_child
 from paxmux.shards.node import Node
 from paxmux.shards.restarts import RestartPolicy
@@ -126,6 +126,33 @@ async def test_a_worker_that_cannot_boot_fails_the_first_start_with_its_reason(
 
 
 @in_loop
+async def test_a_worker_that_crashes_at_every_boot_fails_the_first_start_in_the_end(
+    tmp_path: Path, free_ports: Ports, caplog: pytest.LogCaptureFixture
+) -> None:
+    (port,) = free_ports(1)
+    before = traces()
+    (tmp_path / "n").mkdir()
+    (tmp_path / "n" / "boot_exit").write_text("9")
+    budget = WorkerOptions(restart_first_ms=1, restart_max_ms=1, crash_budget=3)
+    with pytest.raises(PaxmuxError, match="cannot start: exit code 9"):
+        await Node(lone_options(tmp_path / "n", port, worker=budget)).start(30)
+    assert caplog.text.count("worker 0 died: exit code 9") == 3
+    check_traces(before)
+
+
+@in_loop
+async def test_a_boot_message_that_is_too_large_fails_the_start_and_says_so(
+    tmp_path: Path, free_ports: Ports
+) -> None:
+    (port,) = free_ports(1)
+    before = traces()
+    machine = MachineOptions(class_="paxmux.plugins.machines.echo:Echo", args={"text": "x" * 300_000})
+    with pytest.raises(PaxmuxError, match="arguments of a state machine in the options that large"):
+        await Node(lone_options(tmp_path / "n", port, state_machines=[machine])).start(30)
+    check_traces(before)
+
+
+@in_loop
 async def test_later_a_worker_that_cannot_boot_is_tried_again(
     tmp_path: Path, free_ports: Ports, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -189,7 +216,7 @@ async def test_a_loop_that_stands_still_is_named_with_its_phase(
         pid = (await workers(node))[0]["pid"]
         os.kill(pid, signal.SIGSTOP)
         await until(lambda: "has not turned for" in caplog.text)
-        assert f"worker 0 (process {pid})" in caplog.text
+        assert f": process {pid}, in phase " in caplog.text
         assert "in phase sleep" in caplog.text or "in phase step" in caplog.text
         os.kill(pid, signal.SIGCONT)
         await until(lambda: "worker 0 goes on" in caplog.text)
@@ -300,6 +327,22 @@ async def test_a_router_process_that_dies_takes_the_workers_along_and_all_come_b
         assert sorted(status["rings"]["network"]) == ["0", "1"]
         assert [row["restarts"] for row in status["workers"]] == [0, 0], "no crash of their own"
     assert "the router process died: killed by SIGKILL" in caplog.text
+
+
+@in_loop
+async def test_a_router_process_that_stands_still_is_named(
+    tmp_path: Path, free_ports: Ports, caplog: pytest.LogCaptureFixture
+) -> None:
+    options = lone_options(tmp_path / "n", free_ports(1)[0], router="process")
+    async with running(options) as node:
+        pid = (await node.status())["router"]["pid"]
+        os.kill(pid, signal.SIGSTOP)
+        await until(lambda: "the router process has not turned for" in caplog.text)
+        status = await node.status()
+        assert not status["router"]["answered"]
+        assert status["router"]["heartbeat_age_s"] > 0.3
+        os.kill(pid, signal.SIGCONT)
+        await until(lambda: "the router process goes on" in caplog.text)
 
 
 @in_loop
