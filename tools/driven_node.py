@@ -130,6 +130,10 @@ class DrivenNode:
         """Let the writers have their last outcomes; answers once all are reported."""
         await self._end_writers()
 
+    async def close(self) -> None:
+        """The node is stopped: let the tool have the last outcomes."""
+        await self._end_writers()
+
     async def _end_writers(self) -> None:
         writers, self._writers = self._writers, None
         if writers is not None:
@@ -151,7 +155,10 @@ async def _run(fd: int, config: str) -> ExitCode:
         failed = error if isinstance(error, PaxmuxError) else PaxmuxError(str(error))
         writer.write(node_wire.pack({"event": "failed", "code": int(failed.code), "error": str(error)}))
         code = exit_code(failed)
-    writer.close()
+    if code != ExitCode.PARENT_GONE:
+        await writer.drain()
+        writer.close()
+        await writer.wait_closed()
     return code
 
 
@@ -173,7 +180,10 @@ async def _serve(
         starting.cancel()
         await asyncio.gather(serving, starting, return_exceptions=True)
         await node.stop(driven.drain_s or 0)
-    return ExitCode.PARENT_GONE if driven.drain_s is None else ExitCode.OK
+    if driven.drain_s is None:
+        return ExitCode.PARENT_GONE
+    await driven.close()
+    return ExitCode.OK
 
 
 def main() -> None:

@@ -39,7 +39,7 @@ class LoadSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     """The window in which answers count."""
     warmup_s: float = 0.0
     mode: Literal["propose", "batch"] = "propose"
-    smid: int = 1
+    smid: int
     timeout_s: float = 10.0
     seed: int = 0
     first_client: int = 0

@@ -22,6 +22,7 @@ COMMANDS = {
     "serve": "run a node until SIGTERM or SIGINT",
     "status": "show groups, layout, rings and peers of a running node",
     "bench": "measure a cluster on this machine",
+    "chaos": "kill processes of a cluster under load, and check that nothing is lost",
     "demo": "show a cluster on this machine: load, a crash, the comparison of replicas",
     "echo": "run one node of a cluster that echoes what is typed",
 }

@@ -17,6 +17,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from paxmux.engine.errors import PaxmuxError, error_for
 from paxmux.shards.child import absolute
 from paxmux.tools import node_wire, processes
@@ -55,6 +57,19 @@ class NodeHandle:
     def pid(self) -> int | None:
         """Its process id; None unless it runs."""
         return self._popen.pid if self._popen is not None and self._popen.poll() is None else None
+
+    @property
+    def died(self) -> int | None:
+        """Its exit code, if it has ended and nobody made it end."""
+        return self._popen.poll() if self._popen is not None else None
+
+    def children(self) -> list[psutil.Process]:
+        """The node's own child processes, in the order of their ids."""
+        pid = self.pid
+        return sorted(
+            (process for process in processes.marked(self._mark) if process.pid != pid),
+            key=lambda process: process.pid,
+        )
 
     async def start(self) -> None:
         """Start the process; `ready` waits for its node."""

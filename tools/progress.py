@@ -50,10 +50,12 @@ class Steps:
         """A line that stays."""
         self._console.print(text, highlight=False, markup=False, soft_wrap=True)
 
-    def step(self, text: str, total_s: float | None = None) -> None:
-        """The next step begins; it takes `total_s`, or nobody knows how long."""
+    def step(self, text: str, total_s: float | None = None, *, plain: bool = True) -> None:
+        """The next step begins; it takes `total_s`, or nobody knows how long. `plain`: it is worth a
+        line of its own where there is no bar."""
         if self._bar is None:
-            self.say(text)
+            if plain:
+                self.say(text)
         else:
             if self._task is not None:
                 self._bar.remove_task(self._task)

@@ -17,8 +17,9 @@ import msgspec
 
 from paxmux.engine.errors import Code, PaxmuxError
 from paxmux.shards.node import Node
+from paxmux.tools.journal_machine import VALUE_MIN_BYTES, Journal, make_value
 
-CLIENT_BITS = 32
+NUMBER_BITS = 32
 PAUSE_S = 0.05
 """After an error."""
 _OUTCOME = struct.Struct("<QQHhB")
@@ -28,7 +29,7 @@ class Outcome(NamedTuple):
     """What became of one value."""
 
     id: int
-    """client << 32 | number"""
+    """See `make_id`."""
     instance: int
     """Where it was decided; 0 without code 0."""
     group: int
@@ -78,7 +79,7 @@ class Writers:
         ]
 
     async def halt(self) -> None:
-        """Begin no more values; returns once each outcome is reported."""
+        """Write no more; returns once each outcome is reported."""
         self._halting = True
         await asyncio.gather(*self._tasks)
         self._flush()
@@ -91,10 +92,10 @@ class Writers:
         while not self._halting:
             count += 1
             group = rng.randrange(spec.groups)
-            value_id = number << CLIENT_BITS | count
-            value = value_id.to_bytes(8, "little") + rng.randbytes(max(0, spec.size - 8))
+            value_id = make_id(number, count)
+            value = make_value(value_id, rng.randbytes(max(0, spec.size - VALUE_MIN_BYTES)))
             try:
-                done = await self._node.propose(group, value, 1, None, spec.timeout_s)
+                done = await self._node.propose(group, value, Journal.smid, None, spec.timeout_s)
             except PaxmuxError as error:
                 self._report(value_id, 0, group, int(error.code), error.retryable)
                 await asyncio.sleep(PAUSE_S)
@@ -113,6 +114,16 @@ class Writers:
         if self._outcomes:
             self._send({"event": "outcomes", "outcomes": bytes(self._outcomes)})
             self._outcomes.clear()
+
+
+def make_id(client: int, number: int) -> int:
+    """Id of the value that a client wrote as its `number`-th."""
+    return client << NUMBER_BITS | number
+
+
+def split_id(value_id: int) -> tuple[int, int]:
+    """(client, number); the opposite of `make_id`."""
+    return value_id >> NUMBER_BITS, value_id & (1 << NUMBER_BITS) - 1
 
 
 def read_outcomes(data: bytes) -> list[Outcome]:

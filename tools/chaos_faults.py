@@ -1,0 +1,149 @@
+"""What is done to a cluster, drawn from a seed: the plan of each round of `paxmux chaos`.
+
+Decides which process is hit by what, and when. Knows no process: victims are numbers, so that the
+same seed always makes the same plan. How the machine schedules what follows is another matter.
+"""
+
+from __future__ import annotations
+
+import random
+from enum import Enum
+from typing import NamedTuple
+
+
+class Action(Enum):
+    """What happens to a victim."""
+
+    KILL_CHILD = "kill -9 of a worker"
+    KILL_NODE = "kill -9 of a node"
+    STOP_NODE = "clean stop of a node"
+    START_NODE = "start of a node"
+    FREEZE_CHILD = "SIGSTOP of a worker"
+    FREEZE_NODE = "SIGSTOP of a node"
+    THAW = "SIGCONT to a node and its workers"
+
+
+class Fault(NamedTuple):
+    """One action, `at_s` after the round began."""
+
+    at_s: float
+    action: Action
+    node: int
+    child: int = 0
+    """For a worker: a number that is taken modulo the node's children."""
+
+
+class Plan(NamedTuple):
+    """One round."""
+
+    name: str
+    faults: list[Fault]
+    """In order of time. Afterwards every node is started that is down, and thawed if it is frozen."""
+
+
+class Faults:
+    """Plans without end, drawn from a seed."""
+
+    def __init__(self, seed: int, nodes: int) -> None:
+        self._rng = random.Random(f"paxmux chaos {seed}")
+        self._nodes = nodes
+        self._kinds = {
+            "a worker killed": self._worker,
+            "workers killed again and again": self._workers,
+            "a node killed": self._node,
+            "two nodes killed": self._two_nodes,
+            "all nodes killed": self._all_nodes,
+            "a node killed, and again while it starts": self._relapse,
+            "a node or worker frozen": self._freeze,
+            "one frozen, another killed": self._frozen_and_killed,
+            "a node stopped and started": self._clean_stop,
+        }
+        self._queue: list[str] = []
+
+    def next(self) -> Plan:
+        """The next round's plan. Every kind comes once before any comes again."""
+        if not self._queue:
+            self._queue = self._rng.sample(sorted(self._kinds), len(self._kinds))
+        name = self._queue.pop()
+        return Plan(name, sorted(self._kinds[name](), key=lambda fault: fault.at_s))
+
+    def _at(self, low_s: float = 0.0, high_s: float = 0.6) -> float:
+        return round(self._rng.uniform(low_s, high_s), 3)
+
+    def _pick(self, count: int) -> list[int]:
+        return self._rng.sample(range(self._nodes), min(count, self._nodes))
+
+    def _child(self) -> int:
+        return self._rng.randrange(1 << 16)
+
+    def _worker(self) -> list[Fault]:
+        (node,) = self._pick(1)
+        return [Fault(self._at(), Action.KILL_CHILD, node, self._child())]
+
+    def _workers(self) -> list[Fault]:
+        count = self._rng.randint(2, 5)
+        return [
+            Fault(self._at(0.0, 1.5), Action.KILL_CHILD, self._rng.randrange(self._nodes), self._child())
+            for _ in range(count)
+        ]
+
+    def _node(self) -> list[Fault]:
+        (node,) = self._pick(1)
+        kill = self._at()
+        return [
+            Fault(kill, Action.KILL_NODE, node),
+            Fault(kill + self._at(0.0, 1.5), Action.START_NODE, node),
+        ]
+
+    def _two_nodes(self) -> list[Fault]:
+        # Sometimes at once, sometimes one after the other; they come back in any order.
+        faults = []
+        for node in self._pick(2):
+            kill = self._at(0.0, self._rng.choice((0.0, 0.6)))
+            faults += [
+                Fault(kill, Action.KILL_NODE, node),
+                Fault(kill + self._at(0.1, 1.5), Action.START_NODE, node),
+            ]
+        return faults
+
+    def _all_nodes(self) -> list[Fault]:
+        kill = self._at()
+        return [Fault(kill, Action.KILL_NODE, node) for node in range(self._nodes)]
+
+    def _relapse(self) -> list[Fault]:
+        (node,) = self._pick(1)
+        kill = self._at()
+        start = kill + self._at(0.0, 0.3)
+        # Within the time that an interpreter takes to start, a worker to recover, a node to serve.
+        again = start + self._at(0.1, 0.9)
+        return [
+            Fault(kill, Action.KILL_NODE, node),
+            Fault(start, Action.START_NODE, node),
+            Fault(again, Action.KILL_NODE, node),
+        ]
+
+    def _freeze(self) -> list[Fault]:
+        (node,) = self._pick(1)
+        begin = self._at()
+        action = self._rng.choice((Action.FREEZE_NODE, Action.FREEZE_CHILD))
+        return [
+            Fault(begin, action, node, self._child()),
+            Fault(begin + self._at(0.2, 1.5), Action.THAW, node),
+        ]
+
+    def _frozen_and_killed(self) -> list[Fault]:
+        frozen, killed = self._pick(2) if self._nodes > 1 else (0, 0)
+        begin = self._at()
+        return [
+            Fault(begin, Action.FREEZE_NODE, frozen),
+            Fault(begin + self._at(0.0, 0.4), Action.KILL_NODE, killed),
+            Fault(begin + self._at(0.5, 1.5), Action.THAW, frozen),
+        ]
+
+    def _clean_stop(self) -> list[Fault]:
+        (node,) = self._pick(1)
+        stop = self._at()
+        return [
+            Fault(stop, Action.STOP_NODE, node),
+            Fault(stop + self._at(0.0, 1.0), Action.START_NODE, node),
+        ]

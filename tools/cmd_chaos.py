@@ -1,0 +1,134 @@
+"""`paxmux chaos`: kills and freezes processes of a cluster under load, and checks what is left.
+
+Decides arguments, words and exit code; tools/chaos_run.py does the rounds, tools/chaos_ledger.py
+judges.
+"""
+
+from __future__ import annotations
+
+import argparse
+import secrets
+import sys
+
+import msgspec
+import orjson
+from rich.console import Console
+
+from paxmux.engine.errors import Code, ExitCode
+from paxmux.tools import event_loop
+from paxmux.tools.arguments import seconds, whole
+from paxmux.tools.chaos_run import Chaos, ChaosOptions
+from paxmux.tools.progress import Steps
+from paxmux.tools.scratch import Scratch
+
+_EPILOG = """\
+Three nodes (with 1, 2 and 3 workers, unless --workers says otherwise) in a temporary folder, writers
+on each of them. In each round processes are killed (SIGKILL: a worker, a node, two, all), frozen or
+stopped, and brought back. Then it is checked that
+
+  - each node gets a value through each group again
+  - all replicas have executed the same values in the same order
+  - each acknowledged value was executed, where it was acknowledged; none twice; none that was refused
+  - the logs of all nodes say the same as the state machines
+  - in the end, no process and no file in /dev/shm is left
+
+The seed fixes what is done and when, not how the machine schedules it. The exit code is 0 only if
+everything held; otherwise the folder with data and logs is kept.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `paxmux chaos`."""
+    parser.add_argument(
+        "--seconds",
+        type=seconds(0, 1e6),
+        default=60.0,
+        metavar="S",
+        help="begin no more rounds after this (default: 60)",
+    )
+    parser.add_argument("--seed", type=whole(0, 2**64), metavar="N", help="default: a random one, printed")
+    parser.add_argument("--groups", type=whole(1, 256), default=8, metavar="N", help="default: 8")
+    parser.add_argument(
+        "--workers", type=_workers, default=[1, 2, 3], metavar="N,N,N", help="of each node (default: 1,2,3)"
+    )
+    parser.add_argument("--clients", type=whole(1, 1000), default=8, metavar="N", help="on each node")
+    parser.add_argument("--size", type=whole(12, 1_048_576), default=100, metavar="BYTES", help="of a value")
+    parser.add_argument("--router", choices=("inline", "process"), default="inline")
+    parser.add_argument("--json", action="store_true", help="report as JSON on standard output")
+    parser.epilog = _EPILOG
+
+
+def run(args: argparse.Namespace) -> int:
+    """Do it, and say what was found."""
+    if max(args.workers) > args.groups:
+        print(
+            f"paxmux chaos: --workers: expected at most one worker per group ({args.groups})",
+            file=sys.stderr,
+        )
+        return ExitCode.USAGE
+    options = ChaosOptions(
+        seconds=args.seconds,
+        seed=secrets.randbelow(1 << 32) if args.seed is None else args.seed,
+        groups=args.groups,
+        workers=tuple(args.workers),
+        clients=args.clients,
+        size=args.size,
+        router=args.router,
+    )
+    console = Console(stderr=args.json, highlight=False)
+    with Scratch(None) as scratch:
+        with Steps(console) as steps:
+            steps.say(f"seed {options.seed}")
+            chaos = Chaos(options, scratch.path, steps)
+            finished = False
+            try:
+                event_loop.run(chaos.run())
+                finished = True
+            finally:
+                if not finished or chaos.ledger.violations:
+                    steps.say(f"data and logs are kept in {scratch.keep()}")
+        return _report(chaos, options, console, args.json)
+
+
+def _report(chaos: Chaos, options: ChaosOptions, console: Console, as_json: bool) -> int:
+    ledger = chaos.ledger
+    sound = not ledger.violations and not chaos.left_behind
+    if as_json:
+        report = {
+            "sound": sound,
+            "rounds": chaos.rounds,
+            "outcomes": {str(code): count for code, count in sorted(ledger.outcomes.items())},
+            "executed": ledger.executed,
+            "violations": ledger.violations,
+            "examples": ledger.examples,
+            "left_behind": chaos.left_behind,
+            "settings": msgspec.to_builtins(options),
+        }
+        sys.stdout.write(orjson.dumps(report, option=orjson.OPT_APPEND_NEWLINE).decode())
+    for words in ledger.examples:
+        console.print(f"VIOLATION: {words}", markup=False, soft_wrap=True)
+    for words in chaos.left_behind:
+        console.print(f"LEFT BEHIND: {words}", markup=False, soft_wrap=True)
+    codes = ", ".join(
+        f"{count:,} with code {code}" for code, count in sorted(ledger.outcomes.items()) if code != Code.OK
+    )
+    console.print(
+        f"{len(chaos.rounds)} rounds; {ledger.outcomes[Code.OK]:,} values acknowledged"
+        f"{', ' + codes if codes else ''}; {ledger.executed:,} executed",
+        soft_wrap=True,
+    )
+    console.print(
+        "sound: nothing acknowledged was lost, nothing executed twice, all replicas are identical"
+        if sound
+        else f"UNSOUND: seed {options.seed}",
+        soft_wrap=True,
+    )
+    return ExitCode.OK if sound else ExitCode.FAILED
+
+
+def _workers(text: str) -> list[int]:
+    one = whole(1, 64)
+    workers = [one(part) for part in text.split(",")]
+    if not 1 <= len(workers) <= 9:
+        raise argparse.ArgumentTypeError(f"expected 1 .. 9 nodes, got {len(workers)}")
+    return workers
