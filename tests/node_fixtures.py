@@ -73,8 +73,3 @@ def _fds() -> list[str]:
         except FileNotFoundError:
             continue  # the descriptor of the listing itself
     return found
-
-
-async def worker_pids(node: Node) -> list[int]:
-    """Process ids of the workers that run now."""
-    return [entry["pid"] for entry in (await node.status())["workers"] if entry["pid"] is not None]

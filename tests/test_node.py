@@ -146,15 +146,11 @@ async def test_a_wrong_call_is_refused_before_anything_is_noted(tmp_path: Path, 
 async def test_a_deadline_raises_404_and_holds_its_slot(tmp_path: Path, free_ports: Ports) -> None:
     async with running(lone_options(tmp_path / "n", free_ports(1)[0])) as node:
         with pytest.raises(Timeout) as caught:
-            await node.propose(0, b"late:400", timeout_s=0.05)
+            await node.propose(0, b"late:1500", timeout_s=0.05)
         assert caught.value.code == 404
-        status = (await node.status())["pending"]
-        assert (status["count"], status["owed"], status["bytes"]) == (1, 1, len(b"late:400"))
-
-        def free() -> bool:
-            return node._admission.count == 0
-
-        await until(free)
+        admission, pending = node._admission, node._assembly.pending
+        assert (admission.count, pending.owed, admission.bytes) == (1, 1, len(b"late:1500"))
+        await until(lambda: admission.count == 0)
         status = (await node.status())["pending"]
         assert (status["count"], status["owed"], status["timeouts"], status["unmatched"]) == (0, 0, 1, 0)
 

@@ -212,7 +212,8 @@ async def test_replies_given_before_the_death_still_count(tmp_path: Path, free_p
 async def test_a_loop_that_stands_still_is_named_with_its_phase(
     tmp_path: Path, free_ports: Ports, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with running(lone_options(tmp_path / "n", free_ports(1)[0])) as node:
+    patient = WorkerOptions(hang_warn_ms=1000)
+    async with running(lone_options(tmp_path / "n", free_ports(1)[0], worker=patient)) as node:
         pid = (await workers(node))[0]["pid"]
         os.kill(pid, signal.SIGSTOP)
         await until(lambda: "has not turned for" in caplog.text)
@@ -234,7 +235,7 @@ async def test_stop_is_bounded_though_a_worker_is_stopped(
         call = asyncio.create_task(node.propose(0, b"x", timeout_s=None))
         other = asyncio.create_task(node.propose(1, b"late:150", timeout_s=None))
         await asyncio.sleep(0.05)
-        await node.stop(0.3)
+        await node.stop(1.5)
         with pytest.raises(Timeout, match="not known"):
             await call
         assert (await other).result == b"late:150", "the drain waited for it"
