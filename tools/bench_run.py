@@ -74,6 +74,16 @@ def shares(options: BenchOptions) -> list[tuple[list[int], int]]:
     ]
 
 
+def doubts(file_system_type: str, foreign_cpu_percent: float) -> list[str]:
+    """Why a measurement is not valid; empty if it is."""
+    reasons = []
+    if file_system_type in MEMORY_FILE_SYSTEMS:
+        reasons.append(f"the data are on a file system in memory ({file_system_type}): choose a --data-dir")
+    if foreign_cpu_percent > FOREIGN_CPU_MAX_PERCENT:
+        reasons.append(f"other processes used {foreign_cpu_percent} % of the CPUs")
+    return reasons
+
+
 async def run_bench(options: BenchOptions, folder: Path, steps: Steps) -> dict[str, Any]:
     """Run it in an empty folder; returns the report.
 
@@ -94,13 +104,9 @@ async def run_bench(options: BenchOptions, folder: Path, steps: Steps) -> dict[s
         verdict = await compare(cluster.nodes, options.groups, smid=Chain.smid, request=b"", read=read_answer)
         steps.step("stopping")
         await cluster.stop()
-    reasons = []
     kind = file_system(folder)
-    if kind in MEMORY_FILE_SYSTEMS:
-        reasons.append(f"the data are on a file system in memory ({kind}): choose another --data-dir")
-    if measured["foreign_cpu_percent"] > FOREIGN_CPU_MAX_PERCENT:
-        reasons.append(f"other processes used {measured['foreign_cpu_percent']} % of the CPUs")
     foreign = measured.pop("foreign_cpu_percent")
+    reasons = doubts(kind, foreign)
     return {
         **measured,
         "consistent": verdict.consistent,

@@ -12,6 +12,8 @@ from collections.abc import Coroutine
 from types import FrameType
 from typing import Any, TypeVar
 
+from paxmux.engine.errors import PaxmuxError
+
 Result = TypeVar("Result")
 
 
@@ -40,14 +42,28 @@ def run(main: Coroutine[Any, Any, Result]) -> Result:
 
     Raises:
         KeyboardInterrupt: after SIGINT, SIGTERM or SIGHUP, when everything is cleaned up.
+        PaxmuxError: also where a group of tasks failed of nothing else; then the first of them.
     """
     before = {number: signal.signal(number, _interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
     try:
         with asyncio.Runner() as runner:
             return runner.run(main)
+    except ExceptionGroup as group:
+        errors, rest = group.split(PaxmuxError)
+        if errors is None or rest is not None:
+            raise
+        raise _first(errors) from group
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _first(group: ExceptionGroup[PaxmuxError]) -> PaxmuxError:
+    error: Exception = group
+    while isinstance(error, ExceptionGroup):
+        error = error.exceptions[0]
+    assert isinstance(error, PaxmuxError)
+    return error
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

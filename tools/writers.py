@@ -128,4 +128,7 @@ def split_id(value_id: int) -> tuple[int, int]:
 
 def read_outcomes(data: bytes) -> list[Outcome]:
     """What an event `outcomes` says."""
-    return [Outcome(*fields[:4], bool(fields[4])) for fields in _OUTCOME.iter_unpack(data)]
+    return [
+        Outcome(value_id, instance, group, code, bool(no_effect))
+        for value_id, instance, group, code, no_effect in _OUTCOME.iter_unpack(data)
+    ]
