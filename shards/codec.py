@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator
 from typing import Annotated
 
 import msgspec
+
 from paxmux.engine.paxos.messages import Batch, Body
 
 _LENGTH = struct.Struct("<I")

@@ -20,9 +20,9 @@ class CallKind(IntEnum):
     QUERY = 1
     """Local read: argument is the state machine id, payload the request."""
     NOW_INSTANCE = 2
-    """First instance that is not decided; the answer is 8 bytes, little-endian."""
+    """First instance that is not decided; the answer stands in `instance_id`."""
     INSTANCE_VALUE = 3
-    """Argument is an instance; the answer is msgpack of list[(value, smid)]."""
+    """Argument is an instance; the answer is msgpack of list[(value, smid)], in execution order."""
     GROUP_STATUS = 4
     """Group is ignored; the answer is JSON about every group of the worker."""
 
