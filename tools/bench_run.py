@@ -40,6 +40,7 @@ TIMEOUT_S = 10.0
 """Of each request."""
 SLACK_S = 30.0
 LOOK_EVERY_S = 0.5
+RATE_EVERY_S = 1.0
 
 
 class BenchOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -176,17 +177,16 @@ async def _load(
 async def _watch(loaded: list[NodeHandle], total_s: float, steps: Steps) -> None:
     """Let the time pass, and show how it goes."""
     start = time.monotonic()
-    last_s, last_values = 0.0, await _values(loaded)
+    last_s, last_values, note = 0.0, await _values(loaded), ""
     while (left_s := total_s - (time.monotonic() - start)) > 0:
         await asyncio.sleep(min(LOOK_EVERY_S, left_s))
         now_s = time.monotonic() - start
-        if now_s - last_s >= 2 * LOOK_EVERY_S:
+        if now_s - last_s >= RATE_EVERY_S:
             values = await _values(loaded)
-            rate = (values - last_values) / (now_s - last_s)
+            if values:
+                note = f"{(values - last_values) / (now_s - last_s):,.0f} values/s"
             last_s, last_values = now_s, values
-            steps.at(now_s, f"{rate:,.0f} values/s" if values else "")
-        else:
-            steps.at(now_s)
+        steps.at(now_s, note)
 
 
 async def _values(loaded: list[NodeHandle]) -> int:

@@ -115,7 +115,7 @@ def _show(report: dict[str, Any]) -> None:
     latency.add_row(*(f"{value:.2f}" for value in report["latency_ms"].values()))
     console.print(latency)
     nodes = Table(title="nodes", title_justify="left")
-    for name in ("node", "CPU s", "RSS MB", "fdatasync", "values per fdatasync"):
+    for name in ("node", "CPU s", "RSS MB", "fdatasync", "values each"):
         nodes.add_column(name, justify="left" if name == "node" else "right")
     for name, cpu in report["cpu_s"].items():
         rss = report["rss_bytes"][name]

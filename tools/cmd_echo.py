@@ -14,6 +14,7 @@ from paxmux.engine.errors import ConfigError, ExitCode, PaxmuxError
 from paxmux.engine.options import LayoutOptions, MachineOptions, Options
 from paxmux.shards.node import Node
 from paxmux.tools import event_loop
+from paxmux.tools.arguments import seconds
 from paxmux.tools.stdin_lines import StdinLines
 
 ECHO = "paxmux.plugins.machines.echo:Echo"
@@ -27,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("members", metavar="IP:PORT,...", help="all nodes, this one included")
     parser.add_argument(
         "--timeout-s",
-        type=_seconds,
+        type=seconds(0.001, 86_400),
         default=TIMEOUT_S,
         metavar="S",
         help="how long a line waits for its outcome (default: %(default)g); then it is 404, unknown",
@@ -106,13 +107,3 @@ async def _answer_lines(node: Node, lines: StdinLines, timeout_s: float) -> None
             print(f"paxmux echo: {error}", file=sys.stderr, flush=True)
         else:
             print(f"echo resp value {(done.result or b'').decode('utf-8', 'replace')}", flush=True)
-
-
-def _seconds(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < 1e9:
-        raise argparse.ArgumentTypeError(f"expected seconds above 0, got {text!r}")
-    return value
