@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 
 import pytest
+
 from paxmux.engine.paxos import value as values
 from paxmux.engine.paxos.ballot import MAX_LEAP, NULL
 from paxmux.engine.paxos.effects import ACCEPT, LEARNED, PROMISE, Effects
