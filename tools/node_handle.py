@@ -100,12 +100,12 @@ class NodeHandle:
         """
         try:
             await asyncio.wait_for(asyncio.shield(self._ready), timeout_s)
+        except PaxmuxError as error:
+            raise PaxmuxError(f"{self.name} did not start: {error}\n{self.log_tail()}") from error
         except TimeoutError:
             raise PaxmuxError(
                 f"{self.name} did not serve within {timeout_s:.0f} s\n{self.log_tail()}"
             ) from None
-        except PaxmuxError as error:
-            raise PaxmuxError(f"{self.name} did not start: {error}\n{self.log_tail()}") from error
 
     async def ask(self, op: str, *, within_s: float = ASK_S, **arguments: Any) -> Any:
         """Have an operation done.
@@ -123,6 +123,9 @@ class NodeHandle:
         self._writer.write(node_wire.pack({"ask": number, "op": op, **arguments}))
         try:
             return await asyncio.wait_for(answer, within_s)
+        except PaxmuxError:
+            # The operation's own outcome; its timeout is a TimeoutError as well.
+            raise
         except TimeoutError:
             raise PaxmuxError(f"{self.name} did not answer {op!r} within {within_s:.0f} s") from None
         finally:

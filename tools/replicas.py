@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from paxmux.engine.errors import PaxmuxError
+from paxmux.engine.errors import Code, PaxmuxError
 from paxmux.tools.node_handle import NodeHandle
 
 LOOK_EVERY_S = 0.1
@@ -60,7 +60,8 @@ async def compare(
             found = await _look(nodes, groups, smid, request, read, last)
         except PaxmuxError as error:
             # A worker that is just being restarted refuses; it must be back within the time.
-            found = Comparison(False, [str(error)], [], []) if last else None
+            passing = error.retryable or error.code == Code.TIMEOUT
+            found = Comparison(False, [str(error)], [], []) if last or not passing else None
         if found is not None:
             return found
         await asyncio.sleep(LOOK_EVERY_S)
