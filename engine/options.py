@@ -62,7 +62,7 @@ class TimerOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     """Give up an Accept and start a higher ballot (reference, 2.3)."""
     phase_max_ms: int = 8000
     backoff_min_ms: int = 10
-    """After a rejection the next ballot starts within a random time of min..max (reference, 2.3)."""
+    """After a ballot is lost the next one starts within a random time of min..max (reference, 2.3)."""
     backoff_max_ms: int = 40
     ask_ms: int = 2500
     """Each group asks a peer for news at this interval, plus a random fifth (reference, 2.10)."""

@@ -474,6 +474,45 @@ def test_rejects_by_a_majority_end_the_round_and_back_off() -> None:
     assert fx.after.all.prepares == [(0, 0, 7)]
 
 
+def test_each_loss_doubles_the_pause_and_each_decision_takes_one_back() -> None:
+    """Where a round takes longer than the first pause, equal pauses would be a duel without end."""
+    group = make()
+    now = NOW
+    pauses = []
+    for number in range(12):
+        propose(group, b"x%d" % number, seq=10 * number)
+        group.proposer.backoff_until = 0
+        group.open(now, Effects())
+        group.on_prepare(C, (0, group.instance, group.proposer.round + 1), now, Effects())
+        pauses.append(group.proposer.backoff_until - now)
+    assert all(10 * MS << n <= pause <= 40 * MS << n for n, pause in enumerate(pauses[:7]))
+    assert max(pauses) == group.timers.phase_max
+    for instance in range(12):
+        group.learner.on_learned(instance, 99, C, values.NOOP, now, Effects())
+    assert group.proposer.losses == 0
+
+
+def test_a_busy_peer_cannot_keep_others_waiting() -> None:
+    """Its decisions come faster than a pause lasts: one pause must be enough, and a bid goes on."""
+    group = make()
+    propose(group, b"x")
+    group.proposer.phase = Phase.IDLE
+    now = NOW
+    for instance in range(50):
+        fx = Effects()
+        group.learner.on_learned(instance, 7, C, values.NOOP, now, fx)
+        group.open(now, fx)
+        if group.proposer.phase is Phase.PREPARING:
+            break
+        now += MS
+    assert group.proposer.phase is Phase.PREPARING
+    assert now <= NOW + 41 * MS
+    fx = Effects()
+    group.learner.on_learned(group.instance, 7, C, values.NOOP, now, fx)
+    group.open(now, fx)
+    assert [message[1] for message in fx.after.all.prepares] == [group.instance]
+
+
 def test_an_accepted_value_that_nobody_decides_is_completed() -> None:
     group = make(B)
     fx = Effects()

@@ -31,6 +31,9 @@ class Phase(IntEnum):
     ACCEPTING = 2
 
 
+LOSSES_MAX = 16
+"""More doublings than this mean nothing: the pause is bounded by `phase_max`."""
+
 IDLE, PREPARING, ACCEPTING = Phase.IDLE, Phase.PREPARING, Phase.ACCEPTING
 
 
@@ -44,6 +47,7 @@ class Proposer:
         "completing",
         "g",
         "held",
+        "losses",
         "outbid",
         "own_vote_due",
         "phase",
@@ -80,6 +84,9 @@ class Proposer:
         self.resend_at = 0
         self.resend_after = 0
         self.backoff_until = 0
+        """End of the pause before the next bid; 0 once that is made."""
+        self.losses = 0
+        """Ballots lost of late; each doubles the next pause, each decision takes one back."""
 
     # Opening
 
@@ -106,6 +113,7 @@ class Proposer:
         g = self.g
         self.phase = PREPARING
         self.held = self.outbid = False
+        self.backoff_until = 0
         self.round = max(self.round, self.seen, g.acceptor.promised[0]) + 1
         self.best, self.best_value = NULL, b""
         g.acceptor.promise(g.instance, (self.round, g.me), fx)
@@ -236,11 +244,14 @@ class Proposer:
             self.own_vote_due = False
             self.completing = True
             self.back_off(now, fx)
+            self.losses += 1
 
     def back_off(self, now: int, fx: Effects) -> None:
-        """Leave the others a random moment, so that duelling proposers drift apart."""
+        """Leave the others a random moment, so that duelling proposers drift apart: a longer one after
+        each loss, since where messages take long a round does too."""
         timers = self.g.timers
-        self.backoff_until = now + self.g.rng.randint(timers.backoff_min, timers.backoff_max)
+        pause = self.g.rng.randint(timers.backoff_min, timers.backoff_max) << min(self.losses, LOSSES_MAX)
+        self.backoff_until = now + min(pause, timers.phase_max)
         fx.wake_at = min(fx.wake_at, self.backoff_until)
 
     def on_timer(self, now: int, fx: Effects) -> int:
@@ -277,14 +288,18 @@ class Proposer:
 
     def advance(self, now: int, fx: Effects, *, own_ballot: bool) -> None:
         """The instance is decided. A decision under another ballot ends the right to skip Prepare."""
+        bidding = self.phase == PREPARING
         self.phase = IDLE
         self.own_vote_due = False
         self.completing = False
         self.value = b""
         self.phase_timeout = 0
-        self.backoff_until = 0
-        if not own_ballot:
-            self.held = False
-            if self.g.own:
-                # Somebody else is proposing: let him run a while instead of outbidding each instance.
-                self.back_off(now, fx)
+        if self.losses:
+            self.losses -= 1
+        if own_ballot or not self.g.own:
+            self.backoff_until = 0
+        elif not bidding and not self.backoff_until:
+            # Somebody else is proposing: let him run a while instead of outbidding each instance. But one
+            # pause is enough, and who was bidding bids on: a busy peer must not keep him for ever.
+            self.back_off(now, fx)
+        self.held = self.held and own_ballot
