@@ -84,7 +84,7 @@ class Turn:
     @property
     def busy(self) -> bool:
         """Whether there is work that waits for nothing: the loop must not sleep."""
-        return bool(self.fx.records or self._behind)
+        return bool(self.fx.records or self._behind or self.fx.after)
 
     @property
     def wake_at(self) -> int:
@@ -128,7 +128,8 @@ class Turn:
         """After the sync: own votes, replies to peers, execution, answers."""
         done, self.fx = self.fx, Effects()
         fx = self.fx
-        for group in done.synced:
+        # Each group once: what its own vote starts rests on a record that is not synced yet.
+        for group in dict.fromkeys(done.synced):
             group.proposer.on_synced(now, fx)
         decided = done.decided + fx.decided if fx.decided else done.decided
         fx.decided = []
@@ -241,6 +242,8 @@ class Turn:
         for group in self.groups.values():
             group.expire(now, fx)
         self.scan_at = now + RECHECK_EVERY
+        if now >= self.mark_at:
+            self.mark_at = now + RECHECK_EVERY
 
     def _propose(self, proposals: Sequence[Proposal], fx: Effects) -> None:
         for seq, index, deadline, smid, payload, context in proposals:

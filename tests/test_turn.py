@@ -207,6 +207,37 @@ def test_one_sync_serves_every_message_of_a_turn() -> None:
     assert turn.groups[0].instance == 1
 
 
+def test_an_own_vote_counts_once_where_two_rounds_share_a_sync() -> None:
+    """A cluster of one that stood still for a phase: the promise that is durable now must not pass for
+    the Accept that is not."""
+    turn, replies, _ = single()
+    turn.run(NOW, [], [Batch([(1, 0, LATER, 1, b"x", None)])])
+    turn.run(NOW + 10_000 * MS)
+    assert replies == []
+    assert turn.groups[0].instance == 0
+    while turn.busy:
+        turn.run(NOW + 10_000 * MS)
+    assert replies == [(1, 0, 0, 0, b"did x")]
+
+
+def test_a_reply_never_waits_for_the_next_message() -> None:
+    """An early Prepare that is refused as its instance begins leaves no record, only an answer."""
+    turn, events, _, _ = make()
+    turn.run(NOW, [], [Batch([(1, 0, LATER, 1, b"x", None)])])
+    early, promise, accepted = Messages(), Messages(), Messages()
+    early.prepares.append((0, 1, 0))
+    promise.prepare_replies.append((0, 0, 1, 0, 0, 0, b""))
+    accepted.accept_replies.append((0, 0, 1, 0))
+    # The own vote comes last, so that the instance is decided after the sync.
+    turn.run(NOW, [frame(early), frame(promise), frame(accepted)])
+    assert turn.groups[0].instance == 1
+    events.frames.clear()
+    assert turn.busy
+    turn.run(NOW)
+    assert [body[3] for body in bodies(events.frames) if body[3]] == [[(0, 1, 0, 1, 0, 0, b"")]]
+    assert not turn.busy
+
+
 def test_results_carry_instance_position_and_context() -> None:
     turn, replies, machines = single()
     propose(turn, b"a", b"b", context=b"c")
@@ -427,3 +458,13 @@ def test_a_disk_without_room_refuses_proposals_and_votes_until_it_has_some() -> 
     turn.log.healthy = lambda: None  # type: ignore[method-assign]
     turn.run(NOW, [frame(accept(0, 3, values.NOOP))])
     assert events.order == ["sync", "send"]
+
+
+def test_a_disk_without_room_does_not_make_the_loop_spin() -> None:
+    turn, _, _ = single()
+    propose(turn, b"a")
+    turn.log.healthy = lambda: "no space for the next segment"  # type: ignore[method-assign]
+    now = turn.mark_at
+    turn.run(now)
+    assert not turn.busy
+    assert turn.wake_at > now
