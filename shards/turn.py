@@ -11,6 +11,7 @@ last sync was running shares the next one: that is the whole of group commit, wi
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 
 import msgspec
@@ -34,7 +35,11 @@ MARK_EVERY = 200 * MS
 RECHECK_EVERY = 100 * MS
 """How soon a turn looks again whether a full disk has room."""
 SERVE_COUNT = 1000
-"""Decided values read for one lagging peer in one turn."""
+"""Decided values of one group read for one lagging peer in one turn."""
+SERVE_OVERHEAD_BYTES = 64
+"""What a decided value costs a turn beside its bytes."""
+
+_log = logging.getLogger("paxmux")
 
 _encode_values = msgspec.msgpack.Encoder().encode
 
@@ -71,7 +76,9 @@ class Turn:
         self.resends = 0
         self.learned = 0
         self._unmarked: set[int] = set()
-        self._behind: set[int] = set()
+        self._behind: dict[int, None] = {}
+        """Groups that have decided values to execute from the log; their turn comes in this order."""
+        self._unreadable: set[int] = set()
         self._calls: list[Call] = []
 
     def start(self, now: int) -> None:
@@ -79,7 +86,7 @@ class Turn:
         for index, group in self.groups.items():
             group.start(now, self.fx)
             if self.appliers[index].next < group.instance:
-                self._behind.add(index)
+                self._behind[index] = None
 
     @property
     def busy(self) -> bool:
@@ -149,7 +156,7 @@ class Turn:
             self._replay()
         if done.serve:
             self._serve(done.serve)
-        if self._calls and not self._behind:
+        if self._calls:
             self._answer()
         for seq in done.expired + fx.expired:
             self._fail(seq, Code.TIMEOUT, "deadline passed before the value was known to be decided")
@@ -261,11 +268,14 @@ class Turn:
         self.replies.append((seq, code, 0, 0, message.encode()))
 
     def _answer(self) -> None:
-        """Answer calls. Only when all decided values are executed: an answer from a machine that is
-        still being replayed would take back what was once visible."""
+        """Answer calls, but those to a group that has decided values to execute: an answer from a
+        machine that is still being replayed would take back what was once visible."""
         calls, self._calls = self._calls, []
         for call in calls:
-            self._call(call)
+            if call[2] in self._behind and call[1] != CallKind.GROUP_STATUS:
+                self._calls.append(call)
+            else:
+                self._call(call)
 
     def _call(self, call: Call) -> None:
         seq, kind, index, argument, payload = call
@@ -343,19 +353,26 @@ class Turn:
         accepted value that another one has superseded."""
         budget = self.serve_max_bytes
         box = Outbox()
-        for peer, index, first in questions:
+        for peer, index, first in dict.fromkeys(questions):
             if budget <= 0:
                 # The peer asks again soon; a reader that wants everything must not delay votes.
                 break
-            batch = box.peer(peer)
             decided = self.groups[index].instance
-            for instance, round, node, value in self.log.read_range(
-                index, first, min(SERVE_COUNT, decided - first), budget
-            ):
+            try:
+                found = self.log.read_range(index, first, min(SERVE_COUNT, decided - first), budget)
+            except StorageDamaged as error:
+                # Another peer has it too. All groups of this worker would go down with this one record.
+                if index not in self._unreadable:
+                    self._unreadable.add(index)
+                    _log.error("group %d: decided values cannot be served: %s", index, error)
+                continue
+            batch = box.peer(peer)
+            for instance, round, node, value in found:
                 batch.learned.append((index, instance, round, node, value))
-                budget -= len(value)
+                budget -= len(value) + SERVE_OVERHEAD_BYTES
             batch.positions.append((index, decided))
-        self.outlet.send(box)
+        if box:
+            self.outlet.send(box)
 
     def _apply(self, decided: list[Decided], now: int) -> None:
         if not self._unmarked:
@@ -364,12 +381,14 @@ class Turn:
             applier = self.appliers[index]
             applier.apply(instance, entries, owned)
             if applier.next <= instance:
-                self._behind.add(index)
+                self._behind[index] = None
             self._unmarked.add(index)
             self.entries += len(entries)
         self.decided += len(decided)
 
     def _replay(self) -> None:
-        for index in list(self._behind):
-            if not self.appliers[index].replay(self.groups[index].instance):
-                self._behind.discard(index)
+        """One slice, of the group that has waited longest: votes never wait for more."""
+        index = next(iter(self._behind))
+        del self._behind[index]
+        if self.appliers[index].replay(self.groups[index].instance):
+            self._behind[index] = None

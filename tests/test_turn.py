@@ -18,9 +18,9 @@ from paxmux.engine.paxos.messages import Batch as Messages
 from paxmux.engine.paxos.quorum import Members
 from paxmux.engine.paxos.timers import MS
 from paxmux.engine.state_machine import StateMachine
-from paxmux.engine.storage import LogIdentity
+from paxmux.engine.storage import LogIdentity, StorageDamaged
 from paxmux.plugins.storage.memory import MemoryLog
-from paxmux.shards.applier import Applier
+from paxmux.shards.applier import REPLAY_COUNT, Applier
 from paxmux.shards.codec import BodyError, decode_sections, encode_section, encode_split, value_bytes
 from paxmux.shards.outlet import Outlet
 from paxmux.shards.requests import Batch, CallKind, Reply
@@ -348,6 +348,106 @@ def test_a_restarted_group_replays_its_log_before_it_answers() -> None:
     assert replies == [(5, 0, 600, 0, b"1200")]
     executed = [item[1] for item in machines[1].calls if item[0] != "commit"]
     assert executed == [b"%d" % n for n in range(600)]
+
+
+class Groups(MemoryLog):
+    """The same decided values in each of several groups; may refuse to be read."""
+
+    damaged: int | None = None
+
+    def read_range(
+        self, group: int, first: int, max_count: int, max_bytes: int
+    ) -> list[tuple[int, int, int, bytes]]:
+        if group == self.damaged:
+            raise StorageDamaged("segment 3, offset 4711: wrong CRC")
+        return super().read_range(group, first, max_count, max_bytes)
+
+
+def several(groups: int, instances: int) -> tuple[Turn, Events, Groups]:
+    """A turn with several groups, each with so many decided instances to replay."""
+    log = Groups(Path(), LogIdentity(7, 1, 11, 0), segment_bytes=1 << 20)
+    log.recover()
+    for index in range(groups):
+        log.append([(LEARNED, index, instance, 1, 2, values.NOOP) for instance in range(instances)])
+    log.sync()
+    events = Events()
+    replies: list[Reply] = []
+    members = Members(SEATS)
+    made = {
+        index: Group(
+            index, me=1, seat=11, incarnation=99, members=members, rng=random.Random(1), now=NOW,
+            instance=instances,
+        )
+        for index in range(groups)
+    }  # fmt: skip
+    appliers = {
+        index: Applier(index, {1: Machine(index)}, log, replies.append, (1, 99), 1000) for index in made
+    }
+    outlet = Outlet(
+        events, [2, 3], me=1, seat=11, incarnation=99, cluster=7, worker=0, generation=1, groups=1
+    )
+    turn = Turn(made, appliers, log, outlet, replies, serve_max_bytes=1 << 20)
+    turn.start(NOW)
+    return turn, events, log
+
+
+def test_a_turn_replays_one_slice_whatever_the_number_of_groups() -> None:
+    turn, _, _ = several(groups=20, instances=1000)
+    turn.run(NOW)
+    assert sum(applier.next for applier in turn.appliers.values()) == REPLAY_COUNT
+    turns = 1
+    while turn.busy:
+        turn.run(NOW)
+        turns += 1
+    assert all(applier.next == 1000 for applier in turn.appliers.values())
+    assert turns == 20 * 4
+
+
+def test_a_group_that_replays_does_not_keep_the_others_from_answering() -> None:
+    turn, _, _ = several(groups=3, instances=600)
+    while 0 in turn._behind:
+        turn.run(NOW)
+    assert turn.busy
+    calls = [
+        (5, CallKind.QUERY, 0, 1, b""),
+        (6, CallKind.QUERY, 2, 1, b""),
+        (7, CallKind.GROUP_STATUS, 2, 0, b""),
+    ]
+    turn.run(NOW, [], [Batch([], calls)])
+    assert [reply[0] for reply in turn.replies] == [5, 7]
+    while turn.busy:
+        turn.run(NOW)
+    assert [reply[0] for reply in turn.replies] == [5, 7, 6]
+
+
+def asks(*questions: tuple[int, int]) -> Messages:
+    messages = Messages()
+    messages.asks += questions
+    return messages
+
+
+def test_what_a_turn_serves_is_bounded_in_values_too() -> None:
+    """Values without bytes would never use up a budget of bytes."""
+    turn, events, _ = several(groups=50, instances=1000)
+    while turn.busy:
+        turn.run(NOW)
+    events.frames.clear()
+    turn.serve_max_bytes = 100_000
+    turn.run(NOW, [frame(asks(*[(index, 0) for index in range(50)] * 20))])
+    served = [item for body in bodies(events.frames) for item in body[0]]
+    assert 1000 <= len(served) <= 3000
+    assert len(set(served)) == len(served), "the same question is answered once"
+
+
+def test_a_damaged_record_is_not_served_and_harms_nobody_else() -> None:
+    turn, events, log = several(groups=2, instances=10)
+    while turn.busy:
+        turn.run(NOW)
+    events.frames.clear()
+    log.damaged = 0
+    turn.run(NOW, [frame(asks((0, 3), (1, 3)))])
+    served = [item for body in bodies(events.frames) for item in body[0]]
+    assert [item[:2] for item in served] == [(1, instance) for instance in range(3, 10)]
 
 
 @pytest.mark.parametrize("seat", [0, 13, 99])
