@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from paxmux.engine.storage import HardState, StorageDamaged
+from paxmux.plugins.storage import scan
 from paxmux.plugins.storage.segment import SegmentLog
 from tests.storage_model import ACCEPT, IDENTITY, PROMISE, feed, hard_states, workload
 
@@ -124,7 +125,7 @@ def test_a_tail_of_many_batches_ends_at_the_first_bad_one(tail: Tail) -> None:
     log.close(clean=True)
 
 
-def damaged(path: Path, tmp_path: Path, name: str, offset: int) -> None:
+def damaged(path: Path, name: str, offset: int) -> None:
     """Opening the log at `path` reports damage there, and changes nothing."""
     before = {each.name: each.read_bytes() for each in path.glob("*.seg")}
     log = opened(path)
@@ -156,7 +157,7 @@ def test_any_bad_byte_before_the_proven_end_is_damage(tmp_path: Path, zero: bool
             overwrite(path / FIRST, offset, b"\0")
         else:
             flip(path / FIRST, offset)
-        damaged(path, tmp_path, FIRST, begin)
+        damaged(path, FIRST, begin)
         overwrite(path / FIRST, 0, image)
     log = opened(path)
     assert log.recover()[0].value == b"witness"
@@ -178,6 +179,20 @@ def test_the_index_proves_what_was_durable(tmp_path: Path) -> None:
     with pytest.raises(StorageDamaged, match=rf"{FIRST}, offset"):
         log.recover()
     log.close(clean=False)
+
+
+def test_the_index_proves_more_than_it_covers(tmp_path: Path) -> None:
+    """In the middle of a round it knows how far the log was synced, but has not stored all of that."""
+    path = tmp_path / "log"
+    log = opened(path)
+    log.recover()
+    begin = log._offset
+    feed(log, [workload(2, i) for i in range(3)])
+    log._start.index.write([], [], None, log._synced)
+    end = log._offset
+    log.close(clean=False)
+    overwrite(path / FIRST, begin, bytes(end - begin))
+    damaged(path, FIRST, begin)
 
 
 def test_the_mark_of_a_clean_stop_proves_what_was_durable(tmp_path: Path) -> None:
@@ -235,6 +250,88 @@ def test_a_later_segment_proves_what_was_durable(tmp_path: Path) -> None:
     log.close(clean=False)
 
 
+@pytest.mark.parametrize("piece", [29, 37, 64, 1000])
+def test_proof_is_found_wherever_it_lies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, piece: int) -> None:
+    """The file is looked through in pieces; a header may lie across two of them."""
+    path = tmp_path / "log"
+    log = opened(path)
+    log.recover()
+    begin = log._offset
+    feed(log, [workload(2, 0)])
+    for i in range(1, 41):
+        log.append([(ACCEPT, 0, i, 1, 1, bytes(i))])
+    log.close(clean=False)
+    flip(path / FIRST, begin)
+    monkeypatch.setattr(scan, "PIECE_BYTES", piece)
+    damaged(path, FIRST, begin)
+
+
+def test_a_tail_behind_a_clean_stop_is_cut_too(tmp_path: Path) -> None:
+    """The mark of the stop before must not make the torn tail of this life look like a clean end."""
+    path = tmp_path / "log"
+    log = opened(path)
+    log.recover()
+    feed(log, [workload(8, 0)])
+    log.close(clean=True)
+    log = opened(path)
+    expected = log.recover()
+    begin = log._offset
+    for i in range(5):
+        log.append([(ACCEPT, 0, 5 + i, 50, 1, b"unsynced")])
+    end = log._offset
+    log.close(clean=False)
+    flip(path / FIRST, begin)
+    log = opened(path)
+    assert log.recover() == expected
+    assert log.stats()["cut_bytes"] == end - begin
+    log.close(clean=False)
+    assert not any((path / FIRST).read_bytes()[begin:])
+
+
+def test_a_segment_whose_start_is_torn_is_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "log"
+    log = opened(path)
+    log.recover()
+    batches = []
+    while log.stats()["segments"] < 2:
+        batches.append(workload(9, len(batches), large=1000))
+        feed(log, batches[-1:], sync=False)
+    for i in range(10):
+        log.append([(ACCEPT, 0, 900 + i, 99, 1, b"unsynced")])
+    log.close(clean=False)
+    second = path / "0000000001.seg"
+    old = second.read_bytes()
+    flip(second, 4096 + 30)
+    synced: list[Path] = []
+    monkeypatch.setattr("paxmux.plugins.storage.recovery.sync_directory", synced.append)
+    log = opened(path)
+    assert log.recover() == hard_states(r for batch in batches[:-1] for r in batch)
+    assert log.stats()["cut_bytes"] > 10 * 72
+    assert synced == [path]
+    while log.stats()["segments"] < 2:
+        batches.append(workload(9, len(batches), large=1000))
+        feed(log, batches[-1:])
+    log.close(clean=True)
+    new = second.read_bytes()
+    assert new[:68] != old[:68]
+    assert b"unsynced" not in new
+
+
+def test_an_index_that_points_at_another_record_is_damage(tmp_path: Path) -> None:
+    log = opened(tmp_path / "log")
+    log.recover()
+    log.append([(ACCEPT, 0, 0, 1, 1, b"zero"), (ACCEPT, 0, 1, 1, 1, b"one"), (ACCEPT, 1, 1, 1, 1, b"x")])
+    groups = log._start.table.groups
+    groups[0].positions[0] = groups[0].positions[1]
+    groups[1].positions[0] = groups[0].positions[1]
+    with pytest.raises(StorageDamaged, match="group 0, instance 1 where group 0, instance 0 should be"):
+        log.read(0, 0)
+    with pytest.raises(StorageDamaged, match="group 0, instance 1 where group 1, instance 0 should be"):
+        log.read(1, 0)
+    assert log.read(0, 1) == (1, 1, b"one")
+    log.close(clean=False)
+
+
 def test_a_bad_value_is_never_served(tmp_path: Path) -> None:
     path = tmp_path / "log"
     log = opened(path)
@@ -255,8 +352,9 @@ def test_a_bad_value_is_never_served(tmp_path: Path) -> None:
     log.close(clean=True)
 
 
+@pytest.mark.parametrize("clean", [True, False])
 @pytest.mark.parametrize("victim", [0, 1, 2])
-def test_a_missing_segment_is_damage(tmp_path: Path, victim: int) -> None:
+def test_a_missing_segment_is_damage(tmp_path: Path, victim: int, clean: bool) -> None:
     path = tmp_path / "log"
     log = opened(path)
     log.recover()
@@ -264,7 +362,7 @@ def test_a_missing_segment_is_damage(tmp_path: Path, victim: int) -> None:
     while log.stats()["segments"] < 4:
         feed(log, [workload(5, i)])
         i += 1
-    log.close(clean=victim == 1)
+    log.close(clean=clean)
     name = f"{victim:010d}.seg"
     (path / name).unlink()
     with pytest.raises(StorageDamaged, match=name):

@@ -18,6 +18,8 @@ import pytest
 from paxmux.engine.errors import DataDirError, StorageFailed
 from paxmux.engine.storage import HardState, LogIdentity, StorageDamaged
 from paxmux.plugins.storage import reserver, segment, segment_file
+from paxmux.plugins.storage.group_table import GroupTable
+from paxmux.plugins.storage.scan import read_batches
 from paxmux.plugins.storage.segment import SegmentLog
 from paxmux.plugins.storage.segment_file import SegmentFile
 from tests.storage_model import ACCEPT, IDENTITY, PROMISE, Model, feed, hard_states, workload
@@ -210,6 +212,20 @@ def test_the_hard_state_is_in_the_newest_segment(tmp_path: Path) -> None:
     newest = log._segment.path.read_bytes()
     assert b"small" in newest
     assert large not in newest
+    # It needs nothing older, but for the values that it refers to.
+    table = GroupTable(lambda _group, _number: None)
+    with log._segment.path.open("rb") as file:
+        opening = next(read_batches(file.fileno(), log._segment, segment_file.HEADER_BYTES))
+    table.note(opening.records, opening.positions)
+    for group, state in expected.items():
+        found = table.groups[group]
+        assert found.instance == state.instance
+        assert (found.promised_round, found.promised_node) == state.promised
+        assert (found.accepted_round, found.accepted_node) == state.accepted
+        assert bool(found.accepted_at) == bool(state.value)
+        if found.accepted_at:
+            assert log._reader.read(found.accepted_at)[5] == state.value
+            assert table.find(group, state.instance) == found.accepted_at
     log.close(clean=False)
 
 

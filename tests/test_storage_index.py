@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import shutil
+import struct
 from array import array
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -155,6 +156,38 @@ def test_a_long_rebuild_stores_what_it_has(tmp_path: Path, monkeypatch: pytest.M
     log.close(clean=True)
 
 
+def test_a_rebuild_never_stores_what_may_not_be_durable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("paxmux.plugins.storage.recovery.REBUILD_CHUNKS", 1)
+    path = tmp_path / "log"
+    log = opened(path)
+    log.recover()
+    for i in range(10):
+        log.append([(ACCEPT, 0, i * CHUNK, 1, 1, b"%d" % i)])
+        if i < 5:
+            log.sync()
+    synced = log._synced
+    log.close(clean=False)
+    remove(path)
+
+    def fail(*_args: object) -> None:
+        raise OSError(5, "the disk is gone")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("paxmux.plugins.storage.recovery.write_all", fail)
+        log = opened(path)
+        with pytest.raises(StorageFailed, match="the disk is gone"):
+            log.recover()
+        log.close(clean=False)
+    index = Index(path, IDENTITY)
+    assert index.position is not None
+    assert 0 < index.position <= synced
+    assert index.chunk(0, 0) is not None
+    assert all(index.chunk(0, i) is None for i in range(5, 10))
+    index.close()
+
+
 def test_the_old_index_is_kept_until_the_new_one_is_complete(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -190,9 +223,13 @@ def test_an_index_that_killed_its_process_is_checked_before_it_is_trusted(tmp_pa
     assert log.stats()["recovered_records"] < 20, "a good index was thrown away"
     log.close(clean=True)
     assert not (path / "index.opening").exists()
-    with (path / "index" / "data.mdb").open("r+b") as file:
-        file.seek(2 * 4096)
-        file.write(random.Random(1).randbytes((path / "index" / "data.mdb").stat().st_size - 2 * 4096))
+    # A page of chunks that nothing looks at while the index is opened.
+    data = path / "index" / "data.mdb"
+    pages = [data.read_bytes()[at : at + 4096] for at in range(0, data.stat().st_size, 4096)]
+    key = struct.pack(">HQ", 0, 2)
+    assert any(key in page for page in pages[2:])
+    scribble = random.Random(1).randbytes(4096)
+    data.write_bytes(b"".join(scribble if key in page else page for page in pages))
     (path / "index.opening").touch()
     log = opened(path)
     assert log.recover() == hard_states(model.records())

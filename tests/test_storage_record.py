@@ -91,6 +91,16 @@ def test_any_shorter_batch_is_found() -> None:
         assert decoded(short, SALT, 9, 4096) is None
 
 
+def test_a_batch_that_is_longer_than_its_records_is_none() -> None:
+    data, _ = encode_batch(RECORDS, 9, SALT, 4096, 0)
+    length, count = struct.unpack_from("<II", data, 4)
+    for wrong_length, wrong_count in ((length + 1, count), (length + 40, count), (length, count - 1)):
+        head = data[:4] + struct.pack("<II", wrong_length, wrong_count) + data[12:24]
+        wrong = head + struct.pack("<I", crc32(head, SALT ^ 4096)) + data[28:] + bytes(40)
+        assert decode_header(wrong, 0, SALT, 4096) is not None
+        assert decoded(wrong, SALT, 9, 4096) is None
+
+
 def test_a_batch_or_record_at_another_place_never_verifies() -> None:
     rng = random.Random(1)
     data, positions = encode_batch(RECORDS, 9, SALT, 4096, 0)

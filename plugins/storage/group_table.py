@@ -188,7 +188,6 @@ class GroupTable:
             self.waiting_chunks -= 1
         elif number <= state.top:
             found = self._stored(group, number)
-            self._cache.pop((group, number), None)
         state.number = number
         state.positions = found if found is not None else array("Q", _EMPTY)
         state.top = max(state.top, number)
