@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 
-from paxmux.engine.errors import Code, Refused
+from paxmux.engine.errors import Code, ConfigError, Refused
 from paxmux.engine.paxos import value as values
 from paxmux.engine.paxos.group import Owned
 from paxmux.engine.paxos.value import Entry
@@ -23,6 +23,8 @@ log = logging.getLogger("paxmux")
 REPLAY_COUNT = 256
 REPLAY_BYTES = 1 << 20
 """Decided values read back from the log in one slice, so that votes never wait for a replay."""
+WORDS_MAX = 1000
+"""Characters of an exception's text that travel to the caller."""
 
 
 class Applier:
@@ -53,7 +55,11 @@ class Applier:
         identity: tuple[int, int],
         max_result_bytes: int,
     ) -> None:
-        """`identity`: (node id, incarnation) of the proposals that are answered here."""
+        """`identity`: (node id, incarnation) of the proposals that are answered here.
+
+        Raises:
+            ConfigError: a machine's `applied_instance_id` makes no sense.
+        """
         self.group = group
         self._identity = identity
         self.machines = dict(machines)
@@ -74,14 +80,17 @@ class Applier:
 
     def apply(self, instance: int, entries: list[Entry], owned: dict[int, Owned] | None) -> None:
         """Execute a decided instance now, or remember who waits for it if execution is behind."""
-        if instance == self.next:
+        if instance <= self.next:
+            # Below `next` only where every machine claims to be further than the log: nothing is executed.
             self._execute(instance, entries, owned)
-            self.next = instance + 1
-        elif instance > self.next and owned is not None:
+            self.next = max(self.next, instance + 1)
+        elif owned is not None:
             self._owned[instance] = owned
 
     def replay(self, decided: int) -> bool:
         """Execute a slice of what the log has decided below `decided`; True while there is more."""
+        if not self.machines:
+            self.next = max(self.next, decided)
         if self.next >= decided:
             return False
         records = self._log.read_range(
@@ -100,14 +109,14 @@ class Applier:
         if machine is None:
             return Code.UNKNOWN_STATE_MACHINE, f"group {self.group} has no state machine {smid}".encode()
         if smid in self.stopped:
-            return Code.EXECUTE_FAILED, self.stopped[smid].encode()
+            return Code.EXECUTE_FAILED, _bytes(self.stopped[smid])
         try:
             answer = machine.query(request)
             if type(answer) is not bytes:
                 raise TypeError(f"query returned {type(answer).__name__}, not bytes")
-        except Exception as error:
+        except BaseException as error:
             log.exception("group %d: query of state machine %d failed", self.group, smid)
-            return Code.QUERY_FAILED, _describe(error).encode()
+            return Code.QUERY_FAILED, _bytes(_describe(error))
         if len(answer) > self._max_result_bytes:
             return Code.RESULT_TOO_LARGE, f"answer of {len(answer)} bytes".encode()
         return Code.OK, answer
@@ -117,7 +126,7 @@ class Applier:
         for smid, machine in self.machines.items():
             try:
                 machine.close()
-            except Exception:
+            except BaseException:
                 log.exception("group %d: close of state machine %d failed", self.group, smid)
 
     def _execute(self, instance: int, entries: list[Entry], owned: dict[int, Owned] | None) -> None:
@@ -135,22 +144,25 @@ class Applier:
                 if machine is None:
                     code, result = Code.UNKNOWN_STATE_MACHINE, f"no state machine {smid}".encode()
                 elif smid in stopped:
-                    code, result = Code.EXECUTE_FAILED, stopped[smid].encode()
-                elif instance >= self._first[smid]:
+                    code, result = Code.EXECUTE_FAILED, _bytes(stopped[smid])
+                elif instance < self._first[smid]:
+                    if proposal is not None:
+                        code, result = Code.EXECUTE_FAILED, self._ahead(smid, instance)
+                else:
+                    if smid in self._commits:
+                        touched = touched or set()
+                        touched.add(smid)
                     try:
                         result = machine.execute(instance, payload, context)
                         if result is not None and type(result) is not bytes:
                             raise TypeError(f"execute returned {type(result).__name__}, not bytes or None")
                     except Refused as error:
-                        code, result = Code.REFUSED, str(error).encode()
-                    except Exception as error:  # noqa: BLE001 - user code; the machine stops, the log goes on
+                        code, result = Code.REFUSED, _bytes(_words(error))[: self._max_result_bytes]
+                    except BaseException as error:  # noqa: BLE001 - user code, where even SystemExit and
+                        # CancelledError come from: they stop this machine, not the groups beside it.
                         code, result = Code.EXECUTE_FAILED, self._stop(smid, instance, error)
-                    else:
-                        if smid in self._commits:
-                            touched = touched or set()
-                            touched.add(smid)
             if proposal is not None:
-                if result is not None and len(result) > self._max_result_bytes:
+                if not code and result is not None and len(result) > self._max_result_bytes:
                     code, result = Code.RESULT_TOO_LARGE, f"result of {len(result)} bytes".encode()
                 self._replies((seq, code, instance, position, result))
         self.executed += len(entries)
@@ -158,22 +170,46 @@ class Applier:
             if smid not in stopped:
                 try:
                     machines[smid].commit(instance)
-                except Exception as error:  # noqa: BLE001 - as above
+                except BaseException as error:  # noqa: BLE001 - as above
                     self._stop(smid, instance, error)
 
-    def _stop(self, smid: int, instance: int, error: Exception) -> bytes:
+    def _stop(self, smid: int, instance: int, error: BaseException) -> bytes:
         reason = (
             f"state machine {smid} of group {self.group} stopped at instance {instance}: {_describe(error)}"
         )
         self.stopped[smid] = reason
         log.error("%s", reason, exc_info=error)
-        return reason.encode()
+        return _bytes(reason)
+
+    def _ahead(self, smid: int, instance: int) -> bytes:
+        return (
+            f"not executed: state machine {smid} of group {self.group} said at its start that it had "
+            f"executed instance {self._first[smid] - 1}; this is {instance}"
+        ).encode()
 
 
 def _first_instance(machine: StateMachine) -> int:
     applied = machine.applied_instance_id()
-    return 0 if applied is None else applied + 1
+    if applied is None:
+        return 0
+    if type(applied) is not int or not 0 <= applied < 1 << 63:
+        raise ConfigError(
+            f"{type(machine).__name__}.applied_instance_id: expected an instance or None, got {applied!r}"
+        )
+    return applied + 1
 
 
-def _describe(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}"
+def _words(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:  # noqa: BLE001 - the text of an exception is user code too
+        return "(it cannot say why)"
+
+
+def _describe(error: BaseException) -> str:
+    return f"{type(error).__name__}: {_words(error)[:WORDS_MAX]}"
+
+
+def _bytes(text: str) -> bytes:
+    """Any text has bytes: names of files, for one, may hold what UTF-8 has no code for."""
+    return text.encode("utf-8", "backslashreplace")

@@ -85,8 +85,12 @@ class Turn:
         """Before the first run: let every group say where it stands, and begin replaying."""
         for index, group in self.groups.items():
             group.start(now, self.fx)
-            if self.appliers[index].next < group.instance:
+            applied = self.appliers[index].next
+            if applied < group.instance:
                 self._behind[index] = None
+            elif applied > group.instance:
+                words = "group %d: its state machines have executed %d instances, its log has only %d"
+                _log.warning(words, index, applied, group.instance)
 
     @property
     def busy(self) -> bool:

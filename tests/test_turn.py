@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from paxmux.engine.errors import Code, Refused, StorageFailed
+from paxmux.engine.errors import Code, ConfigError, Refused, StorageFailed
 from paxmux.engine.frame import HEADER_BYTES, FrameKind, pack_frame
 from paxmux.engine.paxos import value as values
 from paxmux.engine.paxos.effects import DECIDED, LEARNED
@@ -43,6 +44,22 @@ class Machine(StateMachine):
             raise Refused("not this one")
         if value == b"raise":
             raise RuntimeError("broken")
+        if value == b"refuse oddly":
+            raise Refused("\udcff")
+        if value == b"raise oddly":
+            raise Unprintable
+        if value == b"raise surrogate":
+            raise OSError("cannot open \udcff")
+        if value == b"raise at length":
+            raise ValueError("x" * 5000)
+        if value == b"exit":
+            raise SystemExit(0)
+        if value == b"cancel":
+            raise asyncio.CancelledError
+        if value == b"recurse":
+            return self.execute(instance_id, value, context)
+        if value == b"no memory":
+            raise MemoryError
         if value == b"not bytes":
             return 7  # type: ignore[return-value]
         self.calls.append((instance_id, value, context))
@@ -55,6 +72,11 @@ class Machine(StateMachine):
         if request == b"raise":
             raise ValueError("no such thing")
         return b"%d" % len(self.calls)
+
+
+class Unprintable(Exception):
+    def __str__(self) -> str:
+        raise ValueError("no words")
 
 
 class Other(Machine):
@@ -87,7 +109,10 @@ class Recording(MemoryLog):
 
 
 def make(
-    seats: dict[int, int] = SEATS, log: MemoryLog | None = None, instance: int = 0
+    seats: dict[int, int] = SEATS,
+    log: MemoryLog | None = None,
+    instance: int = 0,
+    machines: dict[int, Machine] | None = None,
 ) -> tuple[Turn, Events, list[Reply], dict[int, Machine]]:
     events = Events()
     if log is None:
@@ -105,7 +130,8 @@ def make(
         now=NOW,
         instance=instance,
     )
-    machines: dict[int, Machine] = {1: Machine(0), 2: Other(0)}
+    if machines is None:
+        machines = {1: Machine(0), 2: Other(0)}
     applier = Applier(0, machines, log, replies.append, (1, 99), 1000)
     peers = [node for node in seats if node != 1]
     outlet = Outlet(events, peers, me=1, seat=11, incarnation=99, cluster=7, worker=0, generation=1, groups=1)
@@ -268,7 +294,20 @@ def test_refused_is_a_result_and_the_machine_goes_on() -> None:
     assert replies == [(1, Code.REFUSED, 0, 0, b"not this one"), (2, 0, 0, 1, b"did fine")]
 
 
-@pytest.mark.parametrize("poison", [b"raise", b"not bytes"])
+POISON = (
+    b"raise",
+    b"not bytes",
+    b"raise oddly",
+    b"raise surrogate",
+    b"raise at length",
+    b"exit",
+    b"cancel",
+    b"recurse",
+    b"no memory",
+)
+
+
+@pytest.mark.parametrize("poison", POISON)
 def test_an_exception_stops_that_machine_alone(poison: bytes) -> None:
     """Design, rule 17; reference, L5 and L6: the group is not wedged."""
     turn, replies, _ = single()
@@ -280,6 +319,72 @@ def test_an_exception_stops_that_machine_alone(poison: bytes) -> None:
     assert b"instance 0" in replies[0][4]
     assert call(turn, CallKind.QUERY, 1)[1] == Code.EXECUTE_FAILED
     assert call(turn, CallKind.QUERY, 2)[1] == Code.OK
+
+
+def test_a_refusal_without_proper_words_is_one_all_the_same() -> None:
+    turn, replies, _ = single()
+    propose(turn, b"refuse oddly")
+    assert [reply[1] for reply in replies] == [Code.REFUSED]
+
+
+def test_an_instance_of_refusals_is_committed_too() -> None:
+    """A durable machine would refuse them again after a restart, and never be up to date."""
+    turn, _, machines = single()
+    propose(turn, b"refuse")
+    assert machines[1].calls == [("commit", 0)]
+
+
+def test_a_query_may_fail_in_any_way() -> None:
+    turn, _, machines = single()
+
+    def give_up(request: bytes) -> bytes:
+        raise SystemExit(3)
+
+    machines[1].query = give_up  # type: ignore[method-assign]
+    assert call(turn, CallKind.QUERY, 1)[1] == Code.QUERY_FAILED
+
+
+class Durable(Machine):
+    """Says that it has executed everything up to an instance."""
+
+    applied = 5
+
+    def applied_instance_id(self) -> int | None:
+        return self.applied
+
+
+def test_a_machine_ahead_of_the_log_answers_and_executes_nothing_twice() -> None:
+    """Its group must not be wedged, and nobody must be told that a value took effect which did not."""
+    turn, _, replies, _ = make({1: 11}, machines={1: Durable(0)})
+    for number in range(8):
+        propose(turn, b"%d" % number, first=number)
+    assert [reply[:3] for reply in replies] == [(n, Code.EXECUTE_FAILED, n) for n in range(6)] + [
+        (n, Code.OK, n) for n in (6, 7)
+    ]
+    assert turn.appliers[0].next == 8
+    machine = turn.appliers[0].machines[1]
+    assert isinstance(machine, Durable)
+    assert [item[1] for item in machine.calls if item[0] != "commit"] == [b"6", b"7"]
+
+
+@pytest.mark.parametrize("applied", [-1, -5, 1 << 63, "7", 2.0, True])
+def test_an_applied_instance_that_is_none_is_refused_at_the_start(applied: object) -> None:
+    machine = Durable(0)
+    machine.applied = applied  # type: ignore[assignment]
+    log = MemoryLog(Path(), LogIdentity(7, 1, 11, 0), segment_bytes=1 << 20)
+    with pytest.raises(ConfigError, match=r"Durable\.applied_instance_id"):
+        Applier(0, {1: machine}, log, print, (1, 99), 1000)
+
+
+def test_a_group_without_machines_has_nothing_to_replay() -> None:
+    log = MemoryLog(Path(), LogIdentity(7, 1, 11, 0), segment_bytes=1 << 20)
+    log.recover()
+    log.append([(LEARNED, 0, instance, 1, 2, values.NOOP) for instance in range(1000)])
+    log.sync()
+    turn, _, replies, _ = make({1: 11}, log, 1000, machines={})
+    assert not turn.busy
+    propose(turn, b"x", smid=0)
+    assert replies == [(1, Code.OK, 1000, 0, None)]
 
 
 def test_an_unknown_machine_is_refused_when_proposed_and_harmless_when_it_arrives() -> None:
