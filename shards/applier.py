@@ -15,7 +15,7 @@ from paxmux.engine.paxos import value as values
 from paxmux.engine.paxos.group import Owned
 from paxmux.engine.paxos.value import Entry
 from paxmux.engine.state_machine import NO_STATE_MACHINE, StateMachine
-from paxmux.engine.storage import Log
+from paxmux.engine.storage import Log, StorageDamaged
 from paxmux.shards.requests import Reply
 
 log = logging.getLogger("paxmux")
@@ -88,7 +88,11 @@ class Applier:
             self._owned[instance] = owned
 
     def replay(self, decided: int) -> bool:
-        """Execute a slice of what the log has decided below `decided`; True while there is more."""
+        """Execute a slice of what the log has decided below `decided`; True while there is more.
+
+        Raises:
+            StorageDamaged: what is decided cannot be read.
+        """
         if not self.machines:
             self.next = max(self.next, decided)
         if self.next >= decided:
@@ -97,7 +101,7 @@ class Applier:
             self.group, self.next, min(REPLAY_COUNT, decided - self.next), REPLAY_BYTES
         )
         if not records:
-            raise LookupError(f"group {self.group}: instance {self.next} is decided but not in the log")
+            raise StorageDamaged(f"group {self.group}: instance {self.next} is decided but not in the log")
         for instance, _round, _node, value in records:
             self._execute(instance, values.decode(value), self._owned.pop(instance, None))
             self.next = instance + 1
@@ -116,7 +120,7 @@ class Applier:
                 raise TypeError(f"query returned {type(answer).__name__}, not bytes")
         except BaseException as error:
             log.exception("group %d: query of state machine %d failed", self.group, smid)
-            return Code.QUERY_FAILED, _bytes(_describe(error))
+            return Code.QUERY_FAILED, _bytes(describe(error))
         if len(answer) > self._max_result_bytes:
             return Code.RESULT_TOO_LARGE, f"answer of {len(answer)} bytes".encode()
         return Code.OK, answer
@@ -175,7 +179,7 @@ class Applier:
 
     def _stop(self, smid: int, instance: int, error: BaseException) -> bytes:
         reason = (
-            f"state machine {smid} of group {self.group} stopped at instance {instance}: {_describe(error)}"
+            f"state machine {smid} of group {self.group} stopped at instance {instance}: {describe(error)}"
         )
         self.stopped[smid] = reason
         log.error("%s", reason, exc_info=error)
@@ -206,7 +210,8 @@ def _words(error: BaseException) -> str:
         return "(it cannot say why)"
 
 
-def _describe(error: BaseException) -> str:
+def describe(error: BaseException) -> str:
+    """What an exception of user code says, whatever it is."""
     return f"{type(error).__name__}: {_words(error)[:WORDS_MAX]}"
 
 

@@ -18,6 +18,7 @@ import select
 from collections.abc import Sequence
 from pathlib import Path
 from time import monotonic_ns
+from typing import Literal
 
 from paxmux.engine import plugin
 from paxmux.engine.errors import ConfigError, ExitCode, PaxmuxError, StorageFailed
@@ -29,7 +30,7 @@ from paxmux.engine.paxos.timers import MS, NEVER, Bounds, Timers
 from paxmux.engine.state_machine import MAX_SMID, MIN_SMID, StateMachine
 from paxmux.engine.storage import EMPTY_STATE, Log, LogIdentity, OpenLog, StorageDamaged
 from paxmux.shards import requests
-from paxmux.shards.applier import Applier
+from paxmux.shards.applier import Applier, describe
 from paxmux.shards.boot import Failed, Ready, Stop, WorkerBoot
 from paxmux.shards.channel import Receiver, Sender
 from paxmux.shards.child import Parent, ParentGone, be_child
@@ -47,6 +48,8 @@ RECEIVE_BYTES = 1 << 20
 CONTROL_EVERY = 50 * MS
 PUBLISH_EVERY = 100 * MS
 HOUSEKEEP_EVERY = 100 * MS
+REASON_MAX = 4000
+"""Characters of an error that travel to the parent."""
 SLEEP_MAX = 500 * MS
 """The heartbeat beats at least so often, also when there is nothing to do."""
 
@@ -328,18 +331,27 @@ def _serve(parent: Parent, boot: object, fds: Sequence[int]) -> ExitCode:
     try:
         try:
             worker = Worker(boot, fds, parent)
-        except (PaxmuxError, StorageDamaged, OSError, TypeError) as error:
+        except (Exception, SystemExit) as error:
+            # Machines are built in there: their constructors may raise anything.
             log.exception("worker %d cannot boot", boot.worker)
-            parent.send(Failed(reason=f"worker {boot.worker}: {error}", kind="cannot_boot"))
+            storage = isinstance(error, StorageFailed | StorageDamaged)
+            parent.send(_failed(boot.worker, error, "storage" if storage else "cannot_boot"))
             return ExitCode.CANNOT_BOOT
         parent.send(Ready())
         # What lives now lives for good; young garbage is rare, since messages are plain tuples.
         gc.collect()
         gc.freeze()
         return worker.run()
-    except StorageFailed as error:
+    except (StorageFailed, StorageDamaged) as error:
         log.exception("worker %d: the log failed", boot.worker)
-        parent.send(Failed(reason=f"worker {boot.worker}: {error}", kind="storage"))
+        parent.send(_failed(boot.worker, error, "storage"))
         return ExitCode.STORAGE_FAILED
     except ParentGone:
         return ExitCode.PARENT_GONE
+
+
+def _failed(worker: int, error: BaseException, kind: Literal["cannot_boot", "storage"]) -> Failed:
+    words = str(error) if isinstance(error, PaxmuxError | StorageDamaged) else describe(error)
+    # Text of a user's exception may be long, and hold what JSON has no code for.
+    words = words[:REASON_MAX].encode("utf-8", "backslashreplace").decode()
+    return Failed(reason=f"worker {worker}: {words}", kind=kind)

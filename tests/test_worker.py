@@ -189,7 +189,14 @@ def test_in_another_seat_it_does_not_propose(rigs: MakeRig) -> None:
 
 @pytest.mark.parametrize(
     ("machine", "word"),
-    [("no_such_module:Class", "no_such_module"), ("paxmux.engine.errors:Code", "StateMachine")],
+    [
+        ("no_such_module:Class", "no_such_module"),
+        ("paxmux.engine.errors:Code", "StateMachine"),
+        ("tests.broken_machines:Raises", "no table for group"),
+        ("tests.broken_machines:Exits", "SystemExit"),
+        ("tests.broken_machines:Surrogate", "no such file"),
+        ("tests.broken_machines:Confused", "applied_instance_id"),
+    ],
 )
 def test_a_machine_that_cannot_be_built_is_a_boot_failure(rigs: MakeRig, machine: str, word: str) -> None:
     rig = rigs(machine)
@@ -198,6 +205,28 @@ def test_a_machine_that_cannot_be_built_is_a_boot_failure(rigs: MakeRig, machine
     assert message.kind == "cannot_boot"
     assert word in message.reason
     assert rig.exit_code() == ExitCode.CANNOT_BOOT
+
+
+def test_a_damaged_record_that_must_be_executed_ends_it_as_a_failure_of_the_log(
+    rigs: MakeRig, tmp_path: Path
+) -> None:
+    rig = rigs()
+    assert rig.wait_message() == Ready()
+    for value in (b"to be damaged", b"next", b"last"):
+        assert rig.propose(value)[0][1] == Code.OK
+    rig.child.send(Stop(drain_s=5.0))
+    assert rig.exit_code() == ExitCode.OK
+    (segment,) = [
+        path for path in tmp_path.rglob("*") if path.is_file() and b"to be damaged" in path.read_bytes()
+    ]
+    segment.write_bytes(segment.read_bytes().replace(b"to be damaged", b"to be Damaged"))
+    again = rigs()
+    assert again.exit_code() == ExitCode.STORAGE_FAILED
+    messages = again.child.receive_all()
+    assert messages[0] == Ready()
+    assert isinstance(messages[1], Failed)
+    assert messages[1].kind == "storage"
+    assert segment.name in messages[1].reason
 
 
 def test_it_ends_with_its_parent(rigs: MakeRig) -> None:
