@@ -114,6 +114,13 @@ class Command:
         """What it has written to standard error."""
         return "".join(self._errors)
 
+    def until_error(self, words: str) -> None:
+        """Wait until it has written `words` to standard error."""
+        deadline = time.monotonic() + DEADLINE_S
+        while words not in self.errors():
+            assert time.monotonic() < deadline, self.errors()
+            time.sleep(0.02)
+
     def _read_output(self) -> None:
         assert self.process.stdout is not None
         for line in self.process.stdout:

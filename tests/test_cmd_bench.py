@@ -115,7 +115,7 @@ def test_nothing_is_left_however_it_ends(tmp_path: Path, number: signal.Signals,
         bench.process.send_signal(number)
         assert bench.process.wait(DEADLINE_S) == code
         wait_gone(family)
-        assert "Traceback" not in bench.errors()
+    assert "Traceback" not in bench.errors()
     if number != signal.SIGKILL:
         assert list(tmp_path.iterdir()) == [], "a temporary folder is left"
 
