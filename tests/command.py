@@ -43,11 +43,14 @@ def run_command(
 class Command:
     """A command that runs while the test goes on; a context manager that leaves no process behind."""
 
-    def __init__(self, *words: object, folder: Path) -> None:
+    def __init__(self, *words: object, folder: Path, python: str | Path = sys.executable) -> None:
+        """`words`: its arguments; `folder`: where it runs; `python`: the interpreter, and so the
+        environment, that it is run from."""
+        environment = {name: text for name, text in os.environ.items() if not name.startswith("PYTHON")}
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "paxmux", *map(str, words)],
+            [python, "-m", "paxmux", *map(str, words)],
             cwd=folder,
-            env={**os.environ, "TMPDIR": str(folder)},
+            env={**environment, "TMPDIR": str(folder)},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -9,12 +9,15 @@ import sys
 import tomllib
 import venv
 import zipfile
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
 import paxmux
+from tests.command import Command
 from tests.source_tree import PACKAGES, ROOT, python_files
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.xdist_group("packaging")]
@@ -101,3 +104,27 @@ def test_the_command_is_installed(installed: Installed) -> None:
     assert installed.run(installed.paxmux, "--help").stdout.startswith("usage: paxmux")
     version = installed.run(installed.python, "-m", "paxmux", "--version").stdout
     assert version == f"paxmux {paxmux.__version__}\n"
+
+
+def test_an_echo_cluster_runs_from_the_wheel(
+    installed: Installed, free_ports: Callable[[int], list[int]]
+) -> None:
+    ports = free_ports(3)
+    members = ",".join(f"127.0.0.1:{port}" for port in ports)
+    prompt = "please input: <echo req value>"
+    with ExitStack() as stack:
+        nodes = [
+            stack.enter_context(
+                Command(
+                    "echo", f"127.0.0.1:{port}", members, folder=installed.folder, python=installed.python
+                )
+            )
+            for port in ports
+        ]
+        for node in nodes:
+            node.until(prompt)
+        nodes[1].type("from a wheel")
+        assert "echo resp value from a wheel" in nodes[1].until(prompt)
+        for node in (nodes[0], nodes[2]):
+            node.until("[SM Execute] ok, smid 1 instanceid 0 value from a wheel")
+        assert [node.end() for node in nodes] == [0, 0, 0]
