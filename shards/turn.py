@@ -88,7 +88,8 @@ class Turn:
             applied = self.appliers[index].next
             if applied < group.instance:
                 self._behind[index] = None
-            elif applied > group.instance:
+            elif applied > group.instance + 1:
+                # One more than the log knows to be decided is what a durable machine has after a crash.
                 words = "group %d: its state machines have executed %d instances, its log has only %d"
                 _log.warning(words, index, applied, group.instance)
 

@@ -12,7 +12,7 @@ from paxmux.engine.paxos.effects import ACCEPT, LEARNED, PROMISE, Effects
 from paxmux.engine.paxos.group import Group
 from paxmux.engine.paxos.proposer import Phase
 from paxmux.engine.paxos.quorum import Members
-from paxmux.engine.paxos.timers import MS
+from paxmux.engine.paxos.timers import MS, NEVER
 
 A, B, C = 1, 2, 3
 SEATS = {A: 11, B: 12, C: 13}
@@ -259,6 +259,15 @@ def test_the_value_of_the_highest_accepted_ballot_is_adopted() -> None:
     assert fx.now.all.accepts == [(0, 0, 9, theirs)]
 
 
+def test_a_value_without_bytes_is_adopted_like_any_other() -> None:
+    """It may be chosen: only a node that runs other code proposes it, but every replica reads it alike."""
+    group = make(promised=(4, C))
+    synced(group, propose(group, b"mine"))
+    fx = Effects()
+    group.proposer.on_prepare_reply(B, 0, 5, 0, (3, C), b"", NOW, fx)
+    assert fx.now.all.accepts == [(0, 0, 5, b"")]
+
+
 def test_an_own_accepted_value_counts_like_any_other() -> None:
     left = values.encode([(B, 1, 1, 0, 1, b"left over")])
     group = make(instance=3, promised=(4, B), accepted=(4, B), value=left)
@@ -420,12 +429,17 @@ def test_rule_9_what_is_decided_is_not_proposed_again() -> None:
 
 
 def test_rule_15_rounds_far_above_the_known_ones_are_dropped() -> None:
+    for too_high in (MAX_LEAP + 1, 1 << 62):
+        group = make(B)
+        fx = Effects()
+        group.on_prepare(A, (0, 0, too_high), NOW, fx)
+        assert group.proposer.seen == MAX_LEAP
+        group = make(B)
+        group.on_accept(A, (0, 0, too_high, b"v"), NOW, fx)
+        assert group.proposer.seen == MAX_LEAP
+        assert fx.records == []
+        assert not fx.after
     group = make(B)
-    fx = Effects()
-    group.on_prepare(A, (0, 0, MAX_LEAP + 1), NOW, fx)
-    group.on_accept(A, (0, 0, MAX_LEAP + 1, b"v"), NOW, fx)
-    assert fx.records == []
-    assert not fx.after
     group.on_prepare(A, (0, 0, MAX_LEAP), NOW, fx)
     assert len(fx.records) == 1
 
@@ -434,7 +448,34 @@ def test_rule_15_a_reported_round_far_above_the_known_ones_is_not_believed() -> 
     group = make()
     prepared(group, b"x")
     group.proposer.on_accept_reply(B, 0, 1, MAX_LEAP + 2, NOW, Effects())
-    assert group.proposer.seen == 0
+    assert group.proposer.seen <= MAX_LEAP + 1
+
+
+@pytest.mark.parametrize("proposer", [A, B])
+def test_rule_15_a_node_that_missed_great_leaps_catches_up(proposer: int) -> None:
+    """A liar took one acceptor up leap by leap, then died: the other two must find together."""
+    high, low = make(A), make(B)
+    for leaps in (1, 2, 3):
+        high.on_prepare(C, (0, 0, leaps * MAX_LEAP), NOW, Effects())
+    group, other = (high, low) if proposer == A else (low, high)
+    now = NOW
+    group.propose(1, LATER, 1, b"x", None, Effects())
+    for _ in range(20):
+        now += 8_000 * MS
+        fx = Effects()
+        group.on_timer(now, fx)
+        for _, instance, round in [*fx.after.all.prepares, *fx.after.peer(other.me).prepares]:
+            answer = Effects()
+            other.on_prepare(group.me, (0, instance, round), now, answer)
+            for reply in answer.after.peer(group.me).prepare_replies:
+                group.proposer.on_synced(now, Effects())
+                _, instance, round, rejected_by, at_round, at_node, value = reply
+                accepted = (at_round, at_node)
+                group.proposer.on_prepare_reply(
+                    other.me, instance, round, rejected_by, accepted, value, now, Effects()
+                )
+    assert other.acceptor.promised == (group.proposer.round, group.me)
+    assert group.proposer.phase is Phase.ACCEPTING
 
 
 # Rule 18
@@ -522,6 +563,31 @@ def test_an_accepted_value_that_nobody_decides_is_completed() -> None:
     assert fx.now.all.positions == [(0, 0)]
     group.on_timer(group.learner.leftover_at, fx)
     assert fx.after.all.prepares == [(0, 0, 4)]
+
+
+def test_a_proposal_without_a_deadline_keeps_no_other_from_expiring() -> None:
+    group = make()
+    fx = Effects()
+    group.propose(1, NEVER, 1, b"patient", None, fx)
+    group.propose(2, NOW + 50 * MS, 1, b"later", None, fx)
+    group.propose(3, NOW + 5 * MS, 1, b"soon", None, fx)
+    assert group.on_timer(NOW + 1 * MS, fx) <= NOW + 5 * MS
+    assert group.on_timer(NOW + 6 * MS, fx) <= NOW + 50 * MS
+    assert fx.expired == [3]
+    group.on_timer(NOW + 51 * MS, fx)
+    assert group.on_timer(NOW + 51 * MS, fx) > NOW + 51 * MS
+    assert fx.expired == [3, 2]
+    assert list(group.own) == [1]
+
+
+def test_expired_proposals_are_not_proposed_any_more() -> None:
+    group = make()
+    group.propose(1, LATER, 1, b"first", None, Effects())
+    group.propose(2, NOW + 5 * MS, 1, b"second", None, Effects())
+    fx = Effects()
+    value = group.take_batch(NOW + 6 * MS, fx)
+    assert [entry[2] for entry in values.decode(value)] == [1]
+    assert fx.expired == [2]
 
 
 def test_expired_proposals_are_given_up() -> None:

@@ -12,4 +12,4 @@ NULL: Ballot = (0, 0)
 
 MAX_LEAP = 1 << 32
 """A peer's round is believed up to this much above the highest round known here. One message can
-thus never use up the number space: a larger round is dropped (design, rule 15)."""
+thus never use up the number space: one with a larger round is dropped, and makes this much credible."""

@@ -13,7 +13,7 @@ import random
 
 from paxmux.engine.paxos import value as values
 from paxmux.engine.paxos.acceptor import Acceptor
-from paxmux.engine.paxos.ballot import MAX_LEAP, NULL, Ballot
+from paxmux.engine.paxos.ballot import NULL, Ballot
 from paxmux.engine.paxos.effects import Effects
 from paxmux.engine.paxos.learner import Learner
 from paxmux.engine.paxos.messages import Accept, Prepare
@@ -24,6 +24,8 @@ from paxmux.engine.paxos.timers import DEFAULT_BOUNDS, DEFAULT_TIMERS, MS, NEVER
 Owned = tuple[int, int, int, bytes, bytes | None]
 """A proposal made at this node: (born, deadline_ns, smid, payload, context)."""
 
+EXPIRE_GAP = 20 * MS
+"""Proposals are looked through for passed deadlines at most so often."""
 LATE_NOTICE = 20 * MS
 """How long a notice may lag behind the next instance's Accept before the group asks for it."""
 
@@ -36,6 +38,7 @@ class Group:
         "bounds",
         "early_accept",
         "early_prepare",
+        "expire_at",
         "incarnation",
         "index",
         "instance",
@@ -82,6 +85,8 @@ class Group:
         self.instance = instance
         self.own: dict[int, Owned] = {}
         """Proposals made here and not yet decided, by seq, in the order in which they came."""
+        self.expire_at = NEVER
+        """No deadline among them passes before."""
         self.early_prepare: tuple[int, Prepare] | None = None
         self.early_accept: tuple[int, Accept] | None = None
         self.acceptor = Acceptor(index, promised, accepted, value)
@@ -103,8 +108,9 @@ class Group:
         """Take a proposal; it is opened, together with whatever else came, at the end of the turn."""
         if not self.own:
             fx.ready.append(self)
-        if deadline < fx.wake_at:
-            fx.wake_at = deadline
+        if deadline < self.expire_at:
+            self.expire_at = deadline
+            fx.wake_at = min(fx.wake_at, deadline)
         self.own[seq] = (self.instance, deadline, smid, payload, context)
 
     def open(self, now: int, fx: Effects) -> None:
@@ -115,8 +121,7 @@ class Group:
 
     def take_batch(self, now: int, fx: Effects) -> bytes:
         """The value for the next Accept: every waiting proposal that fits. Empty if none waits."""
-        if self.own:
-            self.expire(now, fx)
+        self.expire(now, fx)
         size = 0
         entries: list[values.Entry] = []
         bounds, me, incarnation = self.bounds, self.me, self.incarnation
@@ -130,13 +135,16 @@ class Group:
         return values.encode(entries) if entries else b""
 
     def expire(self, now: int, fx: Effects) -> None:
-        """Give up the oldest proposals whose deadline has passed."""
-        while self.own:
-            seq = next(iter(self.own))
-            if self.own[seq][1] > now:
-                return
+        """Give up the proposals whose deadline has passed."""
+        if now < self.expire_at:
+            return
+        late = [seq for seq, proposal in self.own.items() if proposal[1] <= now]
+        for seq in late:
             del self.own[seq]
-            fx.expired.append(seq)
+        fx.expired += late
+        self.expire_at = NEVER
+        if self.own:
+            self.expire_at = max(min(proposal[1] for proposal in self.own.values()), now + EXPIRE_GAP)
 
     # Messages
 
@@ -148,7 +156,7 @@ class Group:
                 self.early_prepare = (sender, message)
             self._elsewhere(sender, instance, now, fx)
             return
-        if not self.voter or round > self.proposer.highest() + MAX_LEAP:
+        if not self.voter or self.proposer.leaps(round):
             return
         acceptor = self.acceptor
         rejected_by = acceptor.promise(instance, (round, sender), fx)
@@ -168,7 +176,7 @@ class Group:
                 self.early_accept = (sender, message)
             self._elsewhere(sender, instance, now, fx)
             return
-        if not self.voter or round > self.proposer.highest() + MAX_LEAP:
+        if not self.voter or self.proposer.leaps(round):
             return
         rejected_by = self.acceptor.accept(instance, (round, sender), value, fx)
         if not rejected_by:
@@ -234,12 +242,8 @@ class Group:
 
     def on_timer(self, now: int, fx: Effects) -> int:
         """Do everything that is due; returns when this group's next timer is, in ns."""
-        if self.own:
-            self.expire(now, fx)
-        return min(self.proposer.on_timer(now, fx), self.learner.on_timer(now, fx), self._next_expiry())
-
-    def _next_expiry(self) -> int:
-        return next(iter(self.own.values()))[1] if self.own else NEVER
+        self.expire(now, fx)
+        return min(self.proposer.on_timer(now, fx), self.learner.on_timer(now, fx), self.expire_at)
 
     def random_peer(self) -> int:
         """Any other member."""

@@ -201,9 +201,11 @@ class Proposer:
         if g.acceptor.promised != (self.round, g.me):
             self.lose(now, fx)
             return
-        value = self.best_value if self.best != NULL else g.take_batch(now, fx)
-        if value:
-            self._accept(value, now, fx)
+        # A value without bytes is a value: not to adopt it could choose a second one.
+        if self.best != NULL:
+            self._accept(self.best_value, now, fx)
+        elif batch := g.take_batch(now, fx):
+            self._accept(batch, now, fx)
 
     def _accepted(self, voter: int, now: int, fx: Effects) -> None:
         self.votes.add(voter)
@@ -218,7 +220,7 @@ class Proposer:
         self, sender: int, instance: int, round: int, rejected_by: int, phase: Phase, now: int, fx: Effects
     ) -> None:
         # Late rejects count too: they keep a slow node from proposing for ever under a dead ballot.
-        if rejected_by > self.highest() + MAX_LEAP or round != self.round:
+        if round != self.round or self.leaps(rejected_by):
             return
         fx.rejects += 1
         self.seen = max(self.seen, rejected_by)
@@ -235,6 +237,18 @@ class Proposer:
     def highest(self) -> int:
         """The highest round known here, for judging whether a peer's claim is credible."""
         return max(self.round, self.seen, self.g.acceptor.promised[0])
+
+    def leaps(self, round: int) -> bool:
+        """Whether a peer's round is too far above everything known to be believed.
+
+        One that is raises what is known by as much as is believed: if it was true, because this node
+        missed many, some repetitions make it credible; if not, it did what any credible lie can do.
+        """
+        limit = self.highest() + MAX_LEAP
+        if round > limit:
+            self.seen = limit
+            return True
+        return False
 
     def lose(self, now: int, fx: Effects) -> None:
         """This ballot will not win: give way, then come back above it after a random pause."""
