@@ -364,6 +364,20 @@ def test_rule_6_a_hint_only_asks() -> None:
     assert propose(group, b"x").after.all.prepares, "a bogus hint must not stop proposing (reference, L3)"
 
 
+def test_a_question_left_unanswered_goes_to_another_peer_next() -> None:
+    """A peer that only claims to be ahead must not keep this node from asking one that is."""
+    group = make(A)
+    retry = group.timers.ask_retry
+    fx = Effects()
+    for tick in range(0, 100):
+        now = NOW + tick * retry // 10
+        group.learner.on_position(C, 1 << 40, now, fx)
+        if tick % 7 == 0:
+            group.learner.on_position(B, 3, now, fx)
+    assert len(fx.now.to[B].asks) >= 2
+    assert len(fx.now.to[B].asks) + len(fx.now.to[C].asks) <= 11
+
+
 # Rules 7 to 9
 
 

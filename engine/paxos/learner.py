@@ -27,6 +27,7 @@ class Learner:
         "ask_again_at",
         "ask_first",
         "asked_from",
+        "asked_peer",
         "g",
         "leftover_after",
         "leftover_at",
@@ -36,6 +37,7 @@ class Learner:
     def __init__(self, group: Group, now: int) -> None:
         self.g = group
         self.asked_from = -1
+        self.asked_peer = -1
         self.ask_again_at = 0
         self.position_at = self._next_position(now)
         """When to tell a peer where this group stands."""
@@ -45,11 +47,15 @@ class Learner:
         """When to do something about an accepted value that nobody says is decided."""
 
     def ask(self, peer: int, now: int, fx: Effects) -> None:
-        """Ask `peer` for decided values, unless a question for the same ones is still young."""
+        """Ask `peer` for decided values, unless a question for the same ones is still young. Who has
+        left the last one unanswered is asked again later than others are."""
         g = self.g
-        if self.asked_from == g.instance and now < self.ask_again_at:
-            return
+        if self.asked_from == g.instance:
+            patience = g.timers.ask_retry if peer == self.asked_peer else 0
+            if now < self.ask_again_at + patience:
+                return
         self.asked_from = g.instance
+        self.asked_peer = peer
         self.ask_again_at = now + g.timers.ask_retry
         fx.now.peer(peer).asks.append((g.index, g.instance))
 
