@@ -98,7 +98,8 @@ def _kernel_threads() -> list[psutil.Process]:
 def _busy_s() -> float:
     """Seconds that all CPUs together were busy since boot, or taken away by the machine's host.
 
-    Interrupts are left out: those of the cluster's own packets and writes are the most of them.
+    Interrupts are part of it, since a process's own time includes those that it was interrupted by.
     """
     times = psutil.cpu_times()
-    return float(times.user + times.nice + times.system + getattr(times, "steal", 0.0))
+    more = (getattr(times, name, 0.0) for name in ("nice", "irq", "softirq", "steal"))
+    return float(times.user + times.system + sum(more))
