@@ -73,19 +73,19 @@ class Link:
             Whether the worker keeps up: False once more than `backlog_max_bytes` wait for its ring.
 
         Raises:
-            LinkBroken: the ring's memory is damaged; what was taken may not have left.
+            LinkBroken: the ring's memory is damaged; what was taken may have left or not.
         """
         sender = self._sender
         try:
             if self._proposals or self._calls:
-                if self._size <= BATCH_BYTES:
-                    sender.send(encode(Batch(self._proposals, self._calls)), droppable=False)
+                proposals, calls, size = self._proposals, self._calls, self._size
+                # Before anything leaves: whatever happens then, none of it may be called unsent.
+                self._proposals, self._calls, self._size = [], [], 0
+                if size <= BATCH_BYTES:
+                    sender.send(encode(Batch(proposals, calls)), droppable=False)
                 else:
-                    for batch in _cut(self._proposals, self._calls):
+                    for batch in _cut(proposals, calls):
                         sender.send(encode(batch), droppable=False)
-                self._proposals = []
-                self._calls = []
-                self._size = 0
             sender.commit()
         except RingCorrupt as error:
             raise LinkBroken(f"the ring to worker {self.worker} is damaged: {error}") from error

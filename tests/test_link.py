@@ -14,7 +14,7 @@ from paxmux.shards.channel import Receiver, Sender
 from paxmux.shards.doorbell import Doorbell
 from paxmux.shards.link import Link, LinkBroken
 from paxmux.shards.requests import Batch, CallKind, Replies, decode_batch, encode
-from paxmux.shards.ring import create_ring
+from paxmux.shards.ring import RingCorrupt, create_ring
 
 
 class Pair:
@@ -105,6 +105,31 @@ def test_what_never_left_is_known(pair: Pair) -> None:
     pair.link.call((3, CallKind.QUERY, 0, 1, b"q"), 1)
     assert pair.link.unsent() == [2, 3]
     assert pair.link.unsent() == []
+
+
+def test_what_a_broken_flush_may_have_handed_over_is_not_called_unsent(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its outcome is unknown: "nothing was proposed" would invite to propose it twice."""
+    monkeypatch.setattr(link_module, "BATCH_BYTES", 10)
+    for seq in (1, 2):
+        pair.link.propose((seq, 0, 0, 0, b"0123456789", None), 10)
+    sender = pair.link._sender
+    send = sender.send
+
+    def send_once(data: bytes, *, droppable: bool) -> bool:
+        monkeypatch.setattr(sender, "send", damaged)
+        return send(data, droppable=droppable)
+
+    def damaged(data: bytes, *, droppable: bool) -> bool:
+        raise RingCorrupt("as asked")
+
+    monkeypatch.setattr(sender, "send", send_once)
+    with pytest.raises(LinkBroken):
+        pair.link.flush()
+    assert [proposal[0] for batch in pair.received() for proposal in batch.proposals] == [1]
+    pair.link.propose((3, 0, 0, 0, b"v", None), 1)
+    assert pair.link.unsent() == [3]
 
 
 def test_replies_come_in_order_over_several_messages(pair: Pair) -> None:
