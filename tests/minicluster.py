@@ -1,46 +1,75 @@
 """A cluster of production turns over a fake wire and a fake disk, driven by one random source.
 
 Everything that can go wrong between turns is drawn from the seed: frames lost, doubled, delayed,
-overtaken; nodes that crash between any two phases of a turn, and lose what was not synced. What
-must hold is checked after every step, from outside the code under test.
+overtaken, or coming back long after; nodes that stand still, and nodes that crash between any two
+phases of a turn and lose what was not synced; disks without room. What must hold is judged from
+outside the code under test, by a witness.
 """
 
 from __future__ import annotations
 
+import heapq
 import random
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 from paxmux.engine.errors import Code
 from paxmux.engine.paxos.group import Group
 from paxmux.engine.paxos.quorum import Members
-from paxmux.engine.paxos.timers import MS
+from paxmux.engine.paxos.timers import DEFAULT_BOUNDS, MS, Bounds
 from paxmux.engine.state_machine import StateMachine
 from paxmux.engine.storage import EMPTY_STATE, LogIdentity
 from paxmux.plugins.storage.memory import MemoryLog
 from paxmux.shards.applier import Applier
 from paxmux.shards.outlet import Outlet
-from paxmux.shards.requests import Batch, Reply
+from paxmux.shards.requests import Batch, Proposal, Reply
 from paxmux.shards.turn import Turn
+from tests.witness import Execution, Witness, same_everywhere
 
 CLUSTER = 77
+NEVER_NS = 2**63 - 1
+WINDOW = 1000 * MS
+TIMER_TURNS_MAX = 300
+"""Turns in a window that nothing but a timer asked for: a worker that spins makes thousands."""
+STALE_KEPT = 400
 
 
 class Journal(StateMachine):
-    """Remembers everything it executed."""
+    """Remembers everything it executed; a durable one keeps it over restarts, as a database would."""
 
     smid = 1
 
-    def __init__(self, group: int) -> None:
+    def __init__(self, group: int, incarnation: int, disk: Shelf | None) -> None:
         super().__init__(group)
-        self.seen: list[tuple[int, bytes]] = []
+        self.incarnation = incarnation
+        self.disk = disk
+        self.seen: list[tuple[int, bytes]] = list(disk.seen) if disk is not None else []
+        self.judge: Execution
 
     def execute(self, instance_id: int, value: bytes, context: bytes | None) -> bytes | None:
+        self.judge.executed(instance_id, value, context, self.incarnation)
         self.seen.append((instance_id, value))
         return (context or b"") + value
 
+    def commit(self, instance_id: int) -> None:
+        self.judge.committed(instance_id)
+        if self.disk is not None:
+            self.disk.seen, self.disk.applied = list(self.seen), instance_id
+
+    def applied_instance_id(self) -> int | None:
+        return self.disk.applied if self.disk is not None else None
+
     def query(self, request: bytes) -> bytes:
         return str(len(self.seen)).encode()
+
+
+class Shelf:
+    """What a durable journal leaves behind."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[int, bytes]] = []
+        self.applied: int | None = None
 
 
 class Wire:
@@ -61,19 +90,36 @@ class Wire:
 class MiniNode:
     """One node: its disk survives, everything else is rebuilt at each start."""
 
-    def __init__(self, node: int, seats: dict[int, int], groups: int, rng: random.Random) -> None:
+    def __init__(
+        self,
+        node: int,
+        seats: dict[int, int],
+        groups: int,
+        rng: random.Random,
+        witness: Witness,
+        bounds: Bounds,
+        durable: bool,
+    ) -> None:
         self.node = node
         self.seats = seats
         self.group_count = groups
         self.rng = rng
+        self.witness = witness
+        self.bounds = bounds
+        self.shelves = [Shelf() if durable else None for _ in range(groups)]
         self.log = MemoryLog(Path(), LogIdentity(CLUSTER, node, seats[node], 0), segment_bytes=1 << 20)
         self.life = 0
         self.up = False
+        self.boot_at = 0
+        self.still_until = 0
+        self.inbox: list[bytes] = []
+        self.requests: list[Proposal] = []
         self.wire = Wire()
         self.replies: list[Reply] = []
+        self.turns = 0
+        self.timer_turns = 0
         self.turn: Turn
         self.journals: dict[int, Journal]
-        self.promised: dict[int, tuple[int, int]] = {}
 
     @property
     def incarnation(self) -> int:
@@ -82,15 +128,18 @@ class MiniNode:
     def boot(self, now: int) -> None:
         self.life += 1
         self.up = True
+        self.inbox, self.requests = [], []
         self.wire = Wire()
         self.replies = []
         states = self.log.recover()
-        self.journals = {index: Journal(index) for index in range(self.group_count)}
+        self.witness.synced(self.node, self.log.disk)
+        self.journals = {
+            index: Journal(index, self.incarnation, self.shelves[index]) for index in range(self.group_count)
+        }
         groups: dict[int, Group] = {}
         appliers: dict[int, Applier] = {}
         for index in range(self.group_count):
             state = states.get(index, EMPTY_STATE)
-            assert state.promised >= self.promised.get(index, (0, 0)), "a durable promise was lost"
             groups[index] = Group(
                 index,
                 me=self.node,
@@ -103,15 +152,19 @@ class MiniNode:
                 promised=state.promised,
                 accepted=state.accepted,
                 value=state.value,
+                bounds=self.bounds,
             )
+            journal = self.journals[index]
             appliers[index] = Applier(
                 index,
-                {1: self.journals[index]},
+                {1: journal},
                 self.log,
                 self.replies.append,
                 (self.node, self.incarnation),
                 1 << 20,
             )
+            first = journal.applied_instance_id()
+            journal.judge = self.witness.execution_of(self.node, index, 0 if first is None else first + 1)
         outlet = Outlet(
             self.wire,
             [node for node in self.seats if node != self.node],
@@ -126,136 +179,259 @@ class MiniNode:
         self.turn = Turn(groups, appliers, self.log, outlet, self.replies, serve_max_bytes=1 << 16)
         self.turn.start(now)
 
-    def crash(self) -> None:
+    def crash(self, now: int) -> None:
         self.up = False
+        self.boot_at = now + self.rng.randint(MS, 100 * MS)
         self.log.crash(keep_batches=self.rng.randint(0, 3))
         self.log = self.log.reopen()
+
+    def due(self, now: int) -> bool:
+        """Whether a worker's loop would turn now."""
+        return bool(self.inbox or self.requests or self.turn.busy or now >= self.turn.wake_at)
 
 
 class MiniCluster:
     """Nodes 1..n, one clock, one seed."""
 
-    def __init__(self, seed: int, nodes: int = 3, groups: int = 2) -> None:
+    def __init__(
+        self,
+        seed: int,
+        nodes: int = 3,
+        groups: int = 2,
+        bounds: Bounds = DEFAULT_BOUNDS,
+        durable: bool = False,
+    ) -> None:
         self.rng = random.Random(seed)
         self.now = 1_000_000_000
         seats = {node: 1000 + node for node in range(1, nodes + 1)}
-        self.nodes = {node: MiniNode(node, seats, groups, self.rng) for node in seats}
+        self.witness = Witness(seats, Journal.smid)
+        self.nodes = {
+            node: MiniNode(node, seats, groups, self.rng, self.witness, bounds, durable) for node in seats
+        }
         self.groups = groups
-        self.flying: list[tuple[int, int, bytes]] = []
-        """(due, dest, frame)"""
+        self.flying: list[tuple[int, int, int, bytes]] = []
+        """Heap of (due, number, dest, frame)."""
+        self.launched = 0
         self.loss = 0.0
         self.duplication = 0.0
+        self.stale = 0.0
+        """For each frame, the chance that an old one, of any life, comes once more."""
         self.delay_ms = 2
+        self.delay_min_ms = 0
+        self.still = 0.0
+        """For each turn, the chance that the node then stands still for up to `still_ms`."""
+        self.still_ms = 3000
         self.cut: set[tuple[int, int]] = set()
         self.seq = 0
-        self.chosen: dict[tuple[int, int], bytes] = {}
-        self.acked: dict[tuple[int, int, int], tuple[int, bytes]] = {}
-        """(node, life, seq) -> (group, value) of proposals that ended with OK."""
-        self.asked: dict[tuple[int, int, int], tuple[int, bytes]] = {}
+        self.acked: dict[int, tuple[int, int, bytes]] = {}
+        """seq -> (group, instance, value) of proposals that ended with OK."""
+        self.asked: dict[int, tuple[int, int, int, bytes]] = {}
+        """seq -> (node, life, group, value)"""
         self.outcomes: dict[int, int] = {}
+        self.on_frame: Callable[[int, int, bytes], None] | None = None
+        """Sees (node, dest, frame) of everything that leaves; for nodes that do not behave."""
+        self._old: list[tuple[int, bytes]] = []
+        self._window_until = self.now + WINDOW
         for node in self.nodes.values():
             node.boot(self.now)
 
-    def propose(self, node: int, group: int, value: bytes, timeout_ms: int = 5000) -> int:
+    # Proposing
+
+    def propose(self, node: int, group: int, value: bytes, timeout_ms: float | None = 5000) -> int:
+        """Hand a proposal to a node that is up; it takes it in its next turn."""
         self.seq += 1
-        deadline = self.now + timeout_ms * MS
-        self.asked[(node, self.nodes[node].life, self.seq)] = (group, value)
-        self.run_turn(node, [], [Batch([(self.seq, group, deadline, 1, value, b"ctx:")])])
+        it = self.nodes[node]
+        deadline = NEVER_NS if timeout_ms is None else self.now + int(timeout_ms * MS)
+        self.asked[self.seq] = (node, it.life, group, value)
+        it.requests.append((self.seq, group, deadline, 1, value, b"ctx:"))
         return self.seq
 
-    def run_turn(
-        self, node: int, frames: Sequence[bytes], batches: Sequence[Batch], crash_at: int | None = None
-    ) -> None:
+    # Time
+
+    def advance(self, ms: float, crash: float = 0.0) -> None:
+        """Let time pass: deliver what is due, fire timers, crash now and then."""
+        until = self.now + int(ms * MS)
+        while self.now < until:
+            self.now = min(max(self.now + self.rng.randint(MS // 10, MS), self._next_event()), until)
+            self._deliver()
+            for number, node in self.nodes.items():
+                if not node.up:
+                    if self.now >= node.boot_at:
+                        node.boot(self.now)
+                elif self.now >= node.still_until and node.due(self.now):
+                    self._run(number, self.rng.randint(0, 3) if self.rng.random() < crash else None)
+            if self.now >= self._window_until:
+                self._check_windows()
+
+    def _next_event(self) -> int:
+        """Nothing happens before: time may jump."""
+        at = self.flying[0][0] if self.flying else NEVER_NS
+        for node in self.nodes.values():
+            if not node.up:
+                at = min(at, node.boot_at)
+            elif node.inbox or node.requests or node.turn.busy:
+                at = min(at, node.still_until)
+            else:
+                at = min(at, max(node.turn.wake_at, node.still_until))
+        return at
+
+    def _deliver(self) -> None:
+        due: list[tuple[int, bytes]] = []
+        while self.flying and self.flying[0][0] <= self.now:
+            _, _, dest, frame = heapq.heappop(self.flying)
+            due.append((dest, frame))
+        self.rng.shuffle(due)
+        for dest, frame in due:
+            if self.nodes[dest].up:
+                self.nodes[dest].inbox.append(frame)
+
+    def _run(self, number: int, crash_at: int | None) -> None:
         """One turn; `crash_at` 0..3: crash after that phase."""
-        it = self.nodes[node]
+        it = self.nodes[number]
+        frames, requests = it.inbox, it.requests
+        it.inbox, it.requests = [], []
+        it.turns += 1
+        it.timer_turns += not (frames or requests or it.turn.busy)
         turn = it.turn
+        batches = [Batch(requests)] if requests else []
         phases = (
             lambda: turn.step(self.now, frames, batches),
             turn.send_now,
             turn.persist,
             lambda: turn.finish(self.now),
         )
-        for number, phase in enumerate(phases):
+        for phase_number, phase in enumerate(phases):
             phase()
-            if number == 2:
-                for index, group in turn.groups.items():
-                    it.promised[index] = max(it.promised.get(index, (0, 0)), group.acceptor.promised)
+            if phase_number == 2:
+                self.witness.synced(number, it.log.disk)
             self._launch(it)
-            if crash_at == number:
-                self.check_replies(it)
-                it.crash()
+            if crash_at == phase_number:
+                # Answers of a finish are in the ring by then: they outlive their worker.
+                self._take_replies(it)
+                it.crash(self.now)
                 return
-        self.check_replies(it)
-        self.check(it)
+        self._take_replies(it)
+        if self.still and self.rng.random() < self.still:
+            it.still_until = self.now + self.rng.randint(0, self.still_ms * MS)
 
     def _launch(self, it: MiniNode) -> None:
         for frame in it.wire.frames:
+            self.witness.leaves(frame)
             dest = int.from_bytes(frame[56:64], "little")
+            if self.on_frame is not None:
+                self.on_frame(it.node, dest, frame)
             copies = 1 + (self.rng.random() < self.duplication)
             for _ in range(copies):
                 if self.rng.random() < self.loss or (it.node, dest) in self.cut:
                     continue
-                self.flying.append((self.now + self.rng.randint(0, self.delay_ms * MS), dest, frame))
+                self.fly(dest, frame, self.rng.randint(self.delay_min_ms * MS, self.delay_ms * MS))
+            if self.stale:
+                self._old.append((dest, frame))
+                if len(self._old) > STALE_KEPT:
+                    self._old[self.rng.randrange(STALE_KEPT)] = self._old.pop()
+                if self.rng.random() < self.stale:
+                    self.fly(*self.rng.choice(self._old), self.delay_ms * MS)
         it.wire.frames.clear()
 
-    def check_replies(self, it: MiniNode) -> None:
-        for seq, code, _instance, _position, result in it.replies:
+    def fly(self, dest: int, frame: bytes, delay: int) -> None:
+        """A frame arrives at `dest` after `delay` ns."""
+        self.launched += 1
+        heapq.heappush(self.flying, (self.now + delay, self.launched, dest, frame))
+
+    # What must hold
+
+    def _take_replies(self, it: MiniNode) -> None:
+        for reply in it.replies:
+            seq, code, instance, _, result = reply
+            node, life, group, value = self.asked[seq]
+            assert (node, life) == (it.node, it.life), f"{seq} is answered by another node or life"
+            assert seq not in self.outcomes, f"{seq} is answered twice"
             self.outcomes[seq] = code
+            self.witness.answered(it.node, it.incarnation, reply, group)
             if code == Code.OK:
-                key = (it.node, it.life, seq)
-                group, value = self.asked[key]
                 assert result == b"ctx:" + value
-                assert key not in self.acked, "answered twice"
-                self.acked[key] = (group, value)
+                self.acked[seq] = (group, instance, value)
         it.replies.clear()
 
-    def check(self, it: MiniNode) -> None:
-        """Agreement: what this node executed last is what everybody executed there."""
-        for index, journal in it.journals.items():
-            by_instance: dict[int, list[bytes]] = {}
-            for instance, value in journal.seen[-8:]:
-                by_instance.setdefault(instance, []).append(value)
-            for instance in list(by_instance)[1:]:
-                joined = b"|".join(by_instance[instance])
-                known = self.chosen.setdefault((index, instance), joined)
-                assert known == joined, f"group {index} instance {instance}: {known!r} and {joined!r}"
+    def _check_windows(self) -> None:
+        self._window_until = self.now + WINDOW
+        for node in self.nodes.values():
+            assert node.timer_turns <= TIMER_TURNS_MAX, f"node {node.node} spins: {node.timer_turns} turns"
+            node.timer_turns = 0
 
-    def advance(self, ms: float, crash: float = 0.0) -> None:
-        """Let time pass in steps, delivering what is due, firing timers, crashing now and then."""
-        until = self.now + int(ms * MS)
-        while self.now < until:
-            self.now += self.rng.randint(MS // 10, MS)
-            due = [item for item in self.flying if item[0] <= self.now]
-            self.flying = [item for item in self.flying if item[0] > self.now]
-            inbox: dict[int, list[bytes]] = {}
-            self.rng.shuffle(due)
-            for _, dest, frame in due:
-                inbox.setdefault(dest, []).append(frame)
-            for number, node in self.nodes.items():
-                if not node.up:
-                    if self.rng.random() < 0.02:
-                        node.boot(self.now)
-                    continue
-                frames = inbox.get(number, [])
-                if frames or node.turn.busy or self.now >= node.turn.wake_at:
-                    at = self.rng.randint(0, 3) if self.rng.random() < crash else None
-                    self.run_turn(number, frames, [], at)
+    def unanswered(self) -> list[int]:
+        """Proposals that a node still owes an answer: those of its present life."""
+        return [
+            seq
+            for seq, (node, life, _, _) in self.asked.items()
+            if seq not in self.outcomes and self.nodes[node].life == life
+        ]
 
-    def settle(self, ms: float = 30_000) -> None:
-        """Heal everything and let the cluster converge."""
-        self.loss = self.duplication = 0.0
+    def heal(self) -> None:
+        """End every fault."""
+        self.loss = self.duplication = self.stale = self.still = 0.0
         self.cut.clear()
         for node in self.nodes.values():
+            node.still_until = 0
+            node.log.trouble = None
             if not node.up:
                 node.boot(self.now)
-        self.advance(ms)
+
+    def settle(self, ms: float = 60_000) -> None:
+        """Heal everything and let the cluster converge, in at most so long."""
+        self.heal()
+        until = self.now + ms * MS
+        while self.now < until:
+            self.advance(1000)
+            if self._settled():
+                # What is decided is marked, late frames arrive.
+                self.advance(1000)
+                return
+
+    def _settled(self) -> bool:
+        turns = [node.turn for node in self.nodes.values()]
+        return not self.unanswered() and all(
+            len({turn.groups[index].instance for turn in turns}) == 1 for index in range(self.groups)
+        )
 
     def check_final(self) -> None:
-        """Same sequence everywhere, nothing acknowledged lost, nothing executed twice."""
+        """Same sequence everywhere, nothing acknowledged lost, nothing executed twice, nothing kept."""
+        late = self.unanswered()
+        assert not late, f"never answered: {late}"
         for index in range(self.groups):
-            sequences = [node.journals[index].seen for node in self.nodes.values()]
-            assert all(sequence == sequences[0] for sequence in sequences), f"group {index} differs"
-            values = [value for _, value in sequences[0]]
-            assert len(values) == len(set(values)), f"group {index}: executed twice"
-            for group, value in self.acked.values():
-                assert group != index or value in values, f"group {index}: {value!r} lost"
+            sequences = {number: node.journals[index].seen for number, node in self.nodes.items()}
+            assert same_everywhere(sequences), f"group {index} differs"
+            executed = sequences[1]
+            by_value = {value: instance for instance, value in executed}
+            assert len(by_value) == len(executed), f"group {index}: executed twice"
+            for group, instance, value in self.acked.values():
+                assert group != index or by_value.get(value) == instance, f"group {index}: {value!r} lost"
+            for node in self.nodes.values():
+                group_here, applier = node.turn.groups[index], node.turn.appliers[index]
+                assert not group_here.own, f"node {node.node} keeps {list(group_here.own)}"
+                assert applier.next == group_here.instance, f"node {node.node} has not executed everything"
+
+    def check_progress(self, ms: float = 20_000) -> None:
+        """After the faults every node can get a value decided in every group."""
+        asked = [
+            self.propose(node, group, b"progress-%d" % self.seq, timeout_ms=ms)
+            for node in self.nodes
+            for group in range(self.groups)
+        ]
+        until = self.now + ms * MS
+        while self.now < until and not all(seq in self.outcomes for seq in asked):
+            self.advance(100)
+        codes = Counter(self.outcomes.get(seq) for seq in asked)
+        assert codes == {Code.OK: len(asked)}, f"no progress after the faults ended: {codes}"
+
+    def check_idle(self, ms: float = 10_000) -> None:
+        """With nothing to do, nodes do next to nothing."""
+        self.advance(2000)
+        before = {number: node.turns for number, node in self.nodes.items()}
+        launched = self.launched
+        self.advance(ms)
+        bound = ms / 1000 * 5 * (1 + self.groups * len(self.nodes))
+        for number, node in self.nodes.items():
+            turns = node.turns - before[number]
+            assert turns <= bound, f"node {number}: {turns} turns in {ms} ms with nothing to do"
+        assert self.launched - launched <= bound, f"{self.launched - launched} frames in {ms} ms"
