@@ -250,20 +250,19 @@ def test_a_later_segment_proves_what_was_durable(tmp_path: Path) -> None:
     log.close(clean=False)
 
 
-@pytest.mark.parametrize("piece", [29, 37, 64, 1000])
-def test_proof_is_found_wherever_it_lies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, piece: int) -> None:
+def test_proof_is_found_wherever_it_lies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The file is looked through in pieces; a header may lie across two of them."""
     path = tmp_path / "log"
     log = opened(path)
     log.recover()
     begin = log._offset
     feed(log, [workload(2, 0)])
-    for i in range(1, 41):
-        log.append([(ACCEPT, 0, i, 1, 1, bytes(i))])
+    log.append([(ACCEPT, 0, 1, 1, 1, b"the only witness")])
     log.close(clean=False)
     flip(path / FIRST, begin)
-    monkeypatch.setattr(scan, "PIECE_BYTES", piece)
-    damaged(path, FIRST, begin)
+    for piece in range(28, 150):
+        monkeypatch.setattr(scan, "PIECE_BYTES", piece)
+        damaged(path, FIRST, begin)
 
 
 def test_a_tail_behind_a_clean_stop_is_cut_too(tmp_path: Path) -> None:
