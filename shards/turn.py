@@ -78,6 +78,8 @@ class Turn:
         self._unmarked: set[int] = set()
         self._behind: dict[int, None] = {}
         """Groups that have decided values to execute from the log; their turn comes in this order."""
+        self._questions: dict[tuple[int, int], int] = {}
+        """(peer, group) -> the first decided value that the peer wants; answered in this order."""
         self._unreadable: set[int] = set()
         self._calls: list[Call] = []
 
@@ -96,7 +98,7 @@ class Turn:
     @property
     def busy(self) -> bool:
         """Whether there is work that waits for nothing: the loop must not sleep."""
-        return bool(self.fx.records or self._behind or self.fx.after)
+        return bool(self.fx.records or self._behind or self._questions or self.fx.after)
 
     @property
     def wake_at(self) -> int:
@@ -159,8 +161,10 @@ class Turn:
             self._apply(decided, now)
         if self._behind:
             self._replay()
-        if done.serve:
-            self._serve(done.serve)
+        for peer, index, first in done.serve:
+            self._questions[peer, index] = first
+        if self._questions:
+            self._serve()
         if self._calls:
             self._answer()
         for seq in done.expired + fx.expired:
@@ -353,15 +357,16 @@ class Turn:
         self._unmarked.clear()
         self.mark_at = NEVER
 
-    def _serve(self, questions: list[tuple[int, int, int]]) -> None:
+    def _serve(self) -> None:
         """Answer lagging peers. Only here, after the sync: before it the log may still hold an
-        accepted value that another one has superseded."""
+        accepted value that another one has superseded. What is beyond the budget waits for the next
+        turn: a reader that wants everything must not delay votes."""
         budget = self.serve_max_bytes
         box = Outbox()
-        for peer, index, first in dict.fromkeys(questions):
-            if budget <= 0:
-                # The peer asks again soon; a reader that wants everything must not delay votes.
-                break
+        questions = self._questions
+        while questions and budget > 0:
+            peer, index = next(iter(questions))
+            first = questions.pop((peer, index))
             decided = self.groups[index].instance
             try:
                 found = self.log.read_range(index, first, min(SERVE_COUNT, decided - first), budget)

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from paxmux.engine.errors import Code
+from paxmux.engine.paxos.ballot import NULL
 from paxmux.engine.paxos.group import Group
 from paxmux.engine.paxos.quorum import Members
 from paxmux.engine.paxos.timers import DEFAULT_BOUNDS, MS, Bounds
@@ -381,17 +382,19 @@ class MiniCluster:
         """Heal everything and let the cluster converge, in at most so long."""
         self.heal()
         until = self.now + ms * MS
-        while self.now < until:
+        quiet = 0
+        while self.now < until and quiet < 2:
             self.advance(1000)
-            if self._settled():
-                # What is decided is marked, late frames arrive.
-                self.advance(1000)
-                return
+            # Twice: what flew, such as an Accept of a life long past, has landed then.
+            quiet = quiet + 1 if self._settled() else 0
 
     def _settled(self) -> bool:
-        turns = [node.turn for node in self.nodes.values()]
+        """Whether everybody has answered, stands at the same place and has nothing left over."""
+        groups = [[node.turn.groups[index] for node in self.nodes.values()] for index in range(self.groups)]
         return not self.unanswered() and all(
-            len({turn.groups[index].instance for turn in turns}) == 1 for index in range(self.groups)
+            len({group.instance for group in each}) == 1
+            and all(group.acceptor.accepted == NULL for group in each)
+            for each in groups
         )
 
     def check_final(self) -> None:

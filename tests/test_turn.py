@@ -430,8 +430,7 @@ def test_a_superseded_accept_is_never_served_nor_shown() -> None:
     learned.learned.append((0, 0, 9, 3, winner))
     ask.asks.append((0, 0))
     turn.run(NOW, [frame(learned), frame(ask)], [Batch([], [(5, CallKind.INSTANCE_VALUE, 0, 0, b"")])])
-    served = [item for body in bodies(events.frames) for item in body[0]]
-    assert served == [(0, 0, 9, 3, winner)]
+    assert served(events) == [(0, 0, 9, 3, winner)]
     shown = msgspec.msgpack.decode(turn.replies[-1][4] or b"", type=list[tuple[bytes, int]])
     assert shown == [(b"won", 1)]
 
@@ -531,17 +530,44 @@ def asks(*questions: tuple[int, int]) -> Messages:
     return messages
 
 
-def test_what_a_turn_serves_is_bounded_in_values_too() -> None:
-    """Values without bytes would never use up a budget of bytes."""
+def served(events: Events) -> list[Any]:
+    items = [item for body in bodies(events.frames) for item in body[0]]
+    events.frames.clear()
+    return items
+
+
+def test_what_a_turn_serves_is_bounded_and_the_rest_waits() -> None:
+    """Bounded in values too: those without bytes would never use up a budget of bytes."""
     turn, events, _ = several(groups=50, instances=1000)
     while turn.busy:
         turn.run(NOW)
     events.frames.clear()
     turn.serve_max_bytes = 100_000
     turn.run(NOW, [frame(asks(*[(index, 0) for index in range(50)] * 20))])
-    served = [item for body in bodies(events.frames) for item in body[0]]
-    assert 1000 <= len(served) <= 3000
-    assert len(set(served)) == len(served), "the same question is answered once"
+    items = served(events)
+    assert 1000 <= len(items) <= 3000
+    turn.run(NOW, [frame(asks(*[(index, 0) for index in range(50)]), sender=3, seat=13)])
+    while turn.busy:
+        assert len(served(events)) <= 3000
+        turn.run(NOW)
+    assert not turn._questions
+    events.frames.clear()
+    turn.run(NOW)
+    assert served(events) == [], "a question is answered once"
+
+
+def test_every_group_of_a_lagging_peer_is_served_in_its_turn() -> None:
+    turn, events, _ = several(groups=50, instances=100)
+    while turn.busy:
+        turn.run(NOW)
+    events.frames.clear()
+    turn.serve_max_bytes = 20_000
+    turn.run(NOW, [frame(asks(*[(index, 90) for index in range(50)]))])
+    items = served(events)
+    while turn.busy:
+        turn.run(NOW)
+        items += served(events)
+    assert [item[:2] for item in items] == [(g, i) for g in range(50) for i in range(90, 100)]
 
 
 def test_a_damaged_record_is_not_served_and_harms_nobody_else() -> None:
@@ -551,8 +577,7 @@ def test_a_damaged_record_is_not_served_and_harms_nobody_else() -> None:
     events.frames.clear()
     log.damaged = 0
     turn.run(NOW, [frame(asks((0, 3), (1, 3)))])
-    served = [item for body in bodies(events.frames) for item in body[0]]
-    assert [item[:2] for item in served] == [(1, instance) for instance in range(3, 10)]
+    assert [item[:2] for item in served(events)] == [(1, instance) for instance in range(3, 10)]
 
 
 @pytest.mark.parametrize("seat", [0, 13, 99])
