@@ -34,6 +34,13 @@ WINDOW = 1000 * MS
 TIMER_TURNS_MAX = 300
 """Turns in a window that nothing but a timer asked for: a worker that spins makes thousands."""
 STALE_KEPT = 400
+CODES = frozenset({Code.OK, Code.TIMEOUT, Code.OVERLOADED})
+WIPED_CODES = frozenset({Code.NOT_A_MEMBER, Code.OVERLOADED})
+
+
+def incarnation_of(node: int, life: int) -> int:
+    """What a life of a node signs its proposals with."""
+    return node * 1_000_000 + life
 
 
 class Journal(StateMachine):
@@ -100,15 +107,18 @@ class MiniNode:
         witness: Witness,
         bounds: Bounds,
         durable: bool,
+        seat: int,
     ) -> None:
+        """`seat`: of its data directory, which may be another than the members know it by."""
         self.node = node
         self.seats = seats
+        self.seat = seat
         self.group_count = groups
         self.rng = rng
         self.witness = witness
         self.bounds = bounds
         self.shelves = [Shelf() if durable else None for _ in range(groups)]
-        self.log = MemoryLog(Path(), LogIdentity(CLUSTER, node, seats[node], 0), segment_bytes=1 << 20)
+        self.log = MemoryLog(Path(), LogIdentity(CLUSTER, node, seat, 0), segment_bytes=1 << 20)
         self.life = 0
         self.up = False
         self.boot_at = 0
@@ -124,7 +134,7 @@ class MiniNode:
 
     @property
     def incarnation(self) -> int:
-        return self.node * 1_000_000 + self.life
+        return incarnation_of(self.node, self.life)
 
     def boot(self, now: int) -> None:
         self.life += 1
@@ -144,7 +154,7 @@ class MiniNode:
             groups[index] = Group(
                 index,
                 me=self.node,
-                seat=self.seats[self.node],
+                seat=self.seat,
                 incarnation=self.incarnation,
                 members=Members(self.seats),
                 rng=self.rng,
@@ -170,7 +180,7 @@ class MiniNode:
             self.wire,
             [node for node in self.seats if node != self.node],
             me=self.node,
-            seat=self.seats[self.node],
+            seat=self.seat,
             incarnation=self.incarnation,
             cluster=CLUSTER,
             worker=0,
@@ -184,6 +194,15 @@ class MiniNode:
         self.up = False
         self.boot_at = now + self.rng.randint(MS, 100 * MS)
         self.log.crash(keep_batches=self.rng.randint(0, 3))
+        self.log = self.log.reopen()
+
+    def stop(self, now: int) -> None:
+        """A clean stop, and some time later a start."""
+        self.turn.close()
+        self.witness.synced(self.node, self.log.disk)
+        self.up = False
+        self.boot_at = now + self.rng.randint(MS, 1000 * MS)
+        self.log.close(clean=True)
         self.log = self.log.reopen()
 
     def due(self, now: int) -> bool:
@@ -201,13 +220,19 @@ class MiniCluster:
         groups: int = 2,
         bounds: Bounds = DEFAULT_BOUNDS,
         durable: bool = False,
+        wiped: int = 0,
     ) -> None:
+        """`wiped`: a node that has lost its data directory, and with it its seat."""
         self.rng = random.Random(seed)
         self.now = 1_000_000_000
         seats = {node: 1000 + node for node in range(1, nodes + 1)}
-        self.witness = Witness(seats, Journal.smid)
+        self.wiped = wiped
+        self.witness = Witness(seats, Journal.smid, wiped)
         self.nodes = {
-            node: MiniNode(node, seats, groups, self.rng, self.witness, bounds, durable) for node in seats
+            node: MiniNode(
+                node, seats, groups, self.rng, self.witness, bounds, durable, 9999 if node == wiped else seat
+            )
+            for node, seat in seats.items()
         }
         self.groups = groups
         self.flying: list[tuple[int, int, int, bytes]] = []
@@ -339,6 +364,13 @@ class MiniCluster:
         self.launched += 1
         heapq.heappush(self.flying, (self.now + delay, self.launched, dest, frame))
 
+    def stop(self, node: int) -> None:
+        """Stop a node cleanly, if it is up; it comes back by itself."""
+        it = self.nodes[node]
+        if it.up:
+            it.stop(self.now)
+            self._take_replies(it)
+
     # What must hold
 
     def _take_replies(self, it: MiniNode) -> None:
@@ -352,6 +384,8 @@ class MiniCluster:
             if code == Code.OK:
                 assert result == b"ctx:" + value
                 self.acked[seq] = (group, instance, value)
+            allowed = WIPED_CODES if it.node == self.wiped else CODES
+            assert code in allowed, f"node {it.node} answers {code}"
         it.replies.clear()
 
     def _check_windows(self) -> None:
@@ -399,8 +433,13 @@ class MiniCluster:
 
     def check_final(self) -> None:
         """Same sequence everywhere, nothing acknowledged lost, nothing executed twice, nothing kept."""
+        self.witness.check_order()
         late = self.unanswered()
         assert not late, f"never answered: {late}"
+        for seq, code in self.outcomes.items():
+            node, life, _, value = self.asked[seq]
+            decided = (node, incarnation_of(node, life), seq) in self.witness.decided_as
+            assert not decided or code in (Code.OK, Code.TIMEOUT), f"{value!r}: {code}, but decided"
         for index in range(self.groups):
             sequences = {number: node.journals[index].seen for number, node in self.nodes.items()}
             assert same_everywhere(sequences), f"group {index} differs"
@@ -420,6 +459,7 @@ class MiniCluster:
             self.propose(node, group, b"progress-%d" % self.seq, timeout_ms=ms)
             for node in self.nodes
             for group in range(self.groups)
+            if node != self.wiped
         ]
         until = self.now + ms * MS
         while self.now < until and not all(seq in self.outcomes for seq in asked):

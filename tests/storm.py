@@ -24,6 +24,7 @@ def storm(seed: int, proposals: int = 100) -> MiniCluster:
     full = rng.choice((0.0, 0.0, 0.02))
     flip = rng.choice((0.0, 0.05, 0.2))
     nodes = list(cluster.nodes)
+    stops = rng.choice((0.0, 0.0, 0.02))
     callers = rng.choice((nodes, nodes, nodes[:1], nodes[:2]))
     for number in range(proposals):
         node = rng.choice(callers)
@@ -38,6 +39,8 @@ def storm(seed: int, proposals: int = 100) -> MiniCluster:
             log.trouble = "no room"
         elif rng.random() < 0.2:
             log.trouble = None
+        if rng.random() < stops:
+            cluster.stop(rng.choice(nodes))
         cluster.advance(rng.choice(PACES_MS), crash)
     cluster.settle()
     cluster.check_final()
@@ -52,7 +55,8 @@ def make(seed: int) -> MiniCluster:
     """A cluster with the faults that the seed says."""
     size = SIZES[seed % len(SIZES)]
     bounds = Bounds(2, 200) if seed % 5 == 0 else Bounds()
-    cluster = MiniCluster(seed, size, groups=1 + seed % 3, bounds=bounds, durable=seed % 4 == 0)
+    wiped = size if size > 2 and seed % 7 == 0 else 0
+    cluster = MiniCluster(seed, size, 1 + seed % 3, bounds, durable=seed % 4 == 0, wiped=wiped)
     rng = cluster.rng
     cluster.loss = rng.choice((0.0, 0.0, 0.05, 0.3))
     cluster.duplication = rng.choice((0.0, 0.2))

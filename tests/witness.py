@@ -40,8 +40,10 @@ class Disk:
 class Witness:
     """Judges one cluster. A breach is an AssertionError that names it."""
 
-    def __init__(self, nodes: Iterable[int], smid: int) -> None:
+    def __init__(self, nodes: Iterable[int], smid: int, wiped: int = 0) -> None:
+        """`wiped`: a node without its seat, which must learn and never vote."""
         self.smid = smid
+        self.wiped = wiped
         self.disks = {node: Disk() for node in nodes}
         self.majority = len(self.disks) // 2 + 1
         self.chosen: dict[tuple[int, int], bytes] = {}
@@ -76,6 +78,7 @@ class Witness:
     ) -> None:
         promised = disk.promised.get(group, NULL)
         where = f"node {node}, group {group}, instance {instance}, ballot {ballot}"
+        assert node != self.wiped, f"{where}: a vote without a seat"
         self._pass(node, disk, group, instance)
         assert instance == disk.instance.get(group, 0), f"{where}: a vote for an instance that has passed"
         if kind == PROMISE:
@@ -114,6 +117,16 @@ class Witness:
             held = disk.last.get((group, passed))
             assert held == chosen, f"{where}: the log holds {held!r}, chosen is {chosen!r}"
         disk.instance[group] = max(disk.instance.get(group, 0), instance)
+
+    def check_order(self) -> None:
+        """What one node proposed in one group was decided in the order in which it proposed it."""
+        last: dict[tuple[int, int, int], int] = {}
+        decided = sorted(self.decided_as.items(), key=lambda item: item[1])
+        for identity, (group, _, _) in decided:
+            origin, incarnation, seq = identity
+            before = last.get((group, origin, incarnation), 0)
+            assert seq > before, f"group {group}: {identity} was decided after {before}"
+            last[group, origin, incarnation] = seq
 
     # Frames
 
