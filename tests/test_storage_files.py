@@ -288,12 +288,18 @@ class NoRoom:
         monkeypatch.setattr(reserver, "RETRY_S", 0.01)
 
     def make(
-        self, directory: Path, identity: LogIdentity, number: int, size: int, pause: Callable[[], bool]
+        self,
+        directory: Path,
+        identity: LogIdentity,
+        number: int,
+        size: int,
+        pause: Callable[[], bool],
+        fill: Callable[[], bool],
     ) -> SegmentFile:
         self.attempts += 1
         if self.full:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        return self._make(directory, identity, number, size, pause)
+        return self._make(directory, identity, number, size, pause, fill=fill)
 
 
 def test_no_room_is_said_ahead_and_goes_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -358,3 +364,41 @@ def test_the_header_covers_its_fields(tmp_path: Path) -> None:
     with pytest.raises(segment_file.Stopped):
         segment_file.create_segment(tmp_path, IDENTITY, 4, SMALL, lambda: True)
     assert [each.name for each in tmp_path.iterdir()] == ["0000000003.seg"]
+
+
+@pytest.mark.parametrize("filled", [0, 1, 2])
+def test_a_segment_reads_as_zeros_however_much_of_it_was_filled(tmp_path: Path, filled: int) -> None:
+    left = [True] * filled
+
+    def fill() -> bool:
+        return bool(left) and left.pop()
+
+    size = 3 * segment_file.FILL_BYTES
+    made = segment_file.create_segment(tmp_path, IDENTITY, 3, size, lambda: False, fill=fill)
+    data = made.path.read_bytes()
+    assert len(data) == size
+    assert not any(data[segment_file.HEADER_BYTES :])
+    assert made.path.stat().st_blocks * 512 >= size, "all of its space is reserved"
+    assert segment_file.load_segment(made.path, IDENTITY) == made
+
+
+def test_large_batches_are_not_written_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written = 0
+    real = os.pwrite
+
+    def count(fd: int, data: bytes, offset: int) -> int:
+        nonlocal written
+        written += len(data)
+        return real(fd, data, offset)
+
+    value = bytes(256 << 10)
+    log = SegmentLog(tmp_path, IDENTITY, segment_bytes=4 << 20)
+    log.recover()
+    # The first segments may have been ordered before it showed how large the batches are.
+    for instance in range(64):
+        if instance == 48:
+            monkeypatch.setattr(os, "pwrite", count)
+        log.append([(2, 0, instance, 1, 1, value)])
+        log.sync()
+    log.close(clean=True)
+    assert 16 * len(value) <= written < 24 * len(value)

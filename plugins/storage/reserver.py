@@ -33,6 +33,7 @@ class Reserver:
         self._wanted: tuple[int, int] | None = None
         self._ready: SegmentFile | None = None
         self._failures = 0
+        self._fill = True
         self._hurry = False
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="segment-reserver", daemon=True)
@@ -42,9 +43,10 @@ class Reserver:
         self._ready = ready
         self._thread.start()
 
-    def request(self, number: int, size: int) -> None:
-        """Make segment `number` of `size` bytes, unless one is ready."""
+    def request(self, number: int, size: int, *, fill: bool) -> None:
+        """Make segment `number` of `size` bytes, unless one is ready; `fill` it unless somebody waits."""
         with self._changed:
+            self._fill = fill
             if self._ready is None:
                 self._wanted = (number, size)
                 self._changed.notify_all()
@@ -101,7 +103,9 @@ class Reserver:
                 assert self._wanted is not None
                 number, size = wanted = self._wanted
             try:
-                segment = create_segment(self._directory, self._identity, number, size, self._pause)
+                segment = create_segment(
+                    self._directory, self._identity, number, size, self._pause, fill=self._worth_filling
+                )
             except Stopped:
                 return
             except OSError as error:
@@ -124,6 +128,9 @@ class Reserver:
             self._hurry = False
             self._changed.notify_all()
             self._changed.wait_for(lambda: self._hurry or self._stopping, RETRY_S)
+
+    def _worth_filling(self) -> bool:
+        return self._fill and not self._hurry
 
     def _pause(self) -> bool:
         if self._hurry:

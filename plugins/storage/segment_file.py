@@ -82,9 +82,15 @@ def segment_path(directory: Path, number: int) -> Path:
 
 
 def create_segment(
-    directory: Path, identity: LogIdentity, number: int, size: int, pause: Callable[[], bool]
+    directory: Path,
+    identity: LogIdentity,
+    number: int,
+    size: int,
+    pause: Callable[[], bool],
+    *,
+    fill: Callable[[], bool] = lambda: True,
 ) -> SegmentFile:
-    """Write a segment of zeros under a temporary name and give it its own, all of it durable.
+    """Make a segment of zeros under a temporary name and give it its own, all of it durable.
 
     Args:
         directory: where; a segment of the same number that is there is replaced.
@@ -92,6 +98,8 @@ def create_segment(
         number: of the segment.
         size: bytes, header included.
         pause: called after each piece; True means stop.
+        fill: asked before each piece whether to write the zeros, so that a later sync finds nothing to
+            do but the data; what is not filled is only allocated, which reads as zeros too.
 
     Raises:
         OSError: no space, or the disk failed; what was written is removed.
@@ -104,8 +112,10 @@ def create_segment(
     fd = os.open(unfinished, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o644)
     try:
         try:
-            _allocate(fd, size)
+            allocated = _allocate(fd, size)
             for offset in range(0, size, FILL_BYTES):
+                if allocated and not fill():
+                    break
                 write_all(fd, ZEROS[: min(FILL_BYTES, size - offset)], offset)
                 os.fdatasync(fd)
                 if pause():
@@ -122,13 +132,16 @@ def create_segment(
     return SegmentFile(path, number, size, salt)
 
 
-def _allocate(fd: int, size: int) -> None:
+def _allocate(fd: int, size: int) -> bool:
+    """Reserve the space; False where only writing it does that."""
     try:
         os.posix_fallocate(fd, 0, size)
     except OSError as error:
         # A file system that cannot allocate ahead: writing the zeros does it, only less neatly.
         if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
             raise
+        return False
+    return True
 
 
 def load_segment(path: Path, identity: LogIdentity) -> SegmentFile:
