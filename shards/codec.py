@@ -24,19 +24,25 @@ _Id = Annotated[int, msgspec.Meta(ge=0)]
 """Any 64-bit id."""
 _Count = Annotated[int, msgspec.Meta(ge=0, le=(1 << 62))]
 """Rounds and instances: far from the end of 64 bits, so that adding one is always possible."""
+MESSAGES_MAX = 1 << 16
+"""In a body, far above what a turn makes: three bytes on the wire are a hundred in memory."""
+SMALL_BYTES = 1 << 20
+"""What is no larger cannot hold enough of them to be counted."""
 _Group = Annotated[int, msgspec.Meta(ge=0, le=0xFFFF)]
 
+_FEW = msgspec.Meta(max_length=MESSAGES_MAX)
+
 _WireBody = tuple[
-    list[tuple[_Group, _Count, _Count, _Id, bytes]],
-    list[tuple[_Group, _Count, _Count]],
-    list[tuple[_Group, _Count, _Count]],
-    list[tuple[_Group, _Count, _Count, _Count, _Count, _Id, bytes]],
-    list[tuple[_Group, _Count, _Count, bytes]],
-    list[tuple[_Group, _Count, _Count, _Count]],
-    list[tuple[_Group, _Count]],
-    list[tuple[_Group, _Count]],
-    list[tuple[_Group, _Id]],
-    list[tuple[_Group, _Id, Annotated[int, msgspec.Meta(ge=-1)], _Count]],
+    Annotated[list[tuple[_Group, _Count, _Count, _Id, bytes]], _FEW],
+    Annotated[list[tuple[_Group, _Count, _Count]], _FEW],
+    Annotated[list[tuple[_Group, _Count, _Count]], _FEW],
+    Annotated[list[tuple[_Group, _Count, _Count, _Count, _Count, _Id, bytes]], _FEW],
+    Annotated[list[tuple[_Group, _Count, _Count, bytes]], _FEW],
+    Annotated[list[tuple[_Group, _Count, _Count, _Count]], _FEW],
+    Annotated[list[tuple[_Group, _Count]], _FEW],
+    Annotated[list[tuple[_Group, _Count]], _FEW],
+    Annotated[list[tuple[_Group, _Id]], _FEW],
+    Annotated[list[tuple[_Group, _Id, Annotated[int, msgspec.Meta(ge=-1)], _Count]], _FEW],
 ]
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -88,6 +94,7 @@ def decode_sections(frame: bytes, start: int) -> Iterable[Body]:
     view = memoryview(frame)
     end = len(view)
     bodies: list[Body] = []
+    count = 0
     at = start
     while at < end:
         if end - at < 4:
@@ -101,4 +108,8 @@ def decode_sections(frame: bytes, start: int) -> Iterable[Body]:
         except (msgspec.DecodeError, RecursionError) as error:
             raise BodyError(str(error)) from error
         at += length
+        if end > SMALL_BYTES:
+            count += len(bodies[-1]) + sum(map(len, bodies[-1]))
+            if count > MESSAGES_MAX:
+                raise BodyError(f"more than {MESSAGES_MAX} messages")
     return bodies
