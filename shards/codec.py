@@ -109,7 +109,7 @@ def decode_sections(frame: bytes, start: int) -> Iterable[Body]:
             raise BodyError(str(error)) from error
         at += length
         if end > SMALL_BYTES:
-            count += len(bodies[-1]) + sum(map(len, bodies[-1]))
+            count += sum([len(kind) for kind in bodies[-1]], len(bodies[-1]))
             if count > MESSAGES_MAX:
                 raise BodyError(f"more than {MESSAGES_MAX} messages")
     return bodies
