@@ -113,14 +113,14 @@ class Applier:
         if machine is None:
             return Code.UNKNOWN_STATE_MACHINE, f"group {self.group} has no state machine {smid}".encode()
         if smid in self.stopped:
-            return Code.EXECUTE_FAILED, _bytes(self.stopped[smid])
+            return Code.EXECUTE_FAILED, self.stopped[smid].encode()
         try:
             answer = machine.query(request)
             if type(answer) is not bytes:
                 raise TypeError(f"query returned {type(answer).__name__}, not bytes")
         except BaseException as error:
             log.exception("group %d: query of state machine %d failed", self.group, smid)
-            return Code.QUERY_FAILED, _bytes(describe(error))
+            return Code.QUERY_FAILED, describe(error).encode()
         if len(answer) > self._max_result_bytes:
             return Code.RESULT_TOO_LARGE, f"answer of {len(answer)} bytes".encode()
         return Code.OK, answer
@@ -148,7 +148,7 @@ class Applier:
                 if machine is None:
                     code, result = Code.UNKNOWN_STATE_MACHINE, f"no state machine {smid}".encode()
                 elif smid in stopped:
-                    code, result = Code.EXECUTE_FAILED, _bytes(stopped[smid])
+                    code, result = Code.EXECUTE_FAILED, stopped[smid].encode()
                 elif instance < self._first[smid]:
                     if proposal is not None:
                         code, result = Code.EXECUTE_FAILED, self._ahead(smid, instance)
@@ -161,7 +161,7 @@ class Applier:
                         if result is not None and type(result) is not bytes:
                             raise TypeError(f"execute returned {type(result).__name__}, not bytes or None")
                     except Refused as error:
-                        code, result = Code.REFUSED, _bytes(_words(error))[: self._max_result_bytes]
+                        code, result = Code.REFUSED, _words(error).encode()[: self._max_result_bytes]
                     except BaseException as error:  # noqa: BLE001 - user code, where even SystemExit and
                         # CancelledError come from: they stop this machine, not the groups beside it.
                         code, result = Code.EXECUTE_FAILED, self._stop(smid, instance, error)
@@ -183,7 +183,7 @@ class Applier:
         )
         self.stopped[smid] = reason
         log.error("%s", reason, exc_info=error)
-        return _bytes(reason)
+        return reason.encode()
 
     def _ahead(self, smid: int, instance: int) -> bytes:
         return (
@@ -204,8 +204,9 @@ def _first_instance(machine: StateMachine) -> int:
 
 
 def _words(error: BaseException) -> str:
+    """Its text, with nothing in it that UTF-8 has no code for: it goes into replies, status and logs."""
     try:
-        return str(error)
+        return str(error).encode("utf-8", "backslashreplace").decode()
     except Exception:  # noqa: BLE001 - the text of an exception is user code too
         return "(it cannot say why)"
 
@@ -213,8 +214,3 @@ def _words(error: BaseException) -> str:
 def describe(error: BaseException) -> str:
     """What an exception of user code says, whatever it is."""
     return f"{type(error).__name__}: {_words(error)[:WORDS_MAX]}"
-
-
-def _bytes(text: str) -> bytes:
-    """Any text has bytes: names of files, for one, may hold what UTF-8 has no code for."""
-    return text.encode("utf-8", "backslashreplace")

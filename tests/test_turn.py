@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 from pathlib import Path
 from typing import Any
@@ -307,6 +308,13 @@ POISON = (
 )
 
 
+@pytest.fixture
+def unlogged(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is logged holds text that cannot be encoded, which the tests' own processes do not survive."""
+    monkeypatch.setattr(logging.getLogger("paxmux"), "disabled", True)
+
+
+@pytest.mark.usefixtures("unlogged")
 @pytest.mark.parametrize("poison", POISON)
 def test_an_exception_stops_that_machine_alone(poison: bytes) -> None:
     """Design, rule 17; reference, L5 and L6: the group is not wedged."""
@@ -319,6 +327,8 @@ def test_an_exception_stops_that_machine_alone(poison: bytes) -> None:
     assert b"instance 0" in replies[0][4]
     assert call(turn, CallKind.QUERY, 1)[1] == Code.EXECUTE_FAILED
     assert call(turn, CallKind.QUERY, 2)[1] == Code.OK
+    (row,) = msgspec.json.decode(call(turn, CallKind.GROUP_STATUS)[4] or b"")
+    assert "stopped at instance 0" in row["stopped"]["1"]
 
 
 def test_a_refusal_without_proper_words_is_one_all_the_same() -> None:
@@ -493,6 +503,24 @@ def several(groups: int, instances: int) -> tuple[Turn, Events, Groups]:
     turn = Turn(made, appliers, log, outlet, replies, serve_max_bytes=1 << 20)
     turn.start(NOW)
     return turn, events, log
+
+
+def test_a_proposal_decided_during_a_replay_is_answered_once_it_is_executed() -> None:
+    log = MemoryLog(Path(), LogIdentity(7, 1, 11, 0), segment_bytes=1 << 20)
+    log.recover()
+    log.append([(LEARNED, 0, instance, 1, 2, values.NOOP) for instance in range(2000)])
+    log.sync()
+    turn, _, replies, machines = make({1: 11}, log, 2000)
+    turn.run(NOW, [], [Batch([(1, 0, LATER, 1, b"x", b"c")])])
+    for _ in range(3):
+        turn.run(NOW)
+    assert turn.groups[0].instance == 2001
+    assert replies == []
+    while turn.busy:
+        turn.run(NOW)
+    assert replies == [(1, 0, 2000, 0, b"did x")]
+    assert machines[1].calls == [(2000, b"x", b"c"), ("commit", 2000)]
+    assert not turn.appliers[0]._owned
 
 
 def test_a_turn_replays_one_slice_whatever_the_number_of_groups() -> None:
