@@ -33,9 +33,15 @@ NEVER_NS = 2**63 - 1
 WINDOW = 1000 * MS
 TIMER_TURNS_MAX = 300
 """Turns in a window that nothing but a timer asked for: a worker that spins makes thousands."""
+LATE = 1000 * MS
+"""So long after its deadline a proposal has been given up, by a node that does not stand still."""
 STALE_KEPT = 400
 CODES = frozenset({Code.OK, Code.TIMEOUT, Code.OVERLOADED})
 WIPED_CODES = frozenset({Code.NOT_A_MEMBER, Code.OVERLOADED})
+
+
+Asked = tuple[int, int, int]
+"""A proposal: (node, life, seq). Each life counts from 1, so seqs tell nothing of whose they are."""
 
 
 def incarnation_of(node: int, life: int) -> int:
@@ -120,6 +126,7 @@ class MiniNode:
         self.shelves = [Shelf() if durable else None for _ in range(groups)]
         self.log = MemoryLog(Path(), LogIdentity(CLUSTER, node, seat, 0), segment_bytes=1 << 20)
         self.life = 0
+        self.seq = 0
         self.up = False
         self.boot_at = 0
         self.still_until = 0
@@ -138,6 +145,7 @@ class MiniNode:
 
     def boot(self, now: int) -> None:
         self.life += 1
+        self.seq = 0
         self.up = True
         self.inbox, self.requests = [], []
         self.wire = Wire()
@@ -248,12 +256,11 @@ class MiniCluster:
         """For each turn, the chance that the node then stands still for up to `still_ms`."""
         self.still_ms = 3000
         self.cut: set[tuple[int, int]] = set()
-        self.seq = 0
-        self.acked: dict[int, tuple[int, int, bytes]] = {}
-        """seq -> (group, instance, value) of proposals that ended with OK."""
-        self.asked: dict[int, tuple[int, int, int, bytes]] = {}
-        """seq -> (node, life, group, value)"""
-        self.outcomes: dict[int, int] = {}
+        self.asked: dict[Asked, tuple[int, bytes, int]] = {}
+        """-> (group, value, deadline)"""
+        self.outcomes: dict[Asked, int] = {}
+        self.acked: dict[Asked, tuple[int, int, bytes]] = {}
+        """-> (group, instance, value) of proposals that ended with OK."""
         self.on_frame: Callable[[int, int, bytes], None] | None = None
         """Sees (node, dest, frame) of everything that leaves; for nodes that do not behave."""
         self._old: list[tuple[int, bytes]] = []
@@ -263,14 +270,15 @@ class MiniCluster:
 
     # Proposing
 
-    def propose(self, node: int, group: int, value: bytes, timeout_ms: float | None = 5000) -> int:
+    def propose(self, node: int, group: int, value: bytes, timeout_ms: float | None = 5000) -> Asked:
         """Hand a proposal to a node that is up; it takes it in its next turn."""
-        self.seq += 1
         it = self.nodes[node]
+        it.seq += 1
+        asked = (node, it.life, it.seq)
         deadline = NEVER_NS if timeout_ms is None else self.now + int(timeout_ms * MS)
-        self.asked[self.seq] = (node, it.life, group, value)
-        it.requests.append((self.seq, group, deadline, 1, value, b"ctx:"))
-        return self.seq
+        self.asked[asked] = (group, value, deadline)
+        it.requests.append((it.seq, group, deadline, 1, value, b"ctx:"))
+        return asked
 
     # Time
 
@@ -376,14 +384,15 @@ class MiniCluster:
     def _take_replies(self, it: MiniNode) -> None:
         for reply in it.replies:
             seq, code, instance, _, result = reply
-            node, life, group, value = self.asked[seq]
-            assert (node, life) == (it.node, it.life), f"{seq} is answered by another node or life"
-            assert seq not in self.outcomes, f"{seq} is answered twice"
-            self.outcomes[seq] = code
+            asked = (it.node, it.life, seq)
+            assert asked in self.asked, f"{asked} is answered by another node or life"
+            assert asked not in self.outcomes, f"{asked} is answered twice"
+            group, value, _ = self.asked[asked]
+            self.outcomes[asked] = code
             self.witness.answered(it.node, it.incarnation, reply, group)
             if code == Code.OK:
                 assert result == b"ctx:" + value
-                self.acked[seq] = (group, instance, value)
+                self.acked[asked] = (group, instance, value)
             allowed = WIPED_CODES if it.node == self.wiped else CODES
             assert code in allowed, f"node {it.node} answers {code}"
         it.replies.clear()
@@ -393,13 +402,21 @@ class MiniCluster:
         for node in self.nodes.values():
             assert node.timer_turns <= TIMER_TURNS_MAX, f"node {node.node} spins: {node.timer_turns} turns"
             node.timer_turns = 0
+            if node.up and self.now >= node.still_until and not node.due(self.now):
+                for index, applier in node.turn.appliers.items():
+                    rests = applier.next >= node.turn.groups[index].instance
+                    assert rests, f"node {node.node} rests with values to execute in group {index}"
+        for asked in self.unanswered():
+            node = self.nodes[asked[0]]
+            late = self.now - self.asked[asked][2] > LATE
+            assert not late or self.now < node.still_until + LATE, f"{asked} has not been given up"
 
-    def unanswered(self) -> list[int]:
+    def unanswered(self) -> list[Asked]:
         """Proposals that a node still owes an answer: those of its present life."""
         return [
-            seq
-            for seq, (node, life, _, _) in self.asked.items()
-            if seq not in self.outcomes and self.nodes[node].life == life
+            asked
+            for asked in self.asked.keys() - self.outcomes.keys()
+            if self.nodes[asked[0]].up and self.nodes[asked[0]].life == asked[1]
         ]
 
     def heal(self) -> None:
@@ -417,7 +434,8 @@ class MiniCluster:
         self.heal()
         until = self.now + ms * MS
         quiet = 0
-        while self.now < until and quiet < 2:
+        while quiet < 2:
+            assert self.now < until, "does not come to rest"
             self.advance(1000)
             # Twice: what flew, such as an Accept of a life long past, has landed then.
             quiet = quiet + 1 if self._settled() else 0
@@ -436,10 +454,10 @@ class MiniCluster:
         self.witness.check_order()
         late = self.unanswered()
         assert not late, f"never answered: {late}"
-        for seq, code in self.outcomes.items():
-            node, life, _, value = self.asked[seq]
+        for asked, code in self.outcomes.items():
+            node, life, seq = asked
             decided = (node, incarnation_of(node, life), seq) in self.witness.decided_as
-            assert not decided or code in (Code.OK, Code.TIMEOUT), f"{value!r}: {code}, but decided"
+            assert not decided or code in (Code.OK, Code.TIMEOUT), f"{asked}: {code}, but decided"
         for index in range(self.groups):
             sequences = {number: node.journals[index].seen for number, node in self.nodes.items()}
             assert same_everywhere(sequences), f"group {index} differs"
@@ -456,15 +474,15 @@ class MiniCluster:
     def check_progress(self, ms: float = 20_000) -> None:
         """After the faults every node can get a value decided in every group."""
         asked = [
-            self.propose(node, group, b"progress-%d" % self.seq, timeout_ms=ms)
+            self.propose(node, group, b"progress-%d-%d-%d" % (self.now, node, group), timeout_ms=ms)
             for node in self.nodes
             for group in range(self.groups)
             if node != self.wiped
         ]
         until = self.now + ms * MS
-        while self.now < until and not all(seq in self.outcomes for seq in asked):
+        while self.now < until and not all(each in self.outcomes for each in asked):
             self.advance(100)
-        codes = Counter(self.outcomes.get(seq) for seq in asked)
+        codes = Counter(self.outcomes.get(each) for each in asked)
         assert codes == {Code.OK: len(asked)}, f"no progress after the faults ended: {codes}"
 
     def check_idle(self, ms: float = 10_000) -> None:

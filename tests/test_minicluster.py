@@ -28,15 +28,14 @@ def test_a_busy_peer_starves_nobody(delay_ms: int) -> None:
     """Node 1 always has something to propose; 2 and 3 get their turns, also where messages take long."""
     cluster = MiniCluster(delay_ms, nodes=3, groups=1)
     cluster.delay_min_ms, cluster.delay_ms = delay_ms * 4 // 5, delay_ms
-    waiting = dict.fromkeys(cluster.nodes, 0)
+    waiting = {node: (node, 0, 0) for node in cluster.nodes}
     answered = dict.fromkeys(cluster.nodes, 0)
     until = cluster.now + delay_ms * 1_000_000_000
     while cluster.now < until and min(answered.values()) < 5:
         for node in cluster.nodes:
-            if waiting[node] in cluster.outcomes:
-                answered[node] += 1
-                waiting[node] = 0
-            if not waiting[node]:
-                waiting[node] = cluster.propose(node, 0, b"%d" % cluster.seq, timeout_ms=None)
+            answered[node] += waiting[node] in cluster.outcomes
+            if waiting[node] in cluster.outcomes or not waiting[node][2]:
+                value = b"%d-%d" % (node, answered[node])
+                waiting[node] = cluster.propose(node, 0, value, timeout_ms=None)
         cluster.advance(0.5)
     assert min(answered.values()) >= 5, answered

@@ -143,6 +143,16 @@ def test_rule_2_a_learned_value_leaves_the_promise_alone() -> None:
     assert group.acceptor.promised == (9, C)
 
 
+def test_rule_2_a_prepare_below_the_promise_is_told_so() -> None:
+    group = make(B)
+    group.on_prepare(C, (0, 0, 9), NOW, Effects())
+    for ballot in ((8, C), (9, A)):
+        fx = Effects()
+        group.on_prepare(ballot[1], (0, 0, ballot[0]), NOW, fx)
+        assert fx.records == []
+        assert fx.after.to[ballot[1]].prepare_replies == [(0, 0, ballot[0], 9, 0, 0, b"")]
+
+
 def test_rule_2_a_promise_carries_over_instances() -> None:
     group = make(B)
     fx = Effects()
@@ -296,6 +306,16 @@ def test_votes_count_once_for_each_voter_instance_and_ballot() -> None:
     assert group.proposer.phase is Phase.ACCEPTING
 
 
+def test_accepts_of_another_round_or_instance_are_no_votes() -> None:
+    group = make()
+    after = synced(group, prepared(group, b"x"))
+    for instance, round in ((0, 0), (0, 2), (1, 1)):
+        group.proposer.on_accept_reply(B, instance, round, 0, NOW, after)
+    assert group.instance == 0
+    group.proposer.on_accept_reply(B, 0, 1, 0, NOW, after)
+    assert group.instance == 1
+
+
 def test_a_promise_that_claims_an_accept_above_its_own_ballot_is_dropped() -> None:
     group = make()
     synced(group, propose(group, b"x"))
@@ -342,6 +362,15 @@ def test_rule_6_a_notice_counts_only_for_the_very_ballot_accepted() -> None:
     assert fx.now.to[C].asks == [(0, 0)]
     group.on_chosen(A, 0, 3, NOW, fx)
     assert [item[:2] for item in fx.decided] == [(0, 0)]
+
+
+def test_rule_6_a_notice_of_the_next_instance_is_no_proof_for_this_one() -> None:
+    group = make(B)
+    fx = Effects()
+    group.on_accept(A, (0, 0, 3, values.NOOP), NOW, fx)
+    group.on_chosen(A, 1, 3, NOW, fx)
+    assert fx.decided == []
+    assert fx.now.to[A].asks == [(0, 0)]
 
 
 def test_rule_6_the_next_instance_is_no_proof_for_this_one() -> None:

@@ -8,6 +8,7 @@ ballot) and asks no protocol object for its opinion, so a mistake in the core ca
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from itertools import combinations
 
 from paxmux.engine.errors import Code
 from paxmux.engine.frame import HEADER_BYTES, parse_header
@@ -35,6 +36,8 @@ class Disk:
         """(group, instance) -> every value accepted there, in the order of the log."""
         self.last: dict[tuple[int, int], bytes] = {}
         """(group, instance) -> the newest value: what `Log.read` gives."""
+        self.last_ballot: dict[tuple[int, int], Ballot] = {}
+        """The ballot that it was accepted under; NULL if it was learned."""
 
 
 class Witness:
@@ -53,6 +56,10 @@ class Witness:
         self._voters: dict[tuple[int, int, Ballot], set[int]] = {}
         self._value_of: dict[tuple[int, int, Ballot], bytes] = {}
         """What was accepted or asked for under a ballot, by whomever."""
+        self._promises: dict[tuple[int, int, Ballot], dict[int, tuple[Ballot, bytes]]] = {}
+        """Who has promised, and which value each has told of."""
+        self._led_from: dict[tuple[int, Ballot], int] = {}
+        """(group, ballot) -> the instance in which a majority promised it."""
 
     # Disks
 
@@ -68,6 +75,7 @@ class Witness:
                     assert instance >= current, f"node {node} learned {instance}, it stood at {current}"
                     self._pass(node, mine, group, instance)
                     mine.last[group, instance] = value
+                    mine.last_ballot[group, instance] = NULL
                     self._pass(node, mine, group, instance + 1)
                 else:
                     self._pass(node, mine, group, instance + 1)
@@ -88,6 +96,7 @@ class Witness:
             accepted = disk.accepts.setdefault((group, instance), {})
             assert ballot not in accepted, f"{where}: accepted twice"
             accepted[ballot] = disk.last[group, instance] = value
+            disk.last_ballot[group, instance] = ballot
             self._same_value(where, (group, instance, ballot), value)
             voters = self._voters.setdefault((group, instance, ballot), set())
             voters.add(node)
@@ -151,6 +160,7 @@ class Witness:
         for group, instance, round, value in accepts:
             where = f"node {node}, group {group}, instance {instance}, own round {round}"
             assert disk.promised.get(group, NULL) >= (round, node), f"{where}: Accept before the promise"
+            self._lead(where, disk, group, instance, (round, node), value)
             self._same_value(where, (group, instance, (round, node)), value)
         for group, instance, round, rejected_by, at_round, at_node, value in promises:
             if not rejected_by:
@@ -177,6 +187,28 @@ class Witness:
         # One that was accepted after the promise was made is no business of this promise.
         hidden = [other for other in held if accepted < other < ballot]
         assert not hidden, f"{where}: hides that {hidden} were accepted"
+        told = self._promises.setdefault((group, instance, ballot), {})
+        told[node] = max(told.get(node, (NULL, b"")), (accepted, value))
+
+    def _lead(self, where: str, disk: Disk, group: int, instance: int, ballot: Ballot, value: bytes) -> None:
+        """A proposer may ask for a value if a majority let it: with a Prepare in this very instance, or
+        with one before since which it has decided every instance under the same ballot."""
+        told = list(self._promises.get((group, instance, ballot), {}).values())
+        held = disk.accepts.get((group, instance), {})
+        mine = max((accepted for accepted in held if accepted < ballot), default=NULL)
+        if 1 + len(told) >= self.majority:
+            self._led_from[group, ballot] = instance
+            own = (mine, held.get(mine, b""))
+            allowed = {max([own, *others])[1] for others in combinations(told, self.majority - 1)}
+            free = any(max([own, *others])[0] == NULL for others in combinations(told, self.majority - 1))
+            assert free or value in allowed, f"{where}: {value!r}, but {allowed} was accepted"
+            return
+        first = self._led_from.get((group, ballot))
+        assert first is not None, f"{where}: no majority has promised this ballot"
+        foreign = [
+            passed for passed in range(first, instance) if disk.last_ballot.get((group, passed)) != ballot
+        ]
+        assert not foreign, f"{where}: no Prepare, though {foreign} were not decided under this ballot"
 
     # Execution and answers
 
