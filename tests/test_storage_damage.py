@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from paxmux.engine.storage import HardState, StorageDamaged
-from paxmux.plugins.storage import scan
+from paxmux.plugins.storage import scan, stop_mark
 from paxmux.plugins.storage.segment import SegmentLog
 from tests.storage_model import ACCEPT, IDENTITY, PROMISE, feed, hard_states, workload
 
@@ -222,6 +222,12 @@ def test_a_damaged_mark_is_damage(tmp_path: Path) -> None:
             opened(path)
         flip(path / "CLEAN", offset)
     opened(path).close(clean=False)
+
+
+def test_the_mark_of_another_log_is_damage(tmp_path: Path) -> None:
+    stop_mark.write_mark(tmp_path, IDENTITY._replace(seat=1), 5000)
+    with pytest.raises(StorageDamaged, match=r"CLEAN.*belongs to another log"):
+        opened(tmp_path)
 
 
 def test_a_later_segment_proves_what_was_durable(tmp_path: Path) -> None:
