@@ -6,6 +6,7 @@ batch back. Both are made once per turn, so the cost of a frame is shared by wha
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from enum import IntEnum
 
 import msgspec
@@ -51,3 +52,17 @@ class Replies(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
 encode = msgspec.msgpack.Encoder().encode
 decode_batch = msgspec.msgpack.Decoder(Batch).decode
 decode_replies = msgspec.msgpack.Decoder(Replies).decode
+
+REPLIES_BYTES = 1 << 20
+"""A message with more results is cut: a ring has a largest message, and results can be as large."""
+
+
+def encode_replies(replies: list[Reply]) -> Iterator[bytes]:
+    """Messages that carry `replies` in their order; each of at most about `REPLIES_BYTES`, or one reply."""
+    data = encode(Replies(replies))
+    if len(data) <= REPLIES_BYTES or len(replies) == 1:
+        yield data
+    else:
+        middle = len(replies) // 2
+        yield from encode_replies(replies[:middle])
+        yield from encode_replies(replies[middle:])

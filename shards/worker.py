@@ -227,8 +227,7 @@ class Worker:
             slots[phase] = Phase.APPLY
             turn.finish(now)
             if replies:
-                self._answers.send(requests.encode(requests.Replies(replies)), droppable=False)
-                replies.clear()
+                self._send_replies()
             self._answers.commit()
             self._wire.commit()
             if now >= self._housekeep_at:
@@ -236,6 +235,11 @@ class Worker:
                 self._housekeep(now)
             if now >= self._stop_by:
                 return self._end()
+
+    def _send_replies(self) -> None:
+        for message in requests.encode_replies(self._replies):
+            self._answers.send(message, droppable=False)
+        self._replies.clear()
 
     def _sleep(self, poll: select.epoll, now: int) -> None:
         """Wait for a doorbell, the control socket or the next timer."""
@@ -278,7 +282,7 @@ class Worker:
         for index in self._turn.appliers:
             self._turn.appliers[index].close()
         if self._replies:
-            self._answers.send(requests.encode(requests.Replies(self._replies)), droppable=False)
+            self._send_replies()
         self._answers.commit()
         self._wire.commit()
         self._log.close(clean=True)
