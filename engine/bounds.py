@@ -35,6 +35,7 @@ BOUNDS: Final[dict[str, tuple[int, int]]] = {
     "timers.backoff_max_ms": (1, _TEN_MINUTES_MS),
     "timers.ask_ms": (1, _TEN_MINUTES_MS),
     "timers.ask_retry_ms": (1, _TEN_MINUTES_MS),
+    "timers.notice_ms": (0, 1000),
     "timers.leftover_ms": (1, _TEN_MINUTES_MS),
     "limits.max_value_bytes": (1, MAX_VALUE_BYTES),
     "limits.max_pending": (1, 16 * MIB),

@@ -68,6 +68,9 @@ class TimerOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     """Each group asks a peer for news at this interval, plus a random fifth (reference, 2.10)."""
     ask_retry_ms: int = 200
     """A question for decided values is repeated, to another peer, after this time."""
+    notice_ms: int = 2
+    """How long the notice of a decision may wait for the next Accept to travel with; 0: not at all. The
+    proposer has its answer already; the others execute that much later."""
     leftover_ms: int = 500
     """An accepted value not known to be decided for so long makes its acceptor ask, then complete it."""
 

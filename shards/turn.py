@@ -21,7 +21,7 @@ from paxmux.engine.frame import HEADER_BYTES, parse_header
 from paxmux.engine.paxos import value as values
 from paxmux.engine.paxos.effects import DECIDED, Decided, Effects, Outbox
 from paxmux.engine.paxos.group import Group
-from paxmux.engine.paxos.messages import Body
+from paxmux.engine.paxos.messages import Body, Chosen
 from paxmux.engine.paxos.timers import MS, NEVER
 from paxmux.engine.state_machine import NO_STATE_MACHINE
 from paxmux.engine.storage import Log, StorageDamaged
@@ -56,8 +56,10 @@ class Turn:
         replies: list[Reply],
         *,
         serve_max_bytes: int,
+        notice_delay: int = 0,
     ) -> None:
-        """`replies`: where answers to requests are gathered; the caller empties it."""
+        """`replies`: where answers to requests are gathered; the caller empties it. `notice_delay`: how
+        long, in ns, a notice may wait for something else that goes to all peers."""
         self.groups = dict(groups)
         self.appliers = dict(appliers)
         self.log = log
@@ -67,6 +69,9 @@ class Turn:
         self.fx = Effects()
         self.scan_at = 0
         self.mark_at = NEVER
+        self.notice_at = NEVER
+        self.notice_delay = notice_delay
+        self._notices: list[Chosen] = []
         self.messages = 0
         self.bad_frames = 0
         self.decided = 0
@@ -103,7 +108,7 @@ class Turn:
     @property
     def wake_at(self) -> int:
         """When the next timer is due, in ns."""
-        return min(self.scan_at, self.mark_at)
+        return min(self.scan_at, self.mark_at, self.notice_at)
 
     # The pass, in its order
 
@@ -113,6 +118,7 @@ class Turn:
         unhealthy = self.log.healthy()
         if unhealthy is not None:
             self._refuse(batches, unhealthy, now, fx)
+            self._hold_notices(fx.now, now)
             return
         for frame in frames:
             self._frame(frame, now, fx)
@@ -125,6 +131,7 @@ class Turn:
         if now >= self.mark_at:
             self._mark(fx)
         self._open_ready(now, fx)
+        self._hold_notices(fx.now, now)
 
     def send_now(self) -> None:
         """Let go what rests on nothing that is not durable yet."""
@@ -148,6 +155,7 @@ class Turn:
         decided = done.decided + fx.decided if fx.decided else done.decided
         fx.decided = []
         self._open_ready(now, fx)
+        self._hold_notices(fx.now, now)
         if fx.now:
             now_box, fx.now = fx.now, Outbox()
             self.outlet.send(done.after, now_box)
@@ -188,6 +196,9 @@ class Turn:
                 self._unmarked.add(index)
         self._mark(self.fx)
         self.persist()
+        if self._notices:
+            self._hold_notices(self.fx.now, self.notice_at)
+            self.outlet.send(self.fx.now)
 
     # Input
 
@@ -344,6 +355,22 @@ class Turn:
         return msgspec.json.encode(rows)
 
     # Steps of the pass
+
+    def _hold_notices(self, box: Outbox, now: int) -> None:
+        """Notices alone do not wake every peer: they wait a moment for the next Accept, which under
+        load is never far. Who proposed has its answer already; a crash meanwhile loses nothing that
+        a lost frame would not."""
+        shared = box.all
+        alone = not any(kind for kind in shared.body() if kind is not shared.chosen)
+        if self._notices and (now >= self.notice_at or not alone):
+            shared.chosen = self._notices + shared.chosen
+            self._notices = []
+            self.notice_at = NEVER
+        elif shared.chosen and alone and self.notice_delay:
+            if not self._notices:
+                self.notice_at = now + self.notice_delay
+            self._notices += shared.chosen
+            shared.chosen = []
 
     def _open_ready(self, now: int, fx: Effects) -> None:
         while fx.ready:

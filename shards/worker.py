@@ -176,7 +176,16 @@ class Worker:
             groups=sum(1 << index for index in boot.groups),
         )
         serve = options.limits.catch_up_max_bytes
-        return Turn(groups, appliers, self._log, outlet, self._replies, serve_max_bytes=serve)
+        notice = options.timers.notice_ms * MS if len(members.seats) > 1 else 0
+        return Turn(
+            groups,
+            appliers,
+            self._log,
+            outlet,
+            self._replies,
+            serve_max_bytes=serve,
+            notice_delay=notice,
+        )
 
     # The loop
 

@@ -29,6 +29,8 @@ from paxmux.shards.turn import Turn
 from tests.witness import Execution, Witness, same_everywhere
 
 CLUSTER = 77
+NOTICE = 2 * MS
+"""As the default of `timers.notice_ms`."""
 NEVER_NS = 2**63 - 1
 WINDOW = 1000 * MS
 TIMER_TURNS_MAX = 300
@@ -195,7 +197,9 @@ class MiniNode:
             generation=self.life,
             groups=(1 << self.group_count) - 1,
         )
-        self.turn = Turn(groups, appliers, self.log, outlet, self.replies, serve_max_bytes=1 << 16)
+        self.turn = Turn(
+            groups, appliers, self.log, outlet, self.replies, serve_max_bytes=1 << 16, notice_delay=NOTICE
+        )
         self.turn.start(now)
 
     def crash(self, now: int) -> None:

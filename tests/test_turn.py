@@ -726,3 +726,56 @@ def test_a_disk_without_room_does_not_make_the_loop_spin() -> None:
     turn.run(now)
     assert not turn.busy
     assert turn.wake_at > now
+
+
+def decide_one(turn: Turn, events: Events, seq: int) -> None:
+    """Get a proposal decided with the votes of node 2."""
+    group = turn.groups[0]
+    turn.run(NOW, [], [Batch([(seq, 0, LATER, 0, b"x", None)])])
+    if not group.proposer.held:
+        promise = Messages()
+        promise.prepare_replies.append((0, group.instance, group.proposer.round, 0, 0, 0, b""))
+        turn.run(NOW, [frame(promise)])
+    events.frames.clear()
+    vote = Messages()
+    vote.accept_replies.append((0, group.instance, group.proposer.round, 0))
+    turn.run(NOW, [frame(vote)])
+
+
+def test_a_notice_alone_waits_a_moment_and_no_longer() -> None:
+    turn, events, replies, _ = make()
+    turn.notice_delay = 2 * MS
+    decide_one(turn, events, 1)
+    assert [reply[:2] for reply in replies] == [(1, Code.OK)], "the answer waits for nothing"
+    assert events.frames == []
+    assert turn.wake_at == NOW + 2 * MS
+    turn.run(NOW + MS)
+    assert events.frames == []
+    turn.run(NOW + 2 * MS)
+    assert [body[1] for body in bodies(events.frames)] == [[(0, 0, 1)], [(0, 0, 1)]]
+    assert turn.wake_at > NOW + 2 * MS
+
+
+def test_a_notice_travels_with_the_next_accept() -> None:
+    turn, events, _, _ = make()
+    turn.notice_delay = 2 * MS
+    decide_one(turn, events, 1)
+    turn.run(NOW + MS, [], [Batch([(2, 0, LATER, 0, b"y", None)])])
+    for body in bodies(events.frames):
+        assert body[1] == [(0, 0, 1)]
+        assert [accept[:3] for accept in body[4]] == [(0, 1, 1)]
+    assert len(events.frames) == 2
+
+
+def test_held_notices_leave_when_the_disk_is_full_and_when_the_worker_stops() -> None:
+    turn, events, _, _ = make()
+    turn.notice_delay = 2 * MS
+    decide_one(turn, events, 1)
+    turn.log.healthy = lambda: "full"  # type: ignore[method-assign]
+    turn.run(NOW + 2 * MS)
+    assert [body[1] for body in bodies(events.frames)] == [[(0, 0, 1)]] * 2
+    assert turn.wake_at > NOW + 2 * MS
+    turn.log.healthy = lambda: None  # type: ignore[method-assign]
+    decide_one(turn, events, 2)
+    turn.close()
+    assert [body[1] for body in bodies(events.frames)] == [[(0, 1, 1)]] * 2
