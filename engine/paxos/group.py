@@ -154,6 +154,8 @@ class Group:
         if instance != self.instance:
             if instance == self.instance + 1:
                 self.early_prepare = (sender, message)
+            elif instance < self.instance - 1:
+                self.proposer.give_way(sender, instance, now)
             self._elsewhere(sender, instance, now, fx)
             return
         if not self.voter or self.proposer.leaps(round):
@@ -189,7 +191,7 @@ class Group:
         if instance < self.instance:
             return
         if instance == self.instance and self.acceptor.accepted == (round, sender):
-            self.decide(self.acceptor.value, now, fx, own_ballot=False)
+            self.decide(self.acceptor.value, now, fx, sender)
         else:
             self.learner.ask(sender, now, fx)
 
@@ -209,8 +211,11 @@ class Group:
 
     # Decisions
 
-    def decide(self, value: bytes, now: int, fx: Effects, *, own_ballot: bool = True) -> None:
-        """The current instance is decided: hand its entries on, begin the next instance."""
+    def decide(self, value: bytes, now: int, fx: Effects, winner: int | None = None) -> None:
+        """The current instance is decided: hand its entries on, begin the next instance.
+
+        `winner`: the node of the ballot that decided; None: the ballot of the round that is open here.
+        """
         entries = values.decode(value)
         owned: dict[int, Owned] | None = None
         if self.own:
@@ -225,7 +230,7 @@ class Group:
         self.instance += 1
         self.acceptor.advance()
         self.learner.advance()
-        self.proposer.advance(now, fx, own_ballot=own_ballot)
+        self.proposer.advance(now, fx, winner)
         if self.own or self.early_prepare or self.early_accept:
             fx.ready.append(self)
 
