@@ -154,6 +154,10 @@ class StorageDamaged(Exception):
 
 
 class OpenLog(Protocol):
-    """How a storage plugin is called: a class or function with this signature."""
+    """How a storage plugin is called: a class or function with this signature.
 
-    def __call__(self, path: Path, identity: LogIdentity, *, segment_bytes: int) -> Log: ...
+    `create`: make a new log if there is none. Without it a log that is not there is `StorageDamaged`:
+    what was promised in it is lost, and a new one in its place would break those promises.
+    """
+
+    def __call__(self, path: Path, identity: LogIdentity, *, segment_bytes: int, create: bool) -> Log: ...

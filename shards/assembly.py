@@ -26,7 +26,7 @@ from paxmux.shards.boot import Founding, RouterBoot, WorkerBoot
 from paxmux.shards.child import absolute
 from paxmux.shards.control import ControlServer
 from paxmux.shards.exchange import Exchange
-from paxmux.shards.identity import open_data_dir
+from paxmux.shards.identity import DataDir, open_data_dir
 from paxmux.shards.inline_router import InlineRouter
 from paxmux.shards.lag import LagWatch
 from paxmux.shards.layout import Layout
@@ -58,6 +58,7 @@ class Assembly:
         self._own = options.own_member()
         self._incarnation = secrets.randbits(64) or 1
         self._founding: Founding | None = None
+        self._store: DataDir
         self._seat = 0
         self._sys_path = absolute(sys.path)
         self._router: RouterHost
@@ -90,6 +91,7 @@ class Assembly:
             bootstrap=options.bootstrap,
         )
         stack.callback(store.close)
+        self._store = store
         self._seat, self._founding = store.identity.seat, store.identity.founding
         if options.router == "inline":
             self._router = InlineRouter(options, store, self._incarnation, self._on_broken)
@@ -106,6 +108,7 @@ class Assembly:
         self._founding = await self._wait_founded()
         self.waiting_for = "its workers"
         await self._supervisor.start()
+        store.record_logs()
         control = ControlServer(Path(options.data_dir), {"status": self._on_status})
         control.start()
         stack.push_async_callback(control.stop)
@@ -196,6 +199,7 @@ class Assembly:
             seat=self._seat,
             incarnation=self._incarnation,
             founding=self._founding,
+            create_log=not self._store.identity.logs,
             cpus=list(self._layout.cpus_of(worker)),
             sys_path=self._sys_path,
         )

@@ -37,6 +37,8 @@ class WorkerBoot(msgspec.Struct, tag="worker", forbid_unknown_fields=True, kw_on
     seat: int
     incarnation: int
     founding: Founding
+    create_log: bool
+    """The log may be missing: this node has not served yet."""
     cpus: list[int]
     sys_path: list[str]
 

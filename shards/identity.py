@@ -50,6 +50,9 @@ class Identity(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     founding: Founding | None
     active: bool
     """The founding is known to be recorded by all members: it can be no other one any more."""
+    logs: bool
+    """Every worker has made its log: one that is missing from then on was lost, and what was promised
+    in it with it."""
 
 
 class _File(msgspec.Struct, forbid_unknown_fields=True):
@@ -186,6 +189,12 @@ class DataDir(FoundingStore):
     def __init__(self, directory: Path, lock_fd: int) -> None:
         self._lock_fd = lock_fd
         super().__init__(directory)
+
+    def record_logs(self) -> None:
+        """All logs are made, and durable. Raises StorageFailed if that cannot be recorded."""
+        old = self.reload()
+        if not old.logs:
+            self._write(msgspec.structs.replace(old, logs=True))
 
     def close(self) -> None:
         """Release the lock."""
@@ -334,6 +343,7 @@ def _create_locked(directory: Path, node_id: int, groups: int) -> Identity:
         layout=None,
         founding=None,
         active=False,
+        logs=False,
     )
     try:
         _write_identity(directory, identity)

@@ -128,7 +128,7 @@ class Worker:
         path = Path(boot.options.data_dir) / LOGS / str(boot.worker)
         identity = LogIdentity(boot.founding.cluster, boot.node_id, boot.seat, boot.worker)
         path.mkdir(parents=True, exist_ok=True)
-        return open_log(path, identity, segment_bytes=storage.segment_bytes)
+        return open_log(path, identity, segment_bytes=storage.segment_bytes, create=boot.create_log)
 
     def _build_turn(self, boot: WorkerBoot) -> Turn:
         options, now = boot.options, monotonic_ns()

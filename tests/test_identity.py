@@ -208,7 +208,7 @@ def test_a_newer_format_is_named(directory: Path) -> None:
     ],
 )
 def test_fields_that_contradict_each_other_are_damage(directory: Path, fields: bytes) -> None:
-    start = b'{"format":1,"workers":null,"layout":null,'
+    start = b'{"format":1,"workers":null,"layout":null,"logs":false,'
     good = start + b'"node_id":5,"seat":7,"groups":8,"founding":null,"active":false}'
     (directory / IDENTITY_FILE).write_bytes(sealed(good))
     assert read_identity(directory).seat == 7
@@ -281,3 +281,16 @@ def test_what_cannot_be_looked_at_is_never_taken_for_missing(tmp_path: Path) -> 
         with pytest.raises(DataDirError, match="cannot"):
             opened(tmp_path / ("x" * 300), bootstrap=bootstrap)
     assert os.listdir(tmp_path) == ["loop"]
+
+
+def test_that_the_logs_were_made_is_durable_and_never_taken_back(directory: Path) -> None:
+    with opened(directory) as data_dir:
+        assert not data_dir.identity.logs
+        data_dir.record_logs()
+        seat = data_dir.identity.seat
+        data_dir.record(make_founding({NODE: seat}, 8), active=True)
+        data_dir.record_logs()
+    found = read_identity(directory)
+    assert found.logs
+    assert found.active
+    assert found.seat == seat

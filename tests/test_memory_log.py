@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from paxmux.engine.errors import DataDirError, StorageFailed
-from paxmux.engine.storage import Log
+from paxmux.engine.storage import Log, StorageDamaged
 from paxmux.plugins.storage.memory import MemoryLog
 from tests.storage_contract import LogContract
 from tests.storage_model import ACCEPT, IDENTITY, Model, feed, workload
@@ -71,3 +71,12 @@ def test_trouble_is_said_and_goes_away(tmp_path: Path) -> None:
     log.append([(ACCEPT, 0, 0, 1, 1, b"v")])
     log.trouble = None
     assert log.healthy() is None
+
+
+def test_a_log_that_must_exist_is_never_made(tmp_path: Path) -> None:
+    with pytest.raises(StorageDamaged):
+        MemoryLog(tmp_path, IDENTITY, create=False).recover()
+    log = MemoryLog(tmp_path, IDENTITY)
+    log.recover()
+    log.close(clean=True)
+    assert MemoryLog(tmp_path, IDENTITY, create=False, disk=log.disk).recover() == {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import shutil
 import signal
 import sys
 import time
@@ -16,7 +17,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from paxmux.engine.errors import ExecuteFailed, Timeout, UnknownStateMachine
+from paxmux.engine.errors import ExecuteFailed, PaxmuxError, Timeout, UnknownStateMachine
 from paxmux.engine.options import LayoutOptions, MachineOptions, Options, WorkerOptions
 from paxmux.shards import control
 from paxmux.shards.node import Node
@@ -273,3 +274,16 @@ async def test_a_killed_node_comes_back_on_its_data(tmp_path: Path, free_ports: 
         assert (await node.propose(0, b"more", smid=1)).instance_id == 20
     finally:
         await node.stop()
+
+
+@in_loop
+async def test_a_node_whose_logs_are_gone_does_not_start_again(tmp_path: Path, free_ports: Ports) -> None:
+    """Its promises are gone with them: in the same seat it could help to decide a second value."""
+    ports = free_ports(1)
+    async with cluster(tmp_path, ports) as (node,):
+        await node.propose(0, b"x", smid=1, timeout_s=30)
+    shutil.rmtree(tmp_path / "node0" / "logs")
+    again = Node(options_of(tmp_path, ports, 0))
+    with pytest.raises(PaxmuxError, match="must not vote in its present seat again"):
+        await again.start(30)
+    await again.stop(0)

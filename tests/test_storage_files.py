@@ -402,3 +402,19 @@ def test_large_batches_are_not_written_twice(tmp_path: Path, monkeypatch: pytest
         log.sync()
     log.close(clean=True)
     assert 16 * len(value) <= written < 24 * len(value)
+
+
+def test_a_log_that_must_exist_is_never_made(tmp_path: Path) -> None:
+    log = SegmentLog(tmp_path, IDENTITY, segment_bytes=SMALL, create=False)
+    with pytest.raises(StorageDamaged, match="the log is not there"):
+        log.recover()
+    with pytest.raises(StorageFailed):
+        log.append([(PROMISE, 0, 0, 1, 1, b"")])
+    log.close(clean=True)
+    assert not list(tmp_path.glob("*.seg"))
+    made = opened(tmp_path)
+    made.recover()
+    made.close(clean=True)
+    again = SegmentLog(tmp_path, IDENTITY, segment_bytes=SMALL, create=False)
+    assert again.recover() == {}
+    again.close(clean=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sys
 import time
@@ -54,6 +55,7 @@ class Rig:
             seat=7,
             incarnation=generation,
             founding=Founding(cluster=5, seats=seats),
+            create_log=generation == 1,
             cpus=[],
             sys_path=absolute(sys.path),
         )
@@ -234,3 +236,18 @@ def test_it_ends_with_its_parent(rigs: MakeRig) -> None:
     assert rig.wait_message() == Ready()
     rig.child.close()
     assert rig.exit_code() == ExitCode.PARENT_GONE
+
+
+def test_a_log_that_was_lost_is_not_begun_anew(rigs: MakeRig, tmp_path: Path) -> None:
+    """Design, rule 7: with the log went the promises; in the same seat they would be broken."""
+    rig = rigs()
+    assert rig.wait_message() == Ready()
+    rig.child.send(Stop(drain_s=5.0))
+    assert rig.exit_code() == ExitCode.OK
+    shutil.rmtree(tmp_path / "logs" / "0")
+    again = rigs()
+    message = again.wait_message()
+    assert isinstance(message, Failed)
+    assert message.kind == "storage"
+    assert "must not vote in its present seat again" in message.reason
+    assert again.exit_code() == ExitCode.CANNOT_BOOT

@@ -19,6 +19,7 @@ from paxmux.engine.storage import (
     LogStats,
     Record,
     RecordKind,
+    StorageDamaged,
 )
 
 RECORD_BYTES: Final = 36
@@ -38,6 +39,8 @@ class MemoryDisk:
         """So many of `batches` survive a power cut."""
         self.owner: MemoryLog | None = None
         """The log that has it open."""
+        self.made = False
+        """A log has been here."""
 
 
 class MemoryLog:
@@ -49,6 +52,7 @@ class MemoryLog:
         identity: LogIdentity,
         *,
         segment_bytes: int = 0,
+        create: bool = True,
         disk: MemoryDisk | None = None,
     ) -> None:
         """Open `disk`, or a new one.
@@ -57,6 +61,7 @@ class MemoryLog:
             path: for messages only; no file is touched.
             identity: whose log it is; must be the disk's.
             segment_bytes: unused: there are no segments.
+            create: whether `recover` makes the log if `disk` holds none.
             disk: what an earlier log left.
 
         Raises:
@@ -70,6 +75,7 @@ class MemoryLog:
         self.disk.owner = self
         self.trouble: str | None = None
         """What `healthy` says while the log works; set it to play a disk that runs full."""
+        self._create = create
         self._path = path
         self._identity = identity
         self._unusable: str | None = "recover comes before anything else"
@@ -82,6 +88,9 @@ class MemoryLog:
         if self._recovered >= 0 or self.disk.owner is not self:
             raise StorageFailed(f"{self._path}: recover is called once, on an open log")
         disk = self.disk
+        if not disk.made and not self._create:
+            raise StorageDamaged(f"{self._path}: the log is not there")
+        disk.made = True
         states: dict[int, HardState] = {}
         for batch in disk.batches:
             for record in batch:

@@ -51,13 +51,14 @@ class SegmentLog:
     _start: Startup
     _segment: SegmentFile
 
-    def __init__(self, path: Path, identity: LogIdentity, *, segment_bytes: int) -> None:
+    def __init__(self, path: Path, identity: LogIdentity, *, segment_bytes: int, create: bool = True) -> None:
         """Lock the directory, make it if it is missing, and check every segment's header.
 
         Args:
             path: directory of this log alone.
             identity: whose log it is; stamped into new files, required of existing ones.
             segment_bytes: size of a segment; a larger batch gets a larger one.
+            create: whether `recover` makes the log if it is not there.
 
         Raises:
             ValueError: `segment_bytes` out of range.
@@ -71,6 +72,7 @@ class SegmentLog:
         self._path = path
         self._identity = identity
         self._segment_bytes = segment_bytes
+        self._create = create
         self._unusable: str | None = "recover comes before anything else"
         """Why nothing works (any more); None while the log is usable."""
         self._started = self._closed = False
@@ -138,6 +140,11 @@ class SegmentLog:
 
     def _found_log(self) -> None:
         """Make the first segment of a log that has none, unless it once had."""
+        if not self._create:
+            raise StorageDamaged(
+                f"{self._path}: the log is not there, and with it is lost what this node has promised;"
+                " it must not vote in its present seat again"
+            )
         if self._mark is not None or self._start.index.position is not None:
             raise StorageDamaged(f"{segment_path(self._path, 0)}: missing, and so is every other segment")
         for directory in (self._path.parent, self._path.parent.parent):
