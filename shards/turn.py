@@ -34,6 +34,8 @@ MARK_EVERY = 200 * MS
 """How long what is decided may stay without a mark in the log (it saves questions after a restart)."""
 RECHECK_EVERY = 100 * MS
 """How soon a turn looks again whether a full disk has room."""
+EAGER_ENTRIES = 256
+"""With more values decided than this in one turn, their notices leave at once."""
 SERVE_COUNT = 1000
 """Decided values of one group read for one lagging peer in one turn."""
 SERVE_OVERHEAD_BYTES = 64
@@ -118,7 +120,7 @@ class Turn:
         unhealthy = self.log.healthy()
         if unhealthy is not None:
             self._refuse(batches, unhealthy, now, fx)
-            self._hold_notices(fx.now, now)
+            self._hold_notices(fx.now, now, fx.decided)
             return
         for frame in frames:
             self._frame(frame, now, fx)
@@ -131,7 +133,7 @@ class Turn:
         if now >= self.mark_at:
             self._mark(fx)
         self._open_ready(now, fx)
-        self._hold_notices(fx.now, now)
+        self._hold_notices(fx.now, now, fx.decided)
 
     def send_now(self) -> None:
         """Let go what rests on nothing that is not durable yet."""
@@ -155,7 +157,7 @@ class Turn:
         decided = done.decided + fx.decided if fx.decided else done.decided
         fx.decided = []
         self._open_ready(now, fx)
-        self._hold_notices(fx.now, now)
+        self._hold_notices(fx.now, now, decided)
         if fx.now:
             now_box, fx.now = fx.now, Outbox()
             self.outlet.send(done.after, now_box)
@@ -197,7 +199,7 @@ class Turn:
         self._mark(self.fx)
         self.persist()
         if self._notices:
-            self._hold_notices(self.fx.now, self.notice_at)
+            self._hold_notices(self.fx.now, self.notice_at, ())
             self.outlet.send(self.fx.now)
 
     # Input
@@ -356,17 +358,19 @@ class Turn:
 
     # Steps of the pass
 
-    def _hold_notices(self, box: Outbox, now: int) -> None:
+    def _hold_notices(self, box: Outbox, now: int, decided: Sequence[Decided]) -> None:
         """Notices alone do not wake every peer: they wait a moment for the next Accept, which under
         load is never far. Who proposed has its answer already; a crash meanwhile loses nothing that
-        a lost frame would not."""
+        a lost frame would not. Where so much was decided that executing it takes a while, the peers
+        had better begin at once, while this node is busy with the same."""
         shared = box.all
         alone = not any(kind for kind in shared.body() if kind is not shared.chosen)
-        if self._notices and (now >= self.notice_at or not alone):
+        eager = self.notice_delay and sum([len(item[2]) for item in decided]) > EAGER_ENTRIES
+        if self._notices and (now >= self.notice_at or eager or not alone):
             shared.chosen = self._notices + shared.chosen
             self._notices = []
             self.notice_at = NEVER
-        elif shared.chosen and alone and self.notice_delay:
+        elif shared.chosen and alone and self.notice_delay and not eager:
             if not self._notices:
                 self.notice_at = now + self.notice_delay
             self._notices += shared.chosen

@@ -779,3 +779,18 @@ def test_held_notices_leave_when_the_disk_is_full_and_when_the_worker_stops() ->
     decide_one(turn, events, 2)
     turn.close()
     assert [body[1] for body in bodies(events.frames)] == [[(0, 1, 1)]] * 2
+
+
+def test_notices_of_much_work_leave_at_once() -> None:
+    turn, events, _, _ = make()
+    turn.notice_delay = 2 * MS
+    proposals = [(seq, 0, LATER, 0, b"x", None) for seq in range(300)]
+    turn.run(NOW, [], [Batch(proposals)])
+    promise = Messages()
+    promise.prepare_replies.append((0, 0, 1, 0, 0, 0, b""))
+    turn.run(NOW, [frame(promise)])
+    events.frames.clear()
+    vote = Messages()
+    vote.accept_replies.append((0, 0, 1, 0))
+    turn.run(NOW, [frame(vote)])
+    assert [body[1] for body in bodies(events.frames)] == [[(0, 0, 1)]] * 2
