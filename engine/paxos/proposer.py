@@ -256,6 +256,8 @@ class Proposer:
         One that is raises what is known by as much as is believed: if it was true, because this node
         missed many, some repetitions make it credible; if not, it did what any credible lie can do.
         """
+        if round <= MAX_LEAP:
+            return False
         limit = self.highest() + MAX_LEAP
         if round > limit:
             self.seen = limit
