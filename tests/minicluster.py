@@ -256,8 +256,6 @@ class MiniCluster:
         """For each frame, the chance that an old one, of any life, comes once more."""
         self.delay_ms = 2
         self.delay_min_ms = 0
-        self.far: dict[int, int] = {}
-        """Node -> ms that every frame to or from it takes longer."""
         self.still = 0.0
         """For each turn, the chance that the node then stands still for up to `still_ms`."""
         self.still_ms = 3000
@@ -364,9 +362,7 @@ class MiniCluster:
             for _ in range(copies):
                 if self.rng.random() < self.loss or (it.node, dest) in self.cut:
                     continue
-                far = self.far.get(it.node, 0) + self.far.get(dest, 0)
-                delay = self.rng.randint(self.delay_min_ms * MS, self.delay_ms * MS)
-                self.fly(dest, frame, delay + far * MS)
+                self.fly(dest, frame, self.rng.randint(self.delay_min_ms * MS, self.delay_ms * MS))
             if self.stale:
                 self._old.append((dest, frame))
                 if len(self._old) > STALE_KEPT:

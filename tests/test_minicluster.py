@@ -23,21 +23,16 @@ def test_faults_break_nothing(seed: int) -> None:
     storm(seed)
 
 
-@pytest.mark.parametrize(
-    ("delay_ms", "far_ms", "callers"),
-    [(1, 0, (1, 2, 3)), (25, 0, (1, 2, 3)), (110, 0, (1, 2, 3)), (1, 5, (1, 3)), (1, 30, (1, 2, 3))],
-)
-def test_a_busy_peer_starves_nobody(delay_ms: int, far_ms: int, callers: tuple[int, ...]) -> None:
-    """All callers always have something to propose, and each gets its turns: where messages take long,
-    and where they take long to one node only, so that the others are always instances ahead of it."""
+@pytest.mark.parametrize("delay_ms", [1, 25, 110])
+def test_a_busy_peer_starves_nobody(delay_ms: int) -> None:
+    """Node 1 always has something to propose; 2 and 3 get their turns, also where messages take long."""
     cluster = MiniCluster(delay_ms, nodes=3, groups=1)
     cluster.delay_min_ms, cluster.delay_ms = delay_ms * 4 // 5, delay_ms
-    cluster.far = {3: far_ms}
-    waiting = {node: (node, 0, 0) for node in callers}
-    answered = dict.fromkeys(callers, 0)
-    until = cluster.now + (delay_ms + far_ms) * 1_000_000_000
+    waiting = {node: (node, 0, 0) for node in cluster.nodes}
+    answered = dict.fromkeys(cluster.nodes, 0)
+    until = cluster.now + delay_ms * 1_000_000_000
     while cluster.now < until and min(answered.values()) < 5:
-        for node in callers:
+        for node in cluster.nodes:
             answered[node] += waiting[node] in cluster.outcomes
             if waiting[node] in cluster.outcomes or not waiting[node][2]:
                 value = b"%d-%d" % (node, answered[node])

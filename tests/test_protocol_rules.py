@@ -597,47 +597,6 @@ def test_a_busy_peer_cannot_keep_others_waiting() -> None:
     assert [message[1] for message in fx.after.all.prepares] == [group.instance]
 
 
-def lagging_bid(group: Group, instance: int, now: int, sender: int = C) -> None:
-    group.on_prepare(sender, (0, instance, 1), now, Effects())
-
-
-def test_a_peer_that_bids_for_what_has_passed_is_given_way_until_it_has_won() -> None:
-    """Instances here are shorter than its messages' way: else it could never win a bid."""
-    group = make()
-    for number in range(5):
-        decided(group, b"x%d" % number)
-    lagging_bid(group, 2, NOW)
-    fx = propose(group, b"waits", seq=70)
-    assert not fx.now
-    assert not fx.after.all
-    assert NOW < fx.wake_at == group.proposer.way_until <= NOW + group.timers.accept_first
-    later = NOW + 30 * MS
-    group.learner.on_learned(5, 9, B, values.NOOP, later, Effects())
-    assert group.proposer.way_until > later, "a third one's decision is not what it waits for"
-    group.learner.on_learned(6, 9, C, values.NOOP, later, Effects())
-    assert group.proposer.way_until == 0
-    lagging_bid(group, 4, later + 1)
-    assert group.proposer.way_until == 0, "most of the time is for instances"
-    lagging_bid(group, 5, group.proposer.next_way_at)
-    assert group.proposer.way_until > 0
-
-
-@pytest.mark.parametrize("instance", [2, 4, 5, 6])
-def test_who_does_not_come_forward_or_is_not_late_is_not_given_way(instance: int) -> None:
-    group = make(instance=5)
-    group.proposer.bids[C] = 2
-    lagging_bid(group, instance, NOW)
-    assert group.proposer.way_until == 0
-
-
-def test_who_has_far_to_catch_up_is_not_given_way() -> None:
-    group = make(instance=100_000)
-    lagging_bid(group, 90_000, NOW)
-    assert group.proposer.way_until == 0
-    lagging_bid(group, 99_500, NOW)
-    assert group.proposer.way_until > 0
-
-
 def test_an_accepted_value_that_nobody_decides_is_completed() -> None:
     group = make(B)
     fx = Effects()

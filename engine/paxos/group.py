@@ -154,8 +154,6 @@ class Group:
         if instance != self.instance:
             if instance == self.instance + 1:
                 self.early_prepare = (sender, message)
-            elif instance < self.instance - 1:
-                self.proposer.give_way(sender, instance, now)
             self._elsewhere(sender, instance, now, fx)
             return
         if not self.voter or self.proposer.leaps(round):
@@ -191,7 +189,7 @@ class Group:
         if instance < self.instance:
             return
         if instance == self.instance and self.acceptor.accepted == (round, sender):
-            self.decide(self.acceptor.value, now, fx, sender)
+            self.decide(self.acceptor.value, now, fx, own_ballot=False)
         else:
             self.learner.ask(sender, now, fx)
 
@@ -211,11 +209,8 @@ class Group:
 
     # Decisions
 
-    def decide(self, value: bytes, now: int, fx: Effects, winner: int | None = None) -> None:
-        """The current instance is decided: hand its entries on, begin the next instance.
-
-        `winner`: the node of the ballot that decided; None: the ballot of the round that is open here.
-        """
+    def decide(self, value: bytes, now: int, fx: Effects, *, own_ballot: bool = True) -> None:
+        """The current instance is decided: hand its entries on, begin the next instance."""
         entries = values.decode(value)
         owned: dict[int, Owned] | None = None
         if self.own:
@@ -230,7 +225,7 @@ class Group:
         self.instance += 1
         self.acceptor.advance()
         self.learner.advance()
-        self.proposer.advance(now, fx, winner)
+        self.proposer.advance(now, fx, own_ballot=own_ballot)
         if self.own or self.early_prepare or self.early_accept:
             fx.ready.append(self)
 

@@ -83,7 +83,7 @@ class Learner:
         if g.acceptor.accepted != (round, node) or g.acceptor.value != value:
             fx.records.append((LEARNED, g.index, instance, round, node, value))
         self.asked_from = -1
-        g.decide(value, now, fx, node)
+        g.decide(value, now, fx, own_ballot=False)
 
     def on_accepted(self, now: int, fx: Effects) -> None:
         """A value was accepted here: if it is not decided soon, find out what became of it."""

@@ -31,8 +31,6 @@ class Phase(IntEnum):
     ACCEPTING = 2
 
 
-WAY_INSTANCES = 1000
-"""A peer further behind than this has to catch up first."""
 LOSSES_MAX = 16
 """More doublings than this mean nothing: the pause is bounded by `phase_max`."""
 
@@ -46,12 +44,10 @@ class Proposer:
         "backoff_until",
         "best",
         "best_value",
-        "bids",
         "completing",
         "g",
         "held",
         "losses",
-        "next_way_at",
         "outbid",
         "own_vote_due",
         "phase",
@@ -64,9 +60,6 @@ class Proposer:
         "seen",
         "value",
         "votes",
-        "way_for",
-        "way_from",
-        "way_until",
     )
 
     def __init__(self, group: Group) -> None:
@@ -92,10 +85,6 @@ class Proposer:
         self.resend_after = 0
         self.backoff_until = 0
         """End of the pause before the next bid; 0 once that is made."""
-        self.bids: dict[int, int] = {}
-        """Peer -> the instance, long passed, that it has bid for last."""
-        self.way_for = self.way_from = self.way_until = self.next_way_at = 0
-        """Which peer is given way, since and until when, and when one may be next."""
         self.losses = 0
         """Ballots lost of late; each doubles the next pause, each decision takes one back."""
 
@@ -106,9 +95,8 @@ class Proposer:
         g = self.g
         if self.phase or not (g.own or self.completing) or not g.voter:
             return
-        pause_until = max(self.backoff_until, self.way_until)
-        if now < pause_until:
-            fx.wake_at = min(fx.wake_at, pause_until)
+        if now < self.backoff_until:
+            fx.wake_at = min(fx.wake_at, self.backoff_until)
         elif self.held and g.acceptor.promised == (self.round, g.me):
             batch = g.take_batch(now, fx)
             if batch:
@@ -282,26 +270,14 @@ class Proposer:
         self.backoff_until = now + min(pause, timers.phase_max)
         fx.wake_at = min(fx.wake_at, self.backoff_until)
 
-    def give_way(self, sender: int, instance: int, now: int) -> None:
-        """A peer bids for an instance that has passed: its messages take longer than instances here, so it
-        would never win a bid. Open none until it has had one decided, but only for as long as an Accept
-        may take and for a fifth of the time, and only if the peer comes forward: who sends and does not
-        hear, or has far to catch up, is not worth the wait."""
-        forward = instance > self.bids.get(sender, -1)
-        self.bids[sender] = instance
-        if forward and now >= self.next_way_at and instance + WAY_INSTANCES > self.g.instance:
-            self.way_for = sender
-            self.way_from = now
-            self.way_until = now + self.g.timers.accept_first
-            self.next_way_at = self.way_until + 4 * self.g.timers.accept_first
-
     def on_timer(self, now: int, fx: Effects) -> int:
         """Do what is due; returns when the next timer of the proposer is."""
         if not self.phase:
+            if self.backoff_until > now:
+                return self.backoff_until
             self.open(now, fx)
             if not self.phase:
-                pause_until = max(self.backoff_until, self.way_until)
-                return pause_until if pause_until > now else NEVER
+                return NEVER
         elif now >= self.phase_until:
             self.phase = IDLE
             self.own_vote_due = False
@@ -326,9 +302,8 @@ class Proposer:
             else:
                 fx.now.peer(node).accepts.append((g.index, g.instance, self.round, self.value))
 
-    def advance(self, now: int, fx: Effects, winner: int | None) -> None:
-        """The instance is decided, under `winner`'s ballot; None: the one of the round that is open here.
-        A decision under another ballot ends the right to skip Prepare."""
+    def advance(self, now: int, fx: Effects, *, own_ballot: bool) -> None:
+        """The instance is decided. A decision under another ballot ends the right to skip Prepare."""
         bidding = self.phase == PREPARING
         self.phase = IDLE
         self.own_vote_due = False
@@ -337,13 +312,10 @@ class Proposer:
         self.phase_timeout = 0
         if self.losses:
             self.losses -= 1
-        if winner == self.way_for and now < self.way_until:
-            self.next_way_at = now + 4 * (now - self.way_from)
-            self.way_until = 0
-        if winner is None or not self.g.own:
+        if own_ballot or not self.g.own:
             self.backoff_until = 0
         elif not bidding and not self.backoff_until:
             # Somebody else is proposing: let him run a while instead of outbidding each instance. But one
             # pause is enough, and who was bidding bids on: a busy peer must not keep him for ever.
             self.back_off(now, fx)
-        self.held = self.held and winner is None
+        self.held = self.held and own_ballot
