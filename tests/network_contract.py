@@ -380,9 +380,12 @@ class NetworkContract:
             with socket.create_server((self.host, ports[2]), family=family) as silent:
                 silent.setblocking(False)
                 one, two = (self.node(i, ports, queue_max_bytes=2_000_000) for i in (1, 2))
-                await self.connected(one, two)
                 loop = asyncio.get_running_loop()
-                stuck, _ = await loop.sock_accept(silent)
+                await one.network.start()
+                # Before the other one starts: it dials the silent peer too.
+                stuck, _ = await asyncio.wait_for(loop.sock_accept(silent), DEADLINE_S)
+                await two.network.start()
+                await until(lambda: all(one.network.peers().values()), "one is connected to all")
                 sent = 0
                 while one.network.send(3, frame_of(struct.pack("<I", sent) + bytes(100_000))):
                     sent += 1
