@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
+import time
 
 from paxmux.engine.options import Options
 from paxmux.shards.node import Node
@@ -29,6 +30,7 @@ async def main(config: str) -> None:
             if command == "block":
                 say("blocked")
                 sys.stdin.readline()  # the whole event loop stands still here
+                time.sleep(0.5)  # and, however short the test was, for longer than the warning asks for
                 say("unblocked")
             elif command == "count":
                 say(f"count {await node.now_instance_id(0)}")
