@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import os
 import random
 import secrets
 import select
@@ -100,6 +101,9 @@ class Worker:
     def __init__(self, boot: WorkerBoot, fds: Sequence[int], parent: Parent) -> None:
         """`fds` in the order that `WorkerBoot` lists."""
         options = boot.options
+        if boot.cpus:
+            # First of all: threads that the log starts inherit it.
+            os.sched_setaffinity(0, boot.cpus)
         self._parent = parent
         counters, client_in, client_out, net_in, net_out, own_bell, node_bell, router_bell = fds
         self._block = Block(counters, WORKER)

@@ -31,7 +31,9 @@ ME = 42
 class Rig:
     """The other end of everything a worker has."""
 
-    def __init__(self, data_dir: Path, machine: str, seats: dict[int, int], generation: int = 1) -> None:
+    def __init__(
+        self, data_dir: Path, machine: str, seats: dict[int, int], generation: int, cpus: list[int]
+    ) -> None:
         self.bell, self.worker_bell, self.router_bell = (Doorbell.create() for _ in range(3))
         rings = [create_ring(1 << 16, generation=generation) for _ in range(4)]
         counters = Block.create(WORKER)
@@ -56,7 +58,7 @@ class Rig:
             incarnation=generation,
             founding=Founding(cluster=5, seats=seats),
             create_log=generation == 1,
-            cpus=[],
+            cpus=cpus,
             sys_path=absolute(sys.path),
         )
         bells = [bell.fileno() for bell in (self.worker_bell, self.bell, self.router_bell)]
@@ -115,8 +117,8 @@ ECHO = "paxmux.plugins.machines.echo:Echo"
 def rigs(tmp_path: Path) -> Iterator[MakeRig]:
     made: list[Rig] = []
 
-    def make(machine: str = ECHO, seats: dict[int, int] | None = None) -> Rig:
-        rig = Rig(tmp_path, machine, seats or {ME: 7}, len(made) + 1)
+    def make(machine: str = ECHO, seats: dict[int, int] | None = None, cpus: tuple[int, ...] = ()) -> Rig:
+        rig = Rig(tmp_path, machine, seats or {ME: 7}, len(made) + 1, list(cpus))
         made.append(rig)
         return rig
 
@@ -251,3 +253,20 @@ def test_a_log_that_was_lost_is_not_begun_anew(rigs: MakeRig, tmp_path: Path) ->
     assert message.kind == "storage"
     assert "must not vote in its present seat again" in message.reason
     assert again.exit_code() == ExitCode.CANNOT_BOOT
+
+
+def test_it_is_bound_to_its_cpus_with_all_of_its_threads(rigs: MakeRig) -> None:
+    cpu = max(os.sched_getaffinity(0))
+    rig = rigs(cpus=(cpu,))
+    assert rig.wait_message() == Ready()
+    threads = [int(name) for name in os.listdir(f"/proc/{rig.child.pid}/task")]
+    assert len(threads) > 1
+    assert {thread: os.sched_getaffinity(thread) for thread in threads} == dict.fromkeys(threads, {cpu})
+
+
+def test_a_cpu_that_is_not_there_is_a_boot_failure(rigs: MakeRig) -> None:
+    rig = rigs(cpus=(1023,))
+    message = rig.wait_message()
+    assert isinstance(message, Failed)
+    assert message.kind == "cannot_boot"
+    assert rig.exit_code() == ExitCode.CANNOT_BOOT
