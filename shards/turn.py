@@ -364,6 +364,8 @@ class Turn:
         a lost frame would not. Where so much was decided that executing it takes a while, the peers
         had better begin at once, while this node is busy with the same."""
         shared = box.all
+        if not (self._notices or shared.chosen):
+            return
         alone = not any(kind for kind in shared.body() if kind is not shared.chosen)
         eager = self.notice_delay and sum([len(item[2]) for item in decided]) > EAGER_ENTRIES
         if self._notices and (now >= self.notice_at or eager or not alone):
