@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 from paxmux.engine.errors import NodeStopped, PaxmuxError
 from paxmux.engine.options import Options
+from paxmux.shards.event_loop import new_loop
 from paxmux.shards.node import Node
 from paxmux.shards.pending import Done
 
@@ -175,13 +176,3 @@ class BlockingNode:
     def _stop_at_exit(self) -> None:
         log.warning("the program ends without having stopped its node; stopping it now")
         self.stop(0)
-
-
-def new_loop() -> asyncio.AbstractEventLoop:
-    """An event loop: uvloop's where it is installed."""
-    try:
-        import uvloop
-    except ImportError:
-        return asyncio.new_event_loop()
-    loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
-    return loop

@@ -12,7 +12,6 @@ import contextlib
 import logging
 import os
 from collections import deque
-from collections.abc import Callable
 from pathlib import Path
 from time import monotonic_ns
 
@@ -38,6 +37,7 @@ from paxmux.shards.channel import Receiver, Sender
 from paxmux.shards.child import ControlClosed, ControlError, Parent, ParentGone, be_child
 from paxmux.shards.counters import ROUTER, Block
 from paxmux.shards.doorbell import Doorbell
+from paxmux.shards.event_loop import new_loop
 from paxmux.shards.identity import FoundingStore
 from paxmux.shards.ring import RingCorrupt
 from paxmux.shards.router import Router
@@ -202,18 +202,9 @@ def main() -> None:
     parent, boot, fds = be_child()
     if not isinstance(boot, RouterBoot):
         raise TypeError(f"a router cannot boot as {type(boot).__name__}")
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+    with asyncio.Runner(loop_factory=new_loop) as runner:
         code = runner.run(_serve(parent, boot, fds))
     raise SystemExit(code)
-
-
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    try:
-        import uvloop
-    except ImportError:
-        return None
-    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
-    return factory
 
 
 async def _serve(parent: Parent, boot: RouterBoot, fds: list[int]) -> ExitCode:

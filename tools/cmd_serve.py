@@ -17,9 +17,9 @@ import sys
 
 from paxmux.engine.errors import ExitCode
 from paxmux.engine.options import Options
+from paxmux.shards.event_loop import new_loop
 from paxmux.shards.node import Node
 from paxmux.tools import systemd
-from paxmux.tools.event_loop import new_event_loop
 
 DRAIN_S = 10.0
 _DAY_S = 86_400
@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
         level=args.log_level.upper(),
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
     )
-    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+    with asyncio.Runner(loop_factory=new_loop) as runner:
         return runner.run(_serve(options, args.drain_s))
 
 

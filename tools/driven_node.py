@@ -22,9 +22,9 @@ import msgspec
 
 from paxmux.engine.errors import Code, ExitCode, PaxmuxError
 from paxmux.engine.options import Options
+from paxmux.shards.event_loop import new_loop
 from paxmux.shards.node import Node
 from paxmux.tools import node_wire
-from paxmux.tools.event_loop import new_event_loop
 from paxmux.tools.load import Load, LoadSpec
 from paxmux.tools.main import exit_code
 from paxmux.tools.writers import Writers, WriterSpec
@@ -194,7 +194,7 @@ def main() -> None:
     logging.basicConfig(format=LOG_FORMAT, level=logging.INFO, stream=sys.stderr)
     fd, config = int(sys.argv[1]), sys.argv[2]
     os.set_inheritable(fd, False)
-    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+    with asyncio.Runner(loop_factory=new_loop) as runner:
         code = runner.run(_run(fd, config))
     raise SystemExit(code)
 

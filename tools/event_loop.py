@@ -13,23 +13,14 @@ from types import FrameType
 from typing import Any, TypeVar
 
 from paxmux.engine.errors import PaxmuxError
+from paxmux.shards.event_loop import new_loop
 
 Result = TypeVar("Result")
 
 
-def new_event_loop() -> asyncio.AbstractEventLoop:
-    """uvloop's where it is installed, else the standard one."""
-    try:
-        import uvloop
-    except ImportError:
-        return asyncio.new_event_loop()
-    loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
-    return loop
-
-
 def loop_name() -> str:
-    """What `new_event_loop` takes, for reports."""
-    loop = new_event_loop()
+    """What a node's own loop is, for reports."""
+    loop = new_loop()
     name = type(loop).__module__.split(".")[0]
     loop.close()
     return name

@@ -49,7 +49,6 @@ class Group:
         "peers",
         "proposer",
         "rng",
-        "seat",
         "timers",
         "voter",
     )
@@ -74,7 +73,6 @@ class Group:
         """`instance` to `value`: the hard state that the log gave back. `now` in ns."""
         self.index = index
         self.me = me
-        self.seat = seat
         self.incarnation = incarnation
         self.members = members
         self.peers = [node for node in members.seats if node != me]
