@@ -25,21 +25,20 @@ from paxmux.engine import plugin
 from paxmux.engine.errors import ConfigError, ExitCode, PaxmuxError, StorageFailed
 from paxmux.engine.groups import parse_groups
 from paxmux.engine.options import Options
-from paxmux.engine.paxos.group import Group
 from paxmux.engine.paxos.quorum import Members
-from paxmux.engine.paxos.timers import MS, NEVER, Bounds, Timers
+from paxmux.engine.paxos.timers import MS, NEVER
 from paxmux.engine.state_machine import MAX_SMID, MIN_SMID, StateMachine
-from paxmux.engine.storage import EMPTY_STATE, Log, LogIdentity, OpenLog, StorageDamaged
+from paxmux.engine.storage import Log, LogIdentity, OpenLog, StorageDamaged
 from paxmux.shards import requests
-from paxmux.shards.applier import Applier, describe
+from paxmux.shards.applier import describe
 from paxmux.shards.boot import Failed, Ready, Stop, WorkerBoot
 from paxmux.shards.channel import Receiver, Sender
 from paxmux.shards.child import Parent, ParentGone, be_child
 from paxmux.shards.counters import WORKER, Block, Phase
 from paxmux.shards.doorbell import Doorbell
 from paxmux.shards.identity import LOGS
-from paxmux.shards.outlet import Outlet
 from paxmux.shards.requests import Reply
+from paxmux.shards.slice import Identity, build_turn
 from paxmux.shards.turn import Turn
 
 log = logging.getLogger("paxmux.worker")
@@ -77,22 +76,6 @@ def build_machines(options: Options, groups: Sequence[int]) -> dict[int, dict[in
                 )
             built[index][smid] = machine
     return built
-
-
-def timers_of(options: Options) -> Timers:
-    """The protocol's timers, from milliseconds to nanoseconds."""
-    timers = options.timers
-    return Timers(
-        resend_first=timers.resend_first_ms * MS,
-        prepare_first=timers.prepare_first_ms * MS,
-        accept_first=timers.accept_first_ms * MS,
-        phase_max=timers.phase_max_ms * MS,
-        backoff_min=timers.backoff_min_ms * MS,
-        backoff_max=timers.backoff_max_ms * MS,
-        ask=timers.ask_ms * MS,
-        ask_retry=timers.ask_retry_ms * MS,
-        leftover=timers.leftover_ms * MS,
-    )
 
 
 class Worker:
@@ -135,60 +118,20 @@ class Worker:
         return open_log(path, identity, segment_bytes=storage.segment_bytes, create=boot.create_log)
 
     def _build_turn(self, boot: WorkerBoot) -> Turn:
-        options, now = boot.options, monotonic_ns()
-        states = self._log.recover()
-        members = Members(boot.founding.seats)
-        rng = random.Random(secrets.randbits(64))
-        timers = timers_of(options)
-        bounds = Bounds(options.limits.batch_max_count, options.limits.batch_max_bytes)
-        groups: dict[int, Group] = {}
-        appliers: dict[int, Applier] = {}
-        for index in boot.groups:
-            state = states.get(index, EMPTY_STATE)
-            groups[index] = Group(
-                index,
-                me=boot.node_id,
-                seat=boot.seat,
-                incarnation=boot.incarnation,
-                members=members,
-                rng=rng,
-                now=now,
-                instance=state.instance,
-                promised=state.promised,
-                accepted=state.accepted,
-                value=state.value,
-                timers=timers,
-                bounds=bounds,
-            )
-            appliers[index] = Applier(
-                index,
-                self._machines[index],
-                self._log,
-                self._replies.append,
-                (boot.node_id, boot.incarnation),
-                options.limits.max_value_bytes,
-            )
-        outlet = Outlet(
-            self._wire,
-            [node for node in members.seats if node != boot.node_id],
-            me=boot.node_id,
-            seat=boot.seat,
-            incarnation=boot.incarnation,
-            cluster=boot.founding.cluster,
-            worker=boot.worker,
-            generation=boot.generation,
-            groups=sum(1 << index for index in boot.groups),
-        )
-        serve = options.limits.catch_up_max_bytes
-        notice = options.timers.notice_ms * MS if len(members.seats) > 1 else 0
-        return Turn(
-            groups,
-            appliers,
+        options = boot.options
+        return build_turn(
+            Identity(
+                boot.founding.cluster, boot.node_id, boot.seat, boot.incarnation, boot.worker, boot.generation
+            ),
+            self._machines,
             self._log,
-            outlet,
+            self._wire,
             self._replies,
-            serve_max_bytes=serve,
-            notice_delay=notice,
+            members=Members(boot.founding.seats),
+            rng=random.Random(secrets.randbits(64)),
+            now=monotonic_ns(),
+            timers=options.timers,
+            limits=options.limits,
         )
 
     # The loop

@@ -1,0 +1,136 @@
+"""A slice of a node's groups, ready to turn: what a worker hosts, and what a simulation runs.
+
+One place that joins log, groups, state machines and outlet, so that every user of the turn runs the
+same thing. It reads the log's hard state, and touches no clock, socket or ring.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from paxmux.engine.options import LimitOptions, TimerOptions
+from paxmux.engine.paxos.group import Group
+from paxmux.engine.paxos.quorum import Members
+from paxmux.engine.paxos.timers import MS, Bounds, Timers
+from paxmux.engine.state_machine import StateMachine
+from paxmux.engine.storage import EMPTY_STATE, Log
+from paxmux.shards.applier import Applier
+from paxmux.shards.outlet import FrameSink, Outlet
+from paxmux.shards.requests import Reply
+from paxmux.shards.turn import Turn
+
+
+class Identity(NamedTuple):
+    """Who a worker speaks as, in this life of its process."""
+
+    cluster: int
+    node: int
+    seat: int
+    incarnation: int
+    """Random 64 bits: proposals are numbered under it."""
+    worker: int
+    generation: int
+
+
+def build_turn(
+    identity: Identity,
+    machines: Mapping[int, Mapping[int, StateMachine]],
+    log: Log,
+    sink: FrameSink,
+    replies: list[Reply],
+    *,
+    members: Members,
+    rng: random.Random,
+    now: int,
+    timers: TimerOptions,
+    limits: LimitOptions,
+) -> Turn:
+    """Recover `log` and build the turn over it; it is not started yet.
+
+    Args:
+        identity: stamped into frames and proposals.
+        machines: group -> its state machines by id; its keys are the groups hosted here.
+        log: open, and not recovered.
+        sink: where frames to peers go.
+        replies: where answers to requests are gathered; the caller empties it.
+        members: the voters.
+        rng: for pauses and choices of peers.
+        now: in ns.
+        timers: as in the options.
+        limits: as in the options.
+
+    Raises:
+        StorageDamaged, StorageFailed: by `Log.recover`.
+        ConfigError: a machine's `applied_instance_id` makes no sense.
+    """
+    states = log.recover()
+    durations, bounds = timers_of(timers), bounds_of(limits)
+    groups: dict[int, Group] = {}
+    appliers: dict[int, Applier] = {}
+    for index in machines:
+        state = states.get(index, EMPTY_STATE)
+        groups[index] = Group(
+            index,
+            me=identity.node,
+            seat=identity.seat,
+            incarnation=identity.incarnation,
+            members=members,
+            rng=rng,
+            now=now,
+            instance=state.instance,
+            promised=state.promised,
+            accepted=state.accepted,
+            value=state.value,
+            timers=durations,
+            bounds=bounds,
+        )
+        appliers[index] = Applier(
+            index,
+            machines[index],
+            log,
+            replies.append,
+            (identity.node, identity.incarnation),
+            limits.max_value_bytes,
+        )
+    outlet = Outlet(
+        sink,
+        [node for node in members.seats if node != identity.node],
+        me=identity.node,
+        seat=identity.seat,
+        incarnation=identity.incarnation,
+        cluster=identity.cluster,
+        worker=identity.worker,
+        generation=identity.generation,
+        groups=sum(1 << index for index in machines),
+    )
+    return Turn(
+        groups,
+        appliers,
+        log,
+        outlet,
+        replies,
+        serve_max_bytes=limits.catch_up_max_bytes,
+        notice_delay=timers.notice_ms * MS if len(members.seats) > 1 else 0,
+    )
+
+
+def timers_of(timers: TimerOptions) -> Timers:
+    """The protocol's timers, from milliseconds to nanoseconds."""
+    return Timers(
+        resend_first=timers.resend_first_ms * MS,
+        prepare_first=timers.prepare_first_ms * MS,
+        accept_first=timers.accept_first_ms * MS,
+        phase_max=timers.phase_max_ms * MS,
+        backoff_min=timers.backoff_min_ms * MS,
+        backoff_max=timers.backoff_max_ms * MS,
+        ask=timers.ask_ms * MS,
+        ask_retry=timers.ask_retry_ms * MS,
+        leftover=timers.leftover_ms * MS,
+    )
+
+
+def bounds_of(limits: LimitOptions) -> Bounds:
+    """How much one instance may decide together."""
+    return Bounds(limits.batch_max_count, limits.batch_max_bytes)
