@@ -37,6 +37,8 @@ BOUNDS: Final[dict[str, tuple[int, int]]] = {
     "timers.ask_retry_ms": (1, _TEN_MINUTES_MS),
     "timers.notice_ms": (0, 1000),
     "timers.leftover_ms": (1, _TEN_MINUTES_MS),
+    "proposals.forward_ms": (1, _TEN_MINUTES_MS),
+    "proposals.attempts": (0, 1_000_000),
     "limits.max_value_bytes": (1, MAX_VALUE_BYTES),
     "limits.max_pending": (1, 16 * MIB),
     "limits.max_pending_bytes": (1, 1024 * GIB),

@@ -25,6 +25,7 @@ NOT_ABOVE: tuple[tuple[Path, Path], ...] = (
     (("timers", "prepare_first_ms"), ("timers", "phase_max_ms")),
     (("timers", "accept_first_ms"), ("timers", "phase_max_ms")),
     (("timers", "backoff_min_ms"), ("timers", "backoff_max_ms")),
+    (("proposals", "forward_ms"), ("timers", "phase_max_ms")),
     (("limits", "max_value_bytes"), ("limits", "max_pending_bytes")),
     (("limits", "max_value_bytes"), ("limits", "ring_backlog_bytes")),
     (("limits", "max_value_bytes"), ("network", "queue_max_bytes")),
@@ -50,6 +51,12 @@ def rule_problems(options: Options) -> Iterator[Problem]:
         least, most = _value(options, low), _value(options, high)
         if least > most:
             yield Problem(low, f"expected at most {'.'.join(map(str, high))} ({most}), got {least}")
+    if options.proposals.attempts and options.proposals.forward:
+        yield Problem(
+            ("proposals", "attempts"),
+            f"expected 0 while `proposals.forward` is on (who forwards cannot count attempts), "
+            f"got {options.proposals.attempts}",
+        )
     ring_bytes = options.limits.ring_bytes
     if ring_bytes & (ring_bytes - 1):
         yield Problem(

@@ -75,6 +75,20 @@ class TimerOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     """An accepted value not known to be decided for so long makes its acceptor ask, then complete it."""
 
 
+class ProposalOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What happens to a proposal until it is decided."""
+
+    forward: bool = True
+    """A node that does not hold a group's ballot hands its proposals to the one that does, instead of
+    outbidding it. The result still comes from the node's own execution."""
+    forward_ms: int = 200
+    """A proposal that was handed on and is not decided after so long is proposed by its own node. Doubles
+    while that brings nothing."""
+    attempts: int = 0
+    """How many instances may go to another value before a proposal ends with a conflict (14); the
+    reference has 3. 0: it is proposed again until its deadline. Needs `forward: false`."""
+
+
 class LimitOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Bounds of queues and sizes."""
 
@@ -138,6 +152,7 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     state_machines: list[MachineOptions] = []
     network: NetworkOptions = NetworkOptions()
     timers: TimerOptions = TimerOptions()
+    proposals: ProposalOptions = ProposalOptions()
     limits: LimitOptions = LimitOptions()
     storage: StorageOptions = StorageOptions()
     worker: WorkerOptions = WorkerOptions()

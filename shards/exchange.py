@@ -75,7 +75,7 @@ class Exchange:
         seq, future = self._pending.add(worker, size, deadline_ns)
         link = self._links[worker]
         assert link is not None, "an admitted request has a link"
-        link.call((seq, kind, group, argument, payload), size)
+        link.call((seq, kind, group, deadline_ns, argument, payload), size)
         if not self._flush_due:
             self._flush_due = True
             self._loop.call_soon(self._flush)

@@ -152,7 +152,7 @@ def _cut(proposals: list[Proposal], calls: list[Call]) -> list[Batch]:
     batches.append(Batch(proposals[start:]))
     start = size = 0
     for index, call in enumerate(calls):
-        more = len(call[4])
+        more = len(call[5])
         if size and size + more > BATCH_BYTES:
             batches.append(Batch([], calls[start:index]))
             start, size = index, 0

@@ -37,7 +37,7 @@ from paxmux.shards.requests import CallKind, Reply
 _FOREVER_S = 1e9
 """A longer timeout is none at all."""
 _MAX_INSTANCE = 2**64 - 1
-_CONSISTENCIES = ("local",)
+_CONSISTENCIES = {"local": CallKind.QUERY, "linearizable": CallKind.LINEARIZABLE_QUERY}
 
 _decode_values = msgspec.msgpack.Decoder(list[tuple[bytes, int]]).decode
 
@@ -230,6 +230,9 @@ class Node:
             request: what the machine's `query` gets, at most `limits.max_value_bytes`.
             smid: the state machine.
             consistency: `local` reads what this node has executed, which may lag behind the cluster.
+                `linearizable` asks a majority first how far decisions may have gone, and reads only
+                when this node has executed that much: every write acknowledged anywhere before the
+                call is in the answer. It costs a round trip, and writes nothing.
 
         Raises:
             InvalidRequest: the call is wrong, or this consistency is not offered.
@@ -239,12 +242,12 @@ class Node:
         """
         if consistency not in _CONSISTENCIES:
             raise InvalidRequest(
-                f'expected the consistency "local", the only one offered, got {consistency!r}'
+                f"expected a consistency of {', '.join(map(repr, _CONSISTENCIES))}, got {consistency!r}"
             )
         self._check_value(group, request, smid, None)
         if smid < MIN_SMID:
             raise InvalidRequest(f"expected a state machine id of {MIN_SMID} .. {MAX_SMID}, got {smid}")
-        reply = await self._call(CallKind.QUERY, group, smid, request, timeout_s)
+        reply = await self._call(_CONSISTENCIES[consistency], group, smid, request, timeout_s)
         return reply[4] or b""
 
     async def now_instance_id(self, group: int, timeout_s: float | None = 5.0) -> int:

@@ -26,10 +26,12 @@ class CallKind(IntEnum):
     """Argument is an instance; the answer is msgpack of list[(value, smid)], in execution order."""
     GROUP_STATUS = 4
     """Group is ignored; the answer is JSON about every group of the worker."""
+    LINEARIZABLE_QUERY = 5
+    """As `QUERY`, but of a state that has in it everything acknowledged anywhere before the call."""
 
 
-Call = tuple[int, int, int, int, bytes]
-"""(seq, kind, group, argument, payload)"""
+Call = tuple[int, int, int, int, int, bytes]
+"""(seq, kind, group, deadline_ns, argument, payload); the deadline as in a proposal."""
 
 
 class Batch(msgspec.Struct, array_like=True, forbid_unknown_fields=True):

@@ -10,7 +10,7 @@ import random
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from paxmux.engine.options import LimitOptions, TimerOptions
+from paxmux.engine.options import LimitOptions, ProposalOptions, TimerOptions
 from paxmux.engine.paxos.group import Group
 from paxmux.engine.paxos.quorum import Members
 from paxmux.engine.paxos.timers import MS, Bounds, Timers
@@ -45,6 +45,7 @@ def build_turn(
     rng: random.Random,
     now: int,
     timers: TimerOptions,
+    proposals: ProposalOptions,
     limits: LimitOptions,
 ) -> Turn:
     """Recover `log` and build the turn over it; it is not started yet.
@@ -58,15 +59,14 @@ def build_turn(
         members: the voters.
         rng: for pauses and choices of peers.
         now: in ns.
-        timers: as in the options.
-        limits: as in the options.
+        timers, proposals, limits: as in the options.
 
     Raises:
         StorageDamaged, StorageFailed: by `Log.recover`.
         ConfigError: a machine's `applied_instance_id` makes no sense.
     """
     states = log.recover()
-    durations, bounds = timers_of(timers), bounds_of(limits)
+    durations, bounds = timers_of(timers, proposals), bounds_of(limits, proposals)
     groups: dict[int, Group] = {}
     appliers: dict[int, Applier] = {}
     for index in machines:
@@ -116,7 +116,7 @@ def build_turn(
     )
 
 
-def timers_of(timers: TimerOptions) -> Timers:
+def timers_of(timers: TimerOptions, proposals: ProposalOptions) -> Timers:
     """The protocol's timers, from milliseconds to nanoseconds."""
     return Timers(
         resend_first=timers.resend_first_ms * MS,
@@ -128,9 +128,10 @@ def timers_of(timers: TimerOptions) -> Timers:
         ask=timers.ask_ms * MS,
         ask_retry=timers.ask_retry_ms * MS,
         leftover=timers.leftover_ms * MS,
+        forward=proposals.forward_ms * MS if proposals.forward else 0,
     )
 
 
-def bounds_of(limits: LimitOptions) -> Bounds:
-    """How much one instance may decide together."""
-    return Bounds(limits.batch_max_count, limits.batch_max_bytes)
+def bounds_of(limits: LimitOptions, proposals: ProposalOptions) -> Bounds:
+    """How much one instance may decide together, and how often a proposal may lose."""
+    return Bounds(limits.batch_max_count, limits.batch_max_bytes, proposals.attempts)

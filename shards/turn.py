@@ -300,7 +300,7 @@ class Turn:
                 self._call(call)
 
     def _call(self, call: Call) -> None:
-        seq, kind, index, argument, payload = call
+        seq, kind, index, _deadline, argument, payload = call
         group = self.groups.get(index)
         if kind == CallKind.GROUP_STATUS:
             self.replies.append((seq, Code.OK, 0, 0, self._status()))

@@ -131,6 +131,7 @@ class Worker:
             rng=random.Random(secrets.randbits(64)),
             now=monotonic_ns(),
             timers=options.timers,
+            proposals=options.proposals,
             limits=options.limits,
         )
 

@@ -106,7 +106,7 @@ class FakeWorker:
             self.replies += [done] * (2 if word == b"twice" else 1)
 
     def call(self, call: Call) -> None:
-        seq, kind, group, argument, payload = call
+        seq, kind, group, _deadline, argument, payload = call
         reply: Reply
         if kind == CallKind.QUERY:
             reply = (seq, Code.OK, 0, 0, payload[::-1])

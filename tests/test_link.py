@@ -47,7 +47,7 @@ def pair() -> Iterator[Pair]:
 def test_everything_of_one_turn_travels_together(pair: Pair) -> None:
     for seq in range(5):
         pair.link.propose((seq, 0, 0, 0, b"v", None), 1)
-    pair.link.call((9, CallKind.QUERY, 0, 1, b"q"), 1)
+    pair.link.call((9, CallKind.QUERY, 0, 10**12, 1, b"q"), 1)
     assert pair.received() == []
     assert pair.link.flush()
     (batch,) = pair.received()
@@ -75,7 +75,7 @@ def test_a_large_turn_is_cut_and_keeps_its_order(pair: Pair, monkeypatch: pytest
     for seq, size in enumerate(sizes):
         pair.link.propose((seq, 0, 0, 0, b"v" * (size - 1), b"c"), size)
     for seq, size in ((10, 600), (11, 600)):
-        pair.link.call((seq, CallKind.QUERY, 0, 1, b"q" * size), size)
+        pair.link.call((seq, CallKind.QUERY, 0, 10**12, 1, b"q" * size), size)
     pair.link.flush()
     batches = pair.received()
     cut = [[request[0] for request in [*batch.proposals, *batch.calls]] for batch in batches]
@@ -102,7 +102,7 @@ def test_what_never_left_is_known(pair: Pair) -> None:
     pair.link.propose((1, 0, 0, 0, b"v", None), 1)
     pair.link.flush()
     pair.link.propose((2, 0, 0, 0, b"v", None), 1)
-    pair.link.call((3, CallKind.QUERY, 0, 1, b"q"), 1)
+    pair.link.call((3, CallKind.QUERY, 0, 10**12, 1, b"q"), 1)
     assert pair.link.unsent() == [2, 3]
     assert pair.link.unsent() == []
 

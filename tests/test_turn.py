@@ -18,7 +18,7 @@ from paxmux.engine.paxos.effects import DECIDED, LEARNED
 from paxmux.engine.paxos.group import Group
 from paxmux.engine.paxos.messages import Batch as Messages
 from paxmux.engine.paxos.quorum import Members
-from paxmux.engine.paxos.timers import MS
+from paxmux.engine.paxos.timers import MS, NEVER
 from paxmux.engine.state_machine import StateMachine
 from paxmux.engine.storage import LogIdentity, StorageDamaged
 from paxmux.plugins.storage.memory import MemoryLog
@@ -160,7 +160,7 @@ def propose(
 
 
 def call(turn: Turn, kind: int, argument: int = 0, payload: bytes = b"", group: int = 0) -> Reply:
-    turn.run(NOW, [], [Batch([], [(77, kind, group, argument, payload)])])
+    turn.run(NOW, [], [Batch([], [(77, kind, group, NEVER, argument, payload)])])
     return turn.replies.pop()
 
 
@@ -439,7 +439,7 @@ def test_a_superseded_accept_is_never_served_nor_shown() -> None:
     learned, ask = Messages(), Messages()
     learned.learned.append((0, 0, 9, 3, winner))
     ask.asks.append((0, 0))
-    turn.run(NOW, [frame(learned), frame(ask)], [Batch([], [(5, CallKind.INSTANCE_VALUE, 0, 0, b"")])])
+    turn.run(NOW, [frame(learned), frame(ask)], [Batch([], [(5, CallKind.INSTANCE_VALUE, 0, NEVER, 0, b"")])])
     assert served(events) == [(0, 0, 9, 3, winner)]
     shown = msgspec.msgpack.decode(turn.replies[-1][4] or b"", type=list[tuple[bytes, int]])
     assert shown == [(b"won", 1)]
@@ -454,7 +454,7 @@ def test_a_restarted_group_replays_its_log_before_it_answers() -> None:
     log.sync()
     turn, _, replies, machines = make(log=log, instance=600)
     assert turn.busy
-    turn.run(NOW, [], [Batch([], [(5, CallKind.QUERY, 0, 1, b"")])])
+    turn.run(NOW, [], [Batch([], [(5, CallKind.QUERY, 0, NEVER, 1, b"")])])
     assert replies == [], "half a replay must not be visible"
     while turn.busy:
         turn.run(NOW)
@@ -541,9 +541,9 @@ def test_a_group_that_replays_does_not_keep_the_others_from_answering() -> None:
         turn.run(NOW)
     assert turn.busy
     calls = [
-        (5, CallKind.QUERY, 0, 1, b""),
-        (6, CallKind.QUERY, 2, 1, b""),
-        (7, CallKind.GROUP_STATUS, 2, 0, b""),
+        (5, CallKind.QUERY, 0, NEVER, 1, b""),
+        (6, CallKind.QUERY, 2, NEVER, 1, b""),
+        (7, CallKind.GROUP_STATUS, 2, NEVER, 0, b""),
     ]
     turn.run(NOW, [], [Batch([], calls)])
     assert [reply[0] for reply in turn.replies] == [5, 7]

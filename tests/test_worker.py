@@ -80,7 +80,7 @@ class Rig:
 
     def call(self, kind: int, group: int = 0, argument: int = 0, payload: bytes = b"") -> Reply:
         self.seq += 1
-        return self.exchange(Batch([], [(self.seq, kind, group, argument, payload)]), 1)[0]
+        return self.exchange(Batch([], [(self.seq, kind, group, 2**62, argument, payload)]), 1)[0]
 
     def exchange(self, batch: Batch, expected: int) -> list[Reply]:
         self.out.send(requests.encode(batch), droppable=False)

@@ -21,13 +21,17 @@ class Timers(NamedTuple):
     ask: int = 2500 * MS
     ask_retry: int = 200 * MS
     leftover: int = 500 * MS
+    forward: int = 200 * MS
+    """0: proposals are never handed to who holds the ballot."""
 
 
 class Bounds(NamedTuple):
-    """How much one instance may decide together."""
+    """How much one instance may decide together, and how often a proposal may lose."""
 
     batch_max_count: int = 512
     batch_max_bytes: int = 1_048_576
+    attempts: int = 0
+    """Instances that may go to another value before a proposal ends with a conflict; 0: any number."""
 
 
 DEFAULT_TIMERS = Timers()
