@@ -1,6 +1,6 @@
 """The body of a PAXOS frame: batches of protocol messages, as msgpack.
 
-A body is one or more sections, each a length (u32, little-endian) and one msgpack array of ten
+A body is one or more sections, each a length (u32, little-endian) and one msgpack array of
 lists, in the order of `engine.paxos.messages.KINDS`. What goes to every peer alike is encoded once
 and shared by the bodies of all peers.
 
@@ -29,6 +29,7 @@ MESSAGES_MAX = 1 << 16
 SMALL_BYTES = 1 << 20
 """What is no larger cannot hold enough of them to be counted."""
 _Group = Annotated[int, msgspec.Meta(ge=0, le=0xFFFF)]
+_Chain = Annotated[int, msgspec.Meta(ge=0, lt=(1 << 32))]
 
 _FEW = msgspec.Meta(max_length=MESSAGES_MAX)
 
@@ -38,12 +39,19 @@ _WireBody = tuple[
     Annotated[list[tuple[_Group, _Count, _Count]], _FEW],
     Annotated[list[tuple[_Group, _Count, _Count, _Count, _Count, _Id, bytes]], _FEW],
     Annotated[list[tuple[_Group, _Count, _Count, bytes]], _FEW],
-    Annotated[list[tuple[_Group, _Count, _Count, _Count]], _FEW],
-    Annotated[list[tuple[_Group, _Count]], _FEW],
+    Annotated[list[tuple[_Group, _Count, _Count, _Count, _Id]], _FEW],
+    Annotated[list[tuple[_Group, _Count, _Chain]], _FEW],
     Annotated[list[tuple[_Group, _Count]], _FEW],
     Annotated[list[tuple[_Group, _Id]], _FEW],
     Annotated[list[tuple[_Group, _Id, Annotated[int, msgspec.Meta(ge=-1)], _Count]], _FEW],
+    Annotated[list[tuple[_Group, _Count, bytes]], _FEW],
+    Annotated[list[tuple[_Group, _Count, _Count, _Id]], _FEW],
+    Annotated[list[tuple[_Group, _Count]], _FEW],
+    Annotated[list[tuple[_Group, _Count, _Chain]], _FEW],
 ]
+
+WITH_VALUE = ("learned", "accepts", "prepare_replies", "forwards")
+"""Kinds whose messages end in a value, or as many bytes."""
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(_WireBody).decode
@@ -63,10 +71,10 @@ def encode_split(batch: Batch, max_bytes: int) -> Iterator[bytes]:
     """The batch as sections whose values stay below `max_bytes` each, or are a single one."""
     rest = Batch()
     for kind in Batch.__slots__:
-        if kind not in ("accepts", "learned", "prepare_replies"):
+        if kind not in WITH_VALUE:
             setattr(rest, kind, getattr(batch, kind))
     part, size = rest, 0
-    for kind in ("learned", "accepts", "prepare_replies"):
+    for kind in WITH_VALUE:
         for message in getattr(batch, kind):
             if size and size + len(message[-1]) > max_bytes:
                 yield encode_section(part)
@@ -79,7 +87,7 @@ def encode_split(batch: Batch, max_bytes: int) -> Iterator[bytes]:
 def value_bytes(batch: Batch) -> int:
     """Bytes of the values in a batch: what makes a frame large."""
     total = 0
-    for values in (batch.accepts, batch.learned, batch.prepare_replies):
+    for values in (batch.accepts, batch.learned, batch.prepare_replies, batch.forwards):
         for message in values:
             total += len(message[-1])
     return total

@@ -11,11 +11,12 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from paxmux.engine.options import LimitOptions, ProposalOptions, TimerOptions
+from paxmux.engine.paxos import value as values
 from paxmux.engine.paxos.group import Group
 from paxmux.engine.paxos.quorum import Members
 from paxmux.engine.paxos.timers import MS, Bounds, Timers
 from paxmux.engine.state_machine import StateMachine
-from paxmux.engine.storage import EMPTY_STATE, Log
+from paxmux.engine.storage import EMPTY_STATE, Log, StorageDamaged
 from paxmux.shards.applier import Applier
 from paxmux.shards.outlet import FrameSink, Outlet
 from paxmux.shards.requests import Reply
@@ -83,6 +84,7 @@ def build_turn(
             promised=state.promised,
             accepted=state.accepted,
             value=state.value,
+            chain=chain_at(log, index, state.instance),
             timers=durations,
             bounds=bounds,
         )
@@ -114,6 +116,16 @@ def build_turn(
         serve_max_bytes=limits.catch_up_max_bytes,
         notice_delay=timers.notice_ms * MS if len(members.seats) > 1 else 0,
     )
+
+
+def chain_at(log: Log, group: int, instance: int) -> values.Chain:
+    """What the value of that instance must carry."""
+    if not instance:
+        return values.FIRST
+    before = log.read(group, instance - 1)
+    if before is None:
+        raise StorageDamaged(f"group {group}: instance {instance - 1} is decided but not in the log")
+    return values.chain_after(before[2])
 
 
 def timers_of(timers: TimerOptions, proposals: ProposalOptions) -> Timers:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import msgspec
 
@@ -38,6 +39,11 @@ EAGER_ENTRIES = 256
 """With more values decided than this in one turn, their notices leave at once."""
 SERVE_COUNT = 1000
 """Decided values of one group read for one lagging peer in one turn."""
+VERIFY_COUNT = 256
+VERIFY_BYTES = 4 << 20
+"""How much of its own log a group checks again when a peer's history differs."""
+CHAINS_MAX = 64
+"""Questions for old chains answered in one turn: each reads a value from the log."""
 SERVE_OVERHEAD_BYTES = 64
 """What a decided value costs a turn beside its bytes."""
 
@@ -89,6 +95,11 @@ class Turn:
         """(peer, group) -> the first decided value that the peer wants; answered in this order."""
         self._unreadable: set[int] = set()
         self._calls: list[Call] = []
+        self._reads: dict[int, Call] = {}
+        """Linearizable reads that wait for a majority's answers, by seq."""
+        self._readable: list[tuple[int, int, list[int]]] = []
+        """(group, instance, reads): those that only wait for that instance to be executed."""
+        self.mismatches = 0
 
     def start(self, now: int) -> None:
         """Before the first run: let every group say where it stands, and begin replaying."""
@@ -126,14 +137,15 @@ class Turn:
             self._frame(frame, now, fx)
         for batch in batches:
             self._propose(batch.proposals, fx)
-            self._calls += batch.calls
+            for call in batch.calls:
+                self._take_call(call, fx)
         if now >= self.scan_at:
             fx.wake_at = NEVER
             self.scan_at = min((group.on_timer(now, fx) for group in self.groups.values()), default=NEVER)
         if now >= self.mark_at:
             self._mark(fx)
         self._open_ready(now, fx)
-        self._hold_notices(fx.now, now, fx.decided)
+        self._hold_notices(fx.now, now, fx.decided, urgent=fx.eager)
 
     def send_now(self) -> None:
         """Let go what rests on nothing that is not durable yet."""
@@ -157,7 +169,7 @@ class Turn:
         decided = done.decided + fx.decided if fx.decided else done.decided
         fx.decided = []
         self._open_ready(now, fx)
-        self._hold_notices(fx.now, now, decided)
+        self._hold_notices(fx.now, now, decided, urgent=fx.eager)
         if fx.now:
             now_box, fx.now = fx.now, Outbox()
             self.outlet.send(done.after, now_box)
@@ -175,11 +187,25 @@ class Turn:
             self._questions[peer, index] = first
         if self._questions:
             self._serve()
+        for group in done.suspects:
+            self._verify(group, now, fx)
+        if done.chain_reads:
+            self._tell_chains(done.chain_reads)
+        if done.readable or fx.readable:
+            self._readable += done.readable + fx.readable
+            fx.readable = []
+        if self._readable:
+            self._release_reads()
         if self._calls:
             self._answer()
+        for seq in done.conflicts + fx.conflicts:
+            self._fail(seq, Code.CONFLICT, "other values were decided in as many instances as were allowed")
         for seq in done.expired + fx.expired:
-            self._fail(seq, Code.TIMEOUT, "deadline passed before the value was known to be decided")
-        fx.expired = []
+            self._fail(seq, Code.TIMEOUT, self._why_late(seq))
+        fx.expired, fx.conflicts = [], []
+        if done.fenced or fx.fenced:
+            self._report_fenced(done)
+            self._report_fenced(fx)
 
     def run(self, now: int, frames: Sequence[bytes] = (), batches: Sequence[Batch] = ()) -> None:
         """The whole pass."""
@@ -196,6 +222,9 @@ class Turn:
             group.own.clear()
             if group.instance:
                 self._unmarked.add(index)
+        for seq in self._reads:
+            self._fail(seq, Code.TIMEOUT, "the node stopped before the read could be answered")
+        self._reads.clear()
         self._mark(self.fx)
         self.persist()
         if self._notices:
@@ -216,9 +245,7 @@ class Turn:
 
     def _body(self, sender: int, seat: int, body: Body, now: int, fx: Effects) -> None:
         groups = self.groups
-        learned, chosen, prepares, promises, accepts, accepteds, positions, asks, top_asks, _top_replies = (
-            body
-        )
+        learned, chosen, prepares, promises, accepts, accepteds, positions, asks, *rest = body
         self.messages += len(chosen) + len(prepares) + len(promises) + len(accepts) + len(accepteds)
         # A peer in another seat than the membership names has lost its data: it may ask, not vote.
         for index, instance, round, node, value in learned:
@@ -244,22 +271,51 @@ class Turn:
             group = groups.get(accept[0])
             if group is not None and group.members.seats.get(sender) == seat:
                 group.on_accept(sender, accept, now, fx)
-        for index, instance, round, rejected_by in accepteds:
+        for index, instance, round, rejected_by, node in accepteds:
             group = groups.get(index)
             if group is not None and group.members.seats.get(sender) == seat:
-                group.proposer.on_accept_reply(sender, instance, round, rejected_by, now, fx)
-        for index, instance in positions:
+                group.proposer.on_accept_reply(sender, instance, round, (rejected_by, node), now, fx)
+        for index, instance, chain in positions:
             group = groups.get(index)
             if group is not None and sender in group.members.seats:
-                group.learner.on_position(sender, instance, now, fx)
+                group.learner.on_position(sender, instance, chain.to_bytes(4, "little"), now, fx)
         for index, instance in asks:
             group = groups.get(index)
             if group is not None and sender in group.members.seats:
                 group.learner.on_ask(sender, instance, now, fx)
+        for kind in rest:
+            if kind:
+                self._rest(sender, seat, rest, now, fx)
+                break
+
+    def _rest(self, sender: int, seat: int, rest: Sequence[Any], now: int, fx: Effects) -> None:
+        """The kinds of message that most frames have none of."""
+        groups = self.groups
+        top_asks, top_replies, forwards, refusals, chain_asks, chain_replies = rest
         for index, read in top_asks:
             group = groups.get(index)
             if group is not None and group.members.seats.get(sender) == seat:
                 group.on_top_ask(sender, read, fx)
+        for index, read, top, since in top_replies:
+            group = groups.get(index)
+            if group is not None and group.members.seats.get(sender) == seat:
+                group.reader.on_top_reply(sender, read, top, since, now, fx)
+        for index, born, batch in forwards:
+            group = groups.get(index)
+            if group is not None and group.members.seats.get(sender) == seat:
+                group.forwarder.on_forward(sender, born, batch, now, fx)
+        for index, _instance, round, node in refusals:
+            group = groups.get(index)
+            if group is not None and group.members.seats.get(sender) == seat:
+                group.forwarder.on_refusal(sender, (round, node), now, fx)
+        for index, instance in chain_asks:
+            group = groups.get(index)
+            if group is not None and group.members.seats.get(sender) == seat:
+                group.inquiry.on_ask(sender, instance, fx)
+        for index, instance, chain in chain_replies:
+            group = groups.get(index)
+            if group is not None and group.members.seats.get(sender) == seat:
+                group.inquiry.on_reply(sender, instance, chain.to_bytes(4, "little"), now, fx)
 
     def _refuse(self, batches: Sequence[Batch], reason: str, now: int, fx: Effects) -> None:
         """A disk without room can keep no promise: until it has some, nothing is proposed or voted on.
@@ -267,9 +323,14 @@ class Turn:
         for batch in batches:
             for proposal in batch.proposals:
                 self._fail(proposal[0], Code.OVERLOADED, reason)
-            self._calls += batch.calls
+            for call in batch.calls:
+                if call[1] == CallKind.LINEARIZABLE_QUERY:
+                    self._fail(call[0], Code.OVERLOADED, reason)
+                else:
+                    self._calls.append(call)
         for group in self.groups.values():
             group.expire(now, fx)
+            group.reader.expire(now, fx)
         self.scan_at = now + RECHECK_EVERY
         if now >= self.mark_at:
             self.mark_at = now + RECHECK_EVERY
@@ -279,6 +340,8 @@ class Turn:
             group = self.groups.get(index)
             if group is None:
                 self._fail(seq, Code.GROUP_WRONG, f"group {index} is not on this worker")
+            elif group.inquiry.fenced is not None:
+                self._fail(seq, Code.SYSTEM_ERROR, f"group {index} is fenced here: {group.inquiry.fenced}")
             elif not group.voter:
                 self._fail(seq, Code.NOT_A_MEMBER, f"this node's seat is not a member of group {index}")
             elif smid != NO_STATE_MACHINE and smid not in self.appliers[index].machines:
@@ -288,6 +351,39 @@ class Turn:
 
     def _fail(self, seq: int, code: int, message: str) -> None:
         self.replies.append((seq, code, 0, 0, message.encode()))
+
+    def _take_call(self, call: Call, fx: Effects) -> None:
+        group = self.groups.get(call[2])
+        if call[1] != CallKind.LINEARIZABLE_QUERY or group is None:
+            self._calls.append(call)
+        elif group.inquiry.fenced is not None:
+            self._fail(call[0], Code.SYSTEM_ERROR, f"group {call[2]} is fenced here: {group.inquiry.fenced}")
+        else:
+            self._reads[call[0]] = call
+            group.reader.join(call[0], call[3], fx)
+
+    def _release_reads(self) -> None:
+        """Hand on the reads whose instance is executed."""
+        waiting, self._readable = self._readable, []
+        for item in waiting:
+            index, instance, reads = item
+            if self.appliers[index].next > instance:
+                self._calls += [self._reads.pop(seq) for seq in reads]
+            else:
+                self._readable.append(item)
+
+    def _report_fenced(self, fx: Effects) -> None:
+        for group in fx.fenced:
+            _log.error("group %d is fenced on this node: %s", group.index, group.inquiry.fenced)
+        for seq in fx.abandoned:
+            self._reads.pop(seq, None)
+            self._fail(seq, Code.TIMEOUT, "this replica of the group was fenced; its status says why")
+        fx.fenced, fx.abandoned = [], []
+
+    def _why_late(self, seq: int) -> str:
+        if self._reads.pop(seq, None) is not None:
+            return "deadline passed before a majority answered, and this node had executed what it told"
+        return "deadline passed before the value was known to be decided"
 
     def _answer(self) -> None:
         """Answer calls, but those to a group that has decided values to execute: an answer from a
@@ -306,7 +402,7 @@ class Turn:
             self.replies.append((seq, Code.OK, 0, 0, self._status()))
         elif group is None:
             self._fail(seq, Code.GROUP_WRONG, f"group {index} is not on this worker")
-        elif kind == CallKind.QUERY:
+        elif kind in (CallKind.QUERY, CallKind.LINEARIZABLE_QUERY):
             code, answer = self.appliers[index].query(argument, payload)
             self.replies.append((seq, code, self.appliers[index].next, 0, answer))
         elif kind == CallKind.NOW_INSTANCE:
@@ -351,6 +447,8 @@ class Turn:
                 "waiting": len(group.own),
                 "voter": group.voter,
                 "stopped": self.appliers[index].stopped,
+                "fenced": group.inquiry.fenced,
+                "mismatches": group.inquiry.mismatches,
             }
             for index, group in self.groups.items()
         ]
@@ -358,16 +456,19 @@ class Turn:
 
     # Steps of the pass
 
-    def _hold_notices(self, box: Outbox, now: int, decided: Sequence[Decided]) -> None:
+    def _hold_notices(
+        self, box: Outbox, now: int, decided: Sequence[Decided], *, urgent: bool = False
+    ) -> None:
         """Notices alone do not wake every peer: they wait a moment for the next Accept, which under
         load is never far. Who proposed has its answer already; a crash meanwhile loses nothing that
         a lost frame would not. Where so much was decided that executing it takes a while, the peers
-        had better begin at once, while this node is busy with the same."""
+        had better begin at once, while this node is busy with the same; and where one of them waits for
+        its own proposal (`urgent`)."""
         shared = box.all
         if not (self._notices or shared.chosen):
             return
         alone = not any(kind for kind in shared.body() if kind is not shared.chosen)
-        eager = self.notice_delay and sum([len(item[2]) for item in decided]) > EAGER_ENTRIES
+        eager = self.notice_delay and (urgent or sum([len(item[2]) for item in decided]) > EAGER_ENTRIES)
         if self._notices and (now >= self.notice_at or eager or not alone):
             shared.chosen = self._notices + shared.chosen
             self._notices = []
@@ -413,7 +514,43 @@ class Turn:
             for instance, round, node, value in found:
                 batch.learned.append((index, instance, round, node, value))
                 budget -= len(value) + SERVE_OVERHEAD_BYTES
-            batch.positions.append((index, decided))
+            batch.positions.append(self.groups[index].position())
+        if box:
+            self.outlet.send(box)
+
+    def _verify(self, group: Group, now: int, fx: Effects) -> None:
+        """A peer has another history: does this group's own log still say what the group goes by?"""
+        index, instance = group.index, group.instance
+        words = "group %d: a peer has another history below instance %d; all members are asked"
+        _log.warning(words, index, instance)
+        first = max(0, instance - VERIFY_COUNT)
+        chain: values.Chain | None = values.FIRST if first == 0 else None
+        problem = None
+        try:
+            found = self.log.read_range(index, first, instance - first, VERIFY_BYTES)
+            for at, _round, _node, value in found:
+                if chain is not None and values.chain_in(value) != chain:
+                    problem = f"its log does not fit together at instance {at}"
+                    break
+                chain = values.chain_after(value)
+            if found and found[-1][0] == instance - 1 and problem is None and chain != group.chain:
+                problem = f"its log ends in chain {chain!r}, the group goes by {group.chain!r}"
+        except StorageDamaged as error:
+            problem = str(error)
+        if problem is not None:
+            group.inquiry.fence(problem, fx)
+
+    def _tell_chains(self, asked: Sequence[tuple[int, int, int]]) -> None:
+        box = Outbox()
+        for peer, index, instance in asked[:CHAINS_MAX]:
+            try:
+                before = self.log.read(index, instance - 1)
+            except StorageDamaged as error:
+                _log.error("group %d: the chain cannot be told: %s", index, error)
+                continue
+            if before is not None:
+                chain = int.from_bytes(values.chain_after(before[2]), "little")
+                box.peer(peer).chain_replies.append((index, instance, chain))
         if box:
             self.outlet.send(box)
 

@@ -25,6 +25,7 @@ from paxmux.plugins.storage.memory import MemoryLog
 from paxmux.shards.applier import Applier
 from paxmux.shards.outlet import Outlet
 from paxmux.shards.requests import Batch, Proposal, Reply
+from paxmux.shards.slice import chain_at
 from paxmux.shards.turn import Turn
 from tests.witness import Execution, Witness, same_everywhere
 
@@ -173,6 +174,7 @@ class MiniNode:
                 promised=state.promised,
                 accepted=state.accepted,
                 value=state.value,
+                chain=chain_at(self.log, index, state.instance),
                 bounds=self.bounds,
             )
             journal = self.journals[index]

@@ -12,12 +12,22 @@ from paxmux.engine.paxos.effects import ACCEPT, LEARNED, PROMISE, Effects
 from paxmux.engine.paxos.group import Group
 from paxmux.engine.paxos.proposer import Phase
 from paxmux.engine.paxos.quorum import Members
-from paxmux.engine.paxos.timers import MS, NEVER
+from paxmux.engine.paxos.timers import MS, NEVER, Timers
 
 A, B, C = 1, 2, 3
 SEATS = {A: 11, B: 12, C: 13}
 NOW = 10_000 * MS
 LATER = NOW + 60_000 * MS
+ALONE = Timers(forward=0)
+"""Each node bids for itself; what forwarding changes is in `test_forwarding.py`."""
+NOOP = values.encode(())
+V = values.encode([(C, 7, 1, 0, 1, b"v")])
+"""A value for a group's first instance, and for any that a test begins with."""
+
+
+def noop(group: Group) -> bytes:
+    """A value for its current instance."""
+    return values.encode((), group.chain)
 
 
 def make(me: int = A, seats: dict[int, int] = SEATS, **state: object) -> Group:
@@ -29,6 +39,7 @@ def make(me: int = A, seats: dict[int, int] = SEATS, **state: object) -> Group:
         members=Members(seats),
         rng=random.Random(5),
         now=NOW,
+        timers=ALONE,
         **state,  # type: ignore[arg-type]
     )
 
@@ -62,7 +73,7 @@ def decided(group: Group, *payloads: bytes) -> Effects:
     """Propose and get it decided with B's votes."""
     fx = prepared(group, *payloads)
     after = synced(group, fx)
-    group.proposer.on_accept_reply(B, group.instance, group.proposer.round, 0, NOW, after)
+    group.proposer.on_accept_reply(B, group.instance, group.proposer.round, NULL, NOW, after)
     return after
 
 
@@ -113,18 +124,18 @@ def test_rule_1_positive_replies_wait_for_the_sync() -> None:
     group = make(B)
     fx = Effects()
     group.on_prepare(A, (0, 0, 4), NOW, fx)
-    group.on_accept(A, (0, 0, 4, b"v"), NOW, fx)
+    group.on_accept(A, (0, 0, 4, V), NOW, fx)
     assert not fx.now
     assert fx.after.to[A].prepare_replies == [(0, 0, 4, 0, 0, 0, b"")]
-    assert fx.after.to[A].accept_replies == [(0, 0, 4, 0)]
+    assert fx.after.to[A].accept_replies == [(0, 0, 4, 0, 0)]
     assert [record[0] for record in fx.records] == [PROMISE, ACCEPT]
 
 
 def test_rule_1_a_duplicate_is_answered_after_the_sync_too() -> None:
     group = make(B)
     fx = Effects()
-    group.on_accept(A, (0, 0, 4, b"v"), NOW, fx)
-    group.on_accept(A, (0, 0, 4, b"v"), NOW, fx)
+    group.on_accept(A, (0, 0, 4, V), NOW, fx)
+    group.on_accept(A, (0, 0, 4, V), NOW, fx)
     assert len(fx.records) == 1
     assert not fx.now
     assert len(fx.after.to[A].accept_replies) == 2
@@ -138,8 +149,8 @@ def test_rule_2_a_learned_value_leaves_the_promise_alone() -> None:
     fx = Effects()
     group.on_prepare(C, (0, 0, 9), NOW, fx)
     fx = Effects()
-    group.learner.on_learned(0, 3, A, values.NOOP, NOW, fx)
-    assert fx.records == [(LEARNED, 0, 0, 3, A, values.NOOP)]
+    group.learner.on_learned(0, 3, A, NOOP, NOW, fx)
+    assert fx.records == [(LEARNED, 0, 0, 3, A, NOOP)]
     assert group.acceptor.promised == (9, C)
 
 
@@ -150,17 +161,17 @@ def test_rule_2_a_prepare_below_the_promise_is_told_so() -> None:
         fx = Effects()
         group.on_prepare(ballot[1], (0, 0, ballot[0]), NOW, fx)
         assert fx.records == []
-        assert fx.after.to[ballot[1]].prepare_replies == [(0, 0, ballot[0], 9, 0, 0, b"")]
+        assert fx.after.to[ballot[1]].prepare_replies == [(0, 0, ballot[0], 9, 9, C, b"")]
 
 
 def test_rule_2_a_promise_carries_over_instances() -> None:
     group = make(B)
     fx = Effects()
     group.on_prepare(C, (0, 0, 9), NOW, fx)
-    group.learner.on_learned(0, 3, A, values.NOOP, NOW, fx)
+    group.learner.on_learned(0, 3, A, NOOP, NOW, fx)
     fx = Effects()
-    group.on_accept(A, (0, 1, 8, b"v"), NOW, fx)
-    assert fx.after.to[A].accept_replies == [(0, 1, 8, 9)]
+    group.on_accept(A, (0, 1, 8, noop(group)), NOW, fx)
+    assert fx.after.to[A].accept_replies == [(0, 1, 8, 9, C)]
     assert fx.records == []
 
 
@@ -170,10 +181,10 @@ def test_rule_2_a_promise_carries_over_instances() -> None:
 def test_rule_3_one_value_for_an_instance_and_ballot_at_the_acceptor() -> None:
     group = make(B)
     fx = Effects()
-    group.on_accept(A, (0, 0, 4, b"first"), NOW, fx)
-    group.on_accept(A, (0, 0, 4, b"second"), NOW, fx)
-    assert group.acceptor.value == b"first"
-    assert fx.after.to[A].accept_replies == [(0, 0, 4, 0), (0, 0, 4, 4)]
+    group.on_accept(A, (0, 0, 4, V), NOW, fx)
+    group.on_accept(A, (0, 0, 4, NOOP), NOW, fx)
+    assert group.acceptor.value == V
+    assert fx.after.to[A].accept_replies == [(0, 0, 4, 0, 0), (0, 0, 4, 4, A)]
 
 
 def test_rule_3_a_resend_repeats_the_very_value() -> None:
@@ -200,19 +211,19 @@ def lose_by_promise(group: Group) -> None:
 
 def lose_by_report(group: Group) -> None:
     propose(group, b"lost", seq=70)
-    group.proposer.on_accept_reply(C, group.instance, group.proposer.round, 7, NOW, Effects())
+    group.proposer.on_accept_reply(C, group.instance, group.proposer.round, (7, C), NOW, Effects())
 
 
 def lose_by_late_report(group: Group) -> None:
-    group.proposer.on_accept_reply(C, group.instance - 1, group.proposer.round, 7, NOW, Effects())
+    group.proposer.on_accept_reply(C, group.instance - 1, group.proposer.round, (7, C), NOW, Effects())
 
 
 def lose_by_foreign_decision(group: Group) -> None:
-    group.learner.on_learned(group.instance, 7, C, values.NOOP, NOW, Effects())
+    group.learner.on_learned(group.instance, 7, C, noop(group), NOW, Effects())
 
 
 def lose_by_foreign_notice(group: Group) -> None:
-    group.on_accept(C, (0, group.instance, 7, values.NOOP), NOW, Effects())
+    group.on_accept(C, (0, group.instance, 7, noop(group)), NOW, Effects())
     group.on_chosen(C, group.instance, 7, NOW, Effects())
 
 
@@ -238,7 +249,7 @@ def test_rule_3_a_lost_ballot_is_followed_by_a_full_prepare_above_everything_see
 
 
 def test_rule_3_a_restart_never_reuses_a_ballot() -> None:
-    group = make(instance=4, promised=(6, A), accepted=(6, A), value=values.NOOP)
+    group = make(instance=4, promised=(6, A), accepted=(6, A), value=NOOP)
     fx = propose(group, b"x")
     assert fx.after.all.prepares == [(0, 4, 7)]
     assert not fx.now.all.accepts
@@ -269,13 +280,13 @@ def test_the_value_of_the_highest_accepted_ballot_is_adopted() -> None:
     assert fx.now.all.accepts == [(0, 0, 9, theirs)]
 
 
-def test_a_value_without_bytes_is_adopted_like_any_other() -> None:
-    """It may be chosen: only a node that runs other code proposes it, but every replica reads it alike."""
+def test_a_value_without_entries_is_adopted_like_any_other() -> None:
+    """It may be chosen."""
     group = make(promised=(4, C))
     synced(group, propose(group, b"mine"))
     fx = Effects()
-    group.proposer.on_prepare_reply(B, 0, 5, 0, (3, C), b"", NOW, fx)
-    assert fx.now.all.accepts == [(0, 0, 5, b"")]
+    group.proposer.on_prepare_reply(B, 0, 5, 0, (3, C), NOOP, NOW, fx)
+    assert fx.now.all.accepts == [(0, 0, 5, NOOP)]
 
 
 def test_an_own_accepted_value_counts_like_any_other() -> None:
@@ -310,9 +321,9 @@ def test_accepts_of_another_round_or_instance_are_no_votes() -> None:
     group = make()
     after = synced(group, prepared(group, b"x"))
     for instance, round in ((0, 0), (0, 2), (1, 1)):
-        group.proposer.on_accept_reply(B, instance, round, 0, NOW, after)
+        group.proposer.on_accept_reply(B, instance, round, NULL, NOW, after)
     assert group.instance == 0
-    group.proposer.on_accept_reply(B, 0, 1, 0, NOW, after)
+    group.proposer.on_accept_reply(B, 0, 1, NULL, NOW, after)
     assert group.instance == 1
 
 
@@ -333,29 +344,29 @@ def test_rule_5_votes_only_at_the_current_instance() -> None:
     fx = Effects()
     for instance in (0, 4, 6, 1 << 40):
         group.on_prepare(A, (0, instance, 3), NOW, fx)
-        group.on_accept(A, (0, instance, 3, b"v"), NOW, fx)
+        group.on_accept(A, (0, instance, 3, V), NOW, fx)
     assert fx.records == []
     assert not fx.after
-    assert fx.now.to[A].positions == [(0, 5)] * 4
+    assert fx.now.to[A].positions == [(0, 5, 0)] * 4
     assert group.instance == 5
 
 
 def test_rule_5_an_early_message_is_handled_when_its_instance_begins() -> None:
     group = make(B)
     fx = Effects()
-    group.on_accept(A, (0, 0, 3, values.NOOP), NOW, fx)
-    group.on_accept(A, (0, 1, 3, b"next"), NOW, fx)
+    group.on_accept(A, (0, 0, 3, NOOP), NOW, fx)
+    group.on_accept(A, (0, 1, 3, values.encode((), values.chain_after(NOOP))), NOW, fx)
     group.on_chosen(A, 0, 3, NOW, fx)
     assert fx.ready == [group]
     group.open(NOW, fx)
     assert group.acceptor.accepted == (3, A)
-    assert group.acceptor.value == b"next"
+    assert group.acceptor.value == noop(group)
 
 
 def test_rule_6_a_notice_counts_only_for_the_very_ballot_accepted() -> None:
     group = make(B)
     fx = Effects()
-    group.on_accept(A, (0, 0, 3, values.NOOP), NOW, fx)
+    group.on_accept(A, (0, 0, 3, NOOP), NOW, fx)
     group.on_chosen(C, 0, 3, NOW, fx)
     group.on_chosen(A, 0, 4, NOW, fx)
     assert fx.decided == []
@@ -367,7 +378,7 @@ def test_rule_6_a_notice_counts_only_for_the_very_ballot_accepted() -> None:
 def test_rule_6_a_notice_of_the_next_instance_is_no_proof_for_this_one() -> None:
     group = make(B)
     fx = Effects()
-    group.on_accept(A, (0, 0, 3, values.NOOP), NOW, fx)
+    group.on_accept(A, (0, 0, 3, NOOP), NOW, fx)
     group.on_chosen(A, 1, 3, NOW, fx)
     assert fx.decided == []
     assert fx.now.to[A].asks == [(0, 0)]
@@ -377,8 +388,8 @@ def test_rule_6_the_next_instance_is_no_proof_for_this_one() -> None:
     """Reference, S2: an Accept for instance 1 under the ballot accepted in 0 proves nothing about 0."""
     group = make(B)
     fx = Effects()
-    group.on_accept(A, (0, 0, 3, values.NOOP), NOW, fx)
-    group.on_accept(A, (0, 1, 3, values.NOOP), NOW, fx)
+    group.on_accept(A, (0, 0, 3, NOOP), NOW, fx)
+    group.on_accept(A, (0, 1, 3, NOOP), NOW, fx)
     group.on_prepare(A, (0, 1, 3), NOW, fx)
     assert fx.decided == []
     assert group.instance == 0
@@ -387,7 +398,7 @@ def test_rule_6_the_next_instance_is_no_proof_for_this_one() -> None:
 def test_rule_6_a_hint_only_asks() -> None:
     group = make(B)
     fx = Effects()
-    group.learner.on_position(A, 1 << 61, NOW, fx)
+    group.learner.on_position(A, 1 << 61, values.FIRST, NOW, fx)
     assert group.instance == 0
     assert fx.now.to[A].asks == [(0, 0)]
     assert propose(group, b"x").after.all.prepares, "a bogus hint must not stop proposing (reference, L3)"
@@ -400,9 +411,9 @@ def test_a_question_left_unanswered_goes_to_another_peer_next() -> None:
     fx = Effects()
     for tick in range(0, 100):
         now = NOW + tick * retry // 10
-        group.learner.on_position(C, 1 << 40, now, fx)
+        group.learner.on_position(C, 1 << 40, values.FIRST, now, fx)
         if tick % 7 == 0:
-            group.learner.on_position(B, 3, now, fx)
+            group.learner.on_position(B, 3, values.FIRST, now, fx)
     assert len(fx.now.to[B].asks) >= 2
     assert len(fx.now.to[B].asks) + len(fx.now.to[C].asks) <= 11
 
@@ -414,7 +425,7 @@ def test_rule_7_a_node_in_another_seat_neither_votes_nor_proposes() -> None:
     group = make(B, seats={A: 11, B: 999, C: 13})
     fx = Effects()
     group.on_prepare(A, (0, 0, 3), NOW, fx)
-    group.on_accept(A, (0, 0, 3, b"v"), NOW, fx)
+    group.on_accept(A, (0, 0, 3, V), NOW, fx)
     group.on_top_ask(A, 1, fx)
     group.propose(1, LATER, 1, b"x", None, fx)
     group.open(NOW, fx)
@@ -449,7 +460,7 @@ def test_rule_9_a_conflict_proposes_again_in_the_next_instance_with_its_birth() 
     group = make()
     prepared(group, b"x", b"y")
     fx = Effects()
-    group.learner.on_learned(0, 9, C, values.NOOP, NOW, fx)
+    group.learner.on_learned(0, 9, C, NOOP, NOW, fx)
     group.proposer.backoff_until = 0
     group.open(NOW, fx)
     synced(group, fx)
@@ -476,10 +487,10 @@ def test_rule_15_rounds_far_above_the_known_ones_are_dropped() -> None:
         group = make(B)
         fx = Effects()
         group.on_prepare(A, (0, 0, too_high), NOW, fx)
-        assert group.proposer.seen == MAX_LEAP
+        assert group.proposer.seen == (MAX_LEAP, 0)
         group = make(B)
-        group.on_accept(A, (0, 0, too_high, b"v"), NOW, fx)
-        assert group.proposer.seen == MAX_LEAP
+        group.on_accept(A, (0, 0, too_high, V), NOW, fx)
+        assert group.proposer.seen == (MAX_LEAP, 0)
         assert fx.records == []
         assert not fx.after
     group = make(B)
@@ -490,8 +501,8 @@ def test_rule_15_rounds_far_above_the_known_ones_are_dropped() -> None:
 def test_rule_15_a_reported_round_far_above_the_known_ones_is_not_believed() -> None:
     group = make()
     prepared(group, b"x")
-    group.proposer.on_accept_reply(B, 0, 1, MAX_LEAP + 2, NOW, Effects())
-    assert group.proposer.seen <= MAX_LEAP + 1
+    group.proposer.on_accept_reply(B, 0, 1, (MAX_LEAP + 2, C), NOW, Effects())
+    assert group.proposer.seen == (MAX_LEAP + 1, 0)
 
 
 @pytest.mark.parametrize("proposer", [A, B])
@@ -530,7 +541,7 @@ def test_rule_18_top_is_the_current_instance_only_with_an_accept() -> None:
     group.on_top_ask(A, 1, fx)
     group.on_prepare(A, (0, 5, 3), NOW, fx)
     group.on_top_ask(A, 2, fx)
-    group.on_accept(A, (0, 5, 3, b"v"), NOW, fx)
+    group.on_accept(A, (0, 5, 3, V), NOW, fx)
     group.on_top_ask(A, 3, fx)
     assert fx.now.to[A].top_replies == [(0, 1, 4, 0), (0, 2, 4, 0), (0, 3, 5, 0)]
 
@@ -549,8 +560,8 @@ def test_rejects_by_a_majority_end_the_round_and_back_off() -> None:
     group = make()
     prepared(group, b"x")
     fx = Effects()
-    group.proposer.on_accept_reply(B, 0, 1, 5, NOW, fx)
-    group.proposer.on_accept_reply(C, 0, 1, 6, NOW, fx)
+    group.proposer.on_accept_reply(B, 0, 1, (5, C), NOW, fx)
+    group.proposer.on_accept_reply(C, 0, 1, (6, B), NOW, fx)
     assert group.proposer.phase is Phase.IDLE
     assert NOW + 10 * MS <= group.proposer.backoff_until <= NOW + 40 * MS
     fx = Effects()
@@ -572,7 +583,7 @@ def test_each_loss_doubles_the_pause_and_each_decision_takes_one_back() -> None:
     assert all(10 * MS << n <= pause <= 40 * MS << n for n, pause in enumerate(pauses[:7]))
     assert max(pauses) == group.timers.phase_max
     for instance in range(12):
-        group.learner.on_learned(instance, 99, C, values.NOOP, now, Effects())
+        group.learner.on_learned(instance, 99, C, noop(group), now, Effects())
     assert group.proposer.losses == 0
 
 
@@ -584,7 +595,7 @@ def test_a_busy_peer_cannot_keep_others_waiting() -> None:
     now = NOW
     for instance in range(50):
         fx = Effects()
-        group.learner.on_learned(instance, 7, C, values.NOOP, now, fx)
+        group.learner.on_learned(instance, 7, C, noop(group), now, fx)
         group.open(now, fx)
         if group.proposer.phase is Phase.PREPARING:
             break
@@ -592,7 +603,7 @@ def test_a_busy_peer_cannot_keep_others_waiting() -> None:
     assert group.proposer.phase is Phase.PREPARING
     assert now <= NOW + 41 * MS
     fx = Effects()
-    group.learner.on_learned(group.instance, 7, C, values.NOOP, now, fx)
+    group.learner.on_learned(group.instance, 7, C, noop(group), now, fx)
     group.open(now, fx)
     assert [message[1] for message in fx.after.all.prepares] == [group.instance]
 
@@ -600,10 +611,10 @@ def test_a_busy_peer_cannot_keep_others_waiting() -> None:
 def test_an_accepted_value_that_nobody_decides_is_completed() -> None:
     group = make(B)
     fx = Effects()
-    group.on_accept(A, (0, 0, 3, b"v"), NOW, fx)
+    group.on_accept(A, (0, 0, 3, V), NOW, fx)
     fx = Effects()
     group.on_timer(group.learner.leftover_at, fx)
-    assert fx.now.all.positions == [(0, 0)]
+    assert fx.now.all.positions == [(0, 0, 0)]
     group.on_timer(group.learner.leftover_at, fx)
     assert fx.after.all.prepares == [(0, 0, 4)]
 
@@ -646,9 +657,9 @@ def test_expired_proposals_are_given_up() -> None:
 def test_a_lagging_peer_is_told_where_we_are_and_served() -> None:
     group = make(B, instance=9)
     fx = Effects()
-    group.learner.on_position(A, 4, NOW, fx)
+    group.learner.on_position(A, 4, values.FIRST, NOW, fx)
     group.learner.on_ask(A, 4, NOW, fx)
-    assert fx.now.to[A].positions == [(0, 9)]
+    assert fx.now.to[A].positions == [(0, 9, 0)]
     assert fx.serve == [(A, 0, 4)]
 
 
@@ -659,8 +670,8 @@ def test_a_lagging_peer_is_told_where_we_are_and_served() -> None:
         b"x",
         b"\x02" + bytes(7),
         b"\x01\x00\x00\x00\xff\xff\xff\xff",
-        values.NOOP + b"!",
-        values.NOOP[:-1],
+        NOOP + b"!",
+        NOOP[:-1],
     ],
 )
 def test_bytes_that_are_no_value_decode_to_nothing(data: bytes) -> None:

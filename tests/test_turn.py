@@ -205,9 +205,9 @@ def test_accept_is_sent_before_the_sync_and_its_reply_after() -> None:
     assert events.order == ["send", "send", "sync"]
 
     turn, events, _, _ = make()
-    turn.run(NOW, [frame(accept(0, 3, values.NOOP))])
+    turn.run(NOW, [frame(accept(0, 3, values.encode(())))])
     assert events.order == ["sync", "send"]
-    assert bodies(events.frames)[0][5] == [(0, 0, 3, 0)]
+    assert bodies(events.frames)[0][5] == [(0, 0, 3, 0, 0)]
 
 
 def test_a_failed_sync_lets_nothing_follow() -> None:
@@ -218,7 +218,7 @@ def test_a_failed_sync_lets_nothing_follow() -> None:
 
     turn.log.sync = fail  # type: ignore[method-assign]
     with pytest.raises(StorageFailed):
-        turn.run(NOW, [frame(accept(0, 3, values.NOOP))])
+        turn.run(NOW, [frame(accept(0, 3, values.encode(())))])
     assert events.order == []
     assert replies == []
     assert machines[1].calls == []
@@ -228,7 +228,7 @@ def test_one_sync_serves_every_message_of_a_turn() -> None:
     turn, events, _, _ = make()
     chosen = Messages()
     chosen.chosen.append((0, 0, 3))
-    frames = [frame(accept(0, 3, values.NOOP)), frame(chosen), frame(accept(1, 3, values.NOOP))]
+    frames = [frame(accept(0, 3, values.encode(()))), frame(chosen), frame(accept(1, 3, values.encode(())))]
     turn.run(NOW, frames)
     assert events.order.count("sync") == 1
     assert turn.groups[0].instance == 1
@@ -254,14 +254,14 @@ def test_a_reply_never_waits_for_the_next_message() -> None:
     early, promise, accepted = Messages(), Messages(), Messages()
     early.prepares.append((0, 1, 0))
     promise.prepare_replies.append((0, 0, 1, 0, 0, 0, b""))
-    accepted.accept_replies.append((0, 0, 1, 0))
+    accepted.accept_replies.append((0, 0, 1, 0, 0))
     # The own vote comes last, so that the instance is decided after the sync.
     turn.run(NOW, [frame(early), frame(promise), frame(accepted)])
     assert turn.groups[0].instance == 1
     events.frames.clear()
     assert turn.busy
     turn.run(NOW)
-    assert [body[3] for body in bodies(events.frames) if body[3]] == [[(0, 1, 0, 1, 0, 0, b"")]]
+    assert [body[3] for body in bodies(events.frames) if body[3]] == [[(0, 1, 0, 1, 1, 1, b"")]]
     assert not turn.busy
 
 
@@ -389,7 +389,7 @@ def test_an_applied_instance_that_is_none_is_refused_at_the_start(applied: objec
 def test_a_group_without_machines_has_nothing_to_replay() -> None:
     log = MemoryLog(Path(), LogIdentity(7, 1, 11, 0), segment_bytes=1 << 20)
     log.recover()
-    log.append([(LEARNED, 0, instance, 1, 2, values.NOOP) for instance in range(1000)])
+    log.append([(LEARNED, 0, instance, 1, 2, values.encode(())) for instance in range(1000)])
     log.sync()
     turn, _, replies, _ = make({1: 11}, log, 1000, machines={})
     assert not turn.busy
@@ -482,7 +482,7 @@ def several(groups: int, instances: int) -> tuple[Turn, Events, Groups]:
     log = Groups(Path(), LogIdentity(7, 1, 11, 0), segment_bytes=1 << 20)
     log.recover()
     for index in range(groups):
-        log.append([(LEARNED, index, instance, 1, 2, values.NOOP) for instance in range(instances)])
+        log.append([(LEARNED, index, instance, 1, 2, values.encode(())) for instance in range(instances)])
     log.sync()
     events = Events()
     replies: list[Reply] = []
@@ -508,7 +508,7 @@ def several(groups: int, instances: int) -> tuple[Turn, Events, Groups]:
 def test_a_proposal_decided_during_a_replay_is_answered_once_it_is_executed() -> None:
     log = MemoryLog(Path(), LogIdentity(7, 1, 11, 0), segment_bytes=1 << 20)
     log.recover()
-    log.append([(LEARNED, 0, instance, 1, 2, values.NOOP) for instance in range(2000)])
+    log.append([(LEARNED, 0, instance, 1, 2, values.encode(())) for instance in range(2000)])
     log.sync()
     turn, _, replies, machines = make({1: 11}, log, 2000)
     turn.run(NOW, [], [Batch([(1, 0, LATER, 1, b"x", b"c")])])
@@ -611,11 +611,11 @@ def test_a_damaged_record_is_not_served_and_harms_nobody_else() -> None:
 @pytest.mark.parametrize("seat", [0, 13, 99])
 def test_a_wrong_seat_may_ask_and_nothing_else(seat: int) -> None:
     turn, events, _, _ = make(instance=0)
-    turn.run(NOW, [frame(accept(0, 3, values.NOOP))])
+    turn.run(NOW, [frame(accept(0, 3, values.encode(())))])
     chosen = Messages()
     chosen.chosen.append((0, 0, 3))
     learned = Messages()
-    learned.learned.append((0, 0, 5, 2, values.NOOP))
+    learned.learned.append((0, 0, 5, 2, values.encode(())))
     prepare = Messages()
     prepare.prepares.append((0, 0, 50))
     for messages in (chosen, learned, prepare, accept(0, 60, b"v")):
@@ -627,7 +627,7 @@ def test_a_wrong_seat_may_ask_and_nothing_else(seat: int) -> None:
     ask = Messages()
     ask.asks.append((0, 0))
     turn.run(NOW, [frame(ask, seat=seat)])
-    assert [item for body in bodies(events.frames) for item in body[0]] == [(0, 0, 3, 2, values.NOOP)]
+    assert [item for body in bodies(events.frames) for item in body[0]] == [(0, 0, 3, 2, values.encode(()))]
 
 
 def test_what_is_decided_is_marked_in_the_log_once_things_are_quiet() -> None:
@@ -709,12 +709,12 @@ def test_a_disk_without_room_refuses_proposals_and_votes_until_it_has_some() -> 
     """Design, rule 11."""
     turn, events, replies, _ = make()
     turn.log.healthy = lambda: "no space for the next segment"  # type: ignore[method-assign]
-    turn.run(NOW, [frame(accept(0, 3, values.NOOP))], [Batch([(1, 0, LATER, 1, b"x", None)])])
+    turn.run(NOW, [frame(accept(0, 3, values.encode(())))], [Batch([(1, 0, LATER, 1, b"x", None)])])
     assert replies == [(1, Code.OVERLOADED, 0, 0, b"no space for the next segment")]
     assert events.order == []
     assert turn.groups[0].acceptor.promised == (0, 0)
     turn.log.healthy = lambda: None  # type: ignore[method-assign]
-    turn.run(NOW, [frame(accept(0, 3, values.NOOP))])
+    turn.run(NOW, [frame(accept(0, 3, values.encode(())))])
     assert events.order == ["sync", "send"]
 
 
@@ -738,7 +738,7 @@ def decide_one(turn: Turn, events: Events, seq: int) -> None:
         turn.run(NOW, [frame(promise)])
     events.frames.clear()
     vote = Messages()
-    vote.accept_replies.append((0, group.instance, group.proposer.round, 0))
+    vote.accept_replies.append((0, group.instance, group.proposer.round, 0, 0))
     turn.run(NOW, [frame(vote)])
 
 
@@ -791,6 +791,6 @@ def test_notices_of_much_work_leave_at_once() -> None:
     turn.run(NOW, [frame(promise)])
     events.frames.clear()
     vote = Messages()
-    vote.accept_replies.append((0, 0, 1, 0))
+    vote.accept_replies.append((0, 0, 1, 0, 0))
     turn.run(NOW, [frame(vote)])
     assert [body[1] for body in bodies(events.frames)] == [[(0, 0, 1)]] * 2

@@ -146,7 +146,7 @@ class Witness:
             self._leaves(header.sender, header.dest, body)
 
     def _leaves(self, node: int, dest: int, body: Body) -> None:
-        learned, chosen, prepares, promises, accepts, accepteds, positions, _, _, _ = body
+        learned, chosen, prepares, promises, accepts, accepteds, positions, *_ = body
         disk = self.disks[node]
         for group, instance, _, _, value in learned:
             known = self.chosen.get((group, instance))
@@ -167,11 +167,11 @@ class Witness:
                 self._promise(node, group, instance, (round, dest), (at_round, at_node), value)
             else:
                 assert disk.promised.get(group, NULL) > (round, dest), "rejected without a higher promise"
-        for group, instance, round, rejected_by in accepteds:
+        for group, instance, round, rejected_by, _ in accepteds:
             if not rejected_by:
                 held = disk.accepts.get((group, instance), {})
                 assert (round, dest) in held, f"node {node} says {group}/{instance} accepted before its sync"
-        for group, instance in positions:
+        for group, instance, _ in positions:
             known_to_be = instance == 0 or (group, instance - 1) in self.chosen
             assert known_to_be, f"node {node} claims to stand at {group}/{instance}"
 

@@ -25,29 +25,29 @@ class Acceptor:
         """Ballot under which `value` was accepted in the current instance; NULL if none was."""
         self.value = value
 
-    def promise(self, instance: int, ballot: Ballot, fx: Effects) -> int:
-        """Promise to accept nothing below `ballot`. 0, or the round of the higher promise."""
+    def promise(self, instance: int, ballot: Ballot, fx: Effects) -> Ballot:
+        """Promise to accept nothing below `ballot`. NULL, or the higher promise."""
         if ballot > self.promised:
             self.promised = ballot
             fx.records.append((PROMISE, self.index, instance, ballot[0], ballot[1], b""))
         elif ballot < self.promised:
-            return self.promised[0]
-        return 0
+            return self.promised
+        return NULL
 
-    def accept(self, instance: int, ballot: Ballot, value: bytes, fx: Effects) -> int:
-        """Accept `value` under `ballot`. 0, or the round of the higher promise.
+    def accept(self, instance: int, ballot: Ballot, value: bytes, fx: Effects) -> Ballot:
+        """Accept `value` under `ballot`. NULL, or the higher promise.
 
         The first value of a ballot stands: a second, different one is answered as if it were out of
         date, so that no two values can ever be chosen under one ballot.
         """
         if ballot < self.promised:
-            return self.promised[0]
+            return self.promised
         if ballot == self.accepted:
-            return 0 if value == self.value else ballot[0]
+            return NULL if value == self.value else ballot
         self.promised = self.accepted = ballot
         self.value = value
         fx.records.append((ACCEPT, self.index, instance, ballot[0], ballot[1], value))
-        return 0
+        return NULL
 
     def advance(self) -> None:
         """The instance is decided: forget what was accepted, keep the promise."""

@@ -57,16 +57,23 @@ class Effects:
     """Everything that one turn's steps asked for."""
 
     __slots__ = (
+        "abandoned",
         "after",
+        "chain_reads",
+        "conflicts",
         "decided",
+        "eager",
         "expired",
+        "fenced",
         "now",
         "prepares",
+        "readable",
         "ready",
         "records",
         "rejects",
         "resends",
         "serve",
+        "suspects",
         "synced",
         "wake_at",
     )
@@ -80,9 +87,23 @@ class Effects:
         self.decided: list[Decided] = []
         """In order within each group."""
         self.expired: list[int] = []
-        """Proposals (seq) whose deadline passed: their outcome is unknown."""
+        """Proposals and reads (seq) whose deadline passed: their outcome is unknown."""
+        self.abandoned: list[int] = []
+        """Proposals and reads (seq) that this replica will not finish, since it is fenced."""
+        self.fenced: list[Group] = []
+        """Groups that were fenced."""
+        self.conflicts: list[int] = []
+        """Proposals (seq) that have lost as often as they may: they are not decided, and never will be."""
+        self.readable: list[tuple[int, int, list[int]]] = []
+        """(group, instance, reads): to be answered once that instance is executed here."""
         self.serve: list[tuple[int, int, int]] = []
         """(peer, group, instance): send the peer decided values from there on."""
+        self.chain_reads: list[tuple[int, int, int]] = []
+        """(peer, group, instance): tell the peer the chain below that instance, from the log."""
+        self.suspects: list[Group] = []
+        """Groups whose decisions differ from a peer's: they must check their own log."""
+        self.eager = False
+        """Somebody else's proposal was decided under an own ballot: he waits for the notice."""
         self.ready: list[Group] = []
         """Groups that may be able to open an instance once all input of the turn is in."""
         self.wake_at = NEVER

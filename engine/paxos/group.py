@@ -15,17 +15,26 @@ from paxmux.engine.paxos import value as values
 from paxmux.engine.paxos.acceptor import Acceptor
 from paxmux.engine.paxos.ballot import NULL, Ballot
 from paxmux.engine.paxos.effects import Effects
+from paxmux.engine.paxos.forwarder import Forwarder
+from paxmux.engine.paxos.inquiry import Inquiry
 from paxmux.engine.paxos.learner import Learner
-from paxmux.engine.paxos.messages import Accept, Prepare
+from paxmux.engine.paxos.messages import Accept, Position, Prepare
 from paxmux.engine.paxos.proposer import Proposer
 from paxmux.engine.paxos.quorum import Members
-from paxmux.engine.paxos.timers import DEFAULT_BOUNDS, DEFAULT_TIMERS, MS, NEVER, Bounds, Timers
+from paxmux.engine.paxos.reader import Reader
+from paxmux.engine.paxos.timers import (
+    DEFAULT_BOUNDS,
+    DEFAULT_TIMERS,
+    EXPIRE_GAP,
+    MS,
+    NEVER,
+    Bounds,
+    Timers,
+)
 
 Owned = tuple[int, int, int, bytes, bytes | None]
 """A proposal made at this node: (born, deadline_ns, smid, payload, context)."""
 
-EXPIRE_GAP = 20 * MS
-"""Proposals are looked through for passed deadlines at most so often."""
 LATE_NOTICE = 20 * MS
 """How long a notice may lag behind the next instance's Accept before the group asks for it."""
 
@@ -36,11 +45,14 @@ class Group:
     __slots__ = (
         "acceptor",
         "bounds",
+        "chain",
         "early_accept",
         "early_prepare",
         "expire_at",
+        "forwarder",
         "incarnation",
         "index",
+        "inquiry",
         "instance",
         "learner",
         "me",
@@ -48,8 +60,11 @@ class Group:
         "own",
         "peers",
         "proposer",
+        "reader",
         "rng",
         "timers",
+        "tried",
+        "tries",
         "voter",
     )
 
@@ -67,10 +82,12 @@ class Group:
         promised: Ballot = NULL,
         accepted: Ballot = NULL,
         value: bytes = b"",
+        chain: values.Chain = values.FIRST,
         timers: Timers = DEFAULT_TIMERS,
         bounds: Bounds = DEFAULT_BOUNDS,
     ) -> None:
-        """`instance` to `value`: the hard state that the log gave back. `now` in ns."""
+        """`instance` to `value`: the hard state that the log gave back. `chain`: of what is decided below
+        `instance`. `now` in ns."""
         self.index = index
         self.me = me
         self.incarnation = incarnation
@@ -81,19 +98,28 @@ class Group:
         self.timers = timers
         self.bounds = bounds
         self.instance = instance
+        self.chain = chain
+        """What the value of the current instance must carry."""
         self.own: dict[int, Owned] = {}
         """Proposals made here and not yet decided, by seq, in the order in which they came."""
         self.expire_at = NEVER
         """No deadline among them passes before."""
+        self.tried: list[int] = []
+        """Those of them that the open Accept carries, and how often each has lost: counted only where
+        `bounds.attempts` says so."""
+        self.tries: dict[int, int] = {}
         self.early_prepare: tuple[int, Prepare] | None = None
         self.early_accept: tuple[int, Accept] | None = None
         self.acceptor = Acceptor(index, promised, accepted, value)
         self.proposer = Proposer(self)
         self.learner = Learner(self, now)
+        self.forwarder = Forwarder(self)
+        self.reader = Reader(self)
+        self.inquiry = Inquiry(self)
 
     def start(self, now: int, fx: Effects) -> None:
         """First step after the log was read: ask where the others are, finish what was left open."""
-        fx.now.all.positions.append((self.index, self.instance))
+        fx.now.all.positions.append(self.position())
         if self.acceptor.accepted != NULL:
             self.learner.on_restart(now, fx)
         fx.wake_at = min(fx.wake_at, now)
@@ -116,9 +142,36 @@ class Group:
         if self.early_prepare or self.early_accept:
             self._take_early(now, fx)
         self.proposer.open(now, fx)
+        if self.reader.waiting:
+            self.reader.open(now, fx)
 
     def take_batch(self, now: int, fx: Effects) -> bytes:
         """The value for the next Accept: every waiting proposal that fits. Empty if none waits."""
+        entries = self.front(now, fx)
+        if self.forwarder.taken:
+            entries = self._share(entries)
+        if self.bounds.attempts:
+            self.tried = [entry[2] for entry in entries]
+        return values.encode(entries, self.chain) if entries else b""
+
+    def _share(self, own: list[values.Entry]) -> list[values.Entry]:
+        """A batch of several nodes' proposals: each has its share, and each goes first in its turn, so
+        that a large value of one cannot keep the others out."""
+        sources = [own, *self.forwarder.taken.values()] if own else list(self.forwarder.taken.values())
+        first = self.instance % len(sources)
+        count_max = max(1, self.bounds.batch_max_count // len(sources))
+        size = 0
+        entries: list[values.Entry] = []
+        for source in sources[first:] + sources[:first]:
+            for entry in source[:count_max]:
+                size += len(entry[5]) + values.ENTRY_OVERHEAD_BYTES
+                if entries and size > self.bounds.batch_max_bytes:
+                    return entries
+                entries.append(entry)
+        return entries
+
+    def front(self, now: int, fx: Effects) -> list[values.Entry]:
+        """The first proposals of this node, as many as fit into one instance."""
         self.expire(now, fx)
         size = 0
         entries: list[values.Entry] = []
@@ -130,7 +183,7 @@ class Group:
             entries.append((me, incarnation, seq, born, smid, payload))
             if len(entries) == bounds.batch_max_count:
                 break
-        return values.encode(entries) if entries else b""
+        return entries
 
     def expire(self, now: int, fx: Effects) -> None:
         """Give up the proposals whose deadline has passed."""
@@ -139,6 +192,7 @@ class Group:
         late = [seq for seq, proposal in self.own.items() if proposal[1] <= now]
         for seq in late:
             del self.own[seq]
+            self.tries.pop(seq, None)
         fx.expired += late
         self.expire_at = NEVER
         if self.own:
@@ -158,8 +212,8 @@ class Group:
             return
         acceptor = self.acceptor
         rejected_by = acceptor.promise(instance, (round, sender), fx)
-        if rejected_by:
-            reply = (self.index, instance, round, rejected_by, 0, 0, b"")
+        if rejected_by != NULL:
+            reply = (self.index, instance, round, rejected_by[0], *rejected_by, b"")
         else:
             self.proposer.lose(now, fx)
             accepted_round, accepted_node = acceptor.accepted
@@ -176,11 +230,14 @@ class Group:
             return
         if not self.voter or self.proposer.leaps(round):
             return
+        if values.chain_in(value) != self.chain:
+            self.inquiry.suspect(now, fx)
+            return
         rejected_by = self.acceptor.accept(instance, (round, sender), value, fx)
-        if not rejected_by:
+        if rejected_by == NULL:
             self.proposer.lose(now, fx)
             self.learner.on_accepted(now, fx)
-        fx.after.peer(sender).accept_replies.append((self.index, instance, round, rejected_by))
+        fx.after.peer(sender).accept_replies.append((self.index, instance, round, *rejected_by))
 
     def on_chosen(self, sender: int, instance: int, round: int, now: int, fx: Effects) -> None:
         """The sender saw a majority accept its ballot."""
@@ -194,12 +251,19 @@ class Group:
     def on_top_ask(self, sender: int, read: int, fx: Effects) -> None:
         """A quorum read wants to know how far decisions may have gone (design, rule 18)."""
         if self.voter:
-            top = self.instance if self.acceptor.accepted != NULL else self.instance - 1
-            fx.now.peer(sender).top_replies.append((self.index, read, top, self.members.since))
+            fx.now.peer(sender).top_replies.append((self.index, read, self.top(), self.members.since))
+
+    def top(self) -> int:
+        """The highest instance that this node may have voted in. Promises do not count."""
+        return self.instance if self.acceptor.accepted != NULL else self.instance - 1
+
+    def position(self) -> Position:
+        """Where this group stands."""
+        return self.index, self.instance, int.from_bytes(self.chain, "little")
 
     def _elsewhere(self, sender: int, instance: int, now: int, fx: Effects) -> None:
         if instance < self.instance:
-            fx.now.peer(sender).positions.append((self.index, self.instance))
+            fx.now.peer(sender).positions.append(self.position())
         elif instance == self.instance + 1 and self.acceptor.accepted != NULL:
             self.learner.hurry(LATE_NOTICE, now, fx)
         else:
@@ -220,12 +284,32 @@ class Group:
                         owned = owned or {}
                         owned[entry[2]] = proposal
         fx.decided.append((self.index, self.instance, entries, owned))
+        if self.forwarder.note(entries, self.instance) and own_ballot:
+            fx.eager = True
+        if self.tried:
+            self._count_tries(fx)
+        self.chain = values.chain_after(value)
         self.instance += 1
         self.acceptor.advance()
         self.learner.advance()
         self.proposer.advance(now, fx, own_ballot=own_ballot)
         if self.own or self.early_prepare or self.early_accept:
             fx.ready.append(self)
+        if self.reader.rounds:
+            self.reader.on_decided(fx)
+
+    def _count_tries(self, fx: Effects) -> None:
+        """What was tried in this instance and is not in what it decided has lost once more."""
+        for seq in self.tried:
+            if seq in self.own:
+                tries = self.tries.get(seq, 0) + 1
+                if tries < self.bounds.attempts:
+                    self.tries[seq] = tries
+                    continue
+                del self.own[seq]
+                fx.conflicts.append(seq)
+            self.tries.pop(seq, None)
+        self.tried = []
 
     def _take_early(self, now: int, fx: Effects) -> None:
         """Handle what came before its instance had begun."""
@@ -241,7 +325,14 @@ class Group:
     def on_timer(self, now: int, fx: Effects) -> int:
         """Do everything that is due; returns when this group's next timer is, in ns."""
         self.expire(now, fx)
-        return min(self.proposer.on_timer(now, fx), self.learner.on_timer(now, fx), self.expire_at)
+        # The forwarder first: what it gives up the proposer takes on in the same pass.
+        return min(
+            self.forwarder.on_timer(now, fx),
+            self.proposer.on_timer(now, fx),
+            self.learner.on_timer(now, fx),
+            self.reader.on_timer(now, fx),
+            self.expire_at,
+        )
 
     def random_peer(self) -> int:
         """Any other member."""

@@ -12,12 +12,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from paxmux.engine.paxos import value as values
 from paxmux.engine.paxos.ballot import NULL
 from paxmux.engine.paxos.effects import LEARNED, Effects
 from paxmux.engine.paxos.timers import NEVER
 
 if TYPE_CHECKING:
     from paxmux.engine.paxos.group import Group
+    from paxmux.engine.paxos.value import Chain
 
 
 class Learner:
@@ -59,17 +61,21 @@ class Learner:
         self.ask_again_at = now + g.timers.ask_retry
         fx.now.peer(peer).asks.append((g.index, g.instance))
 
-    def on_position(self, sender: int, instance: int, now: int, fx: Effects) -> None:
+    def on_position(self, sender: int, instance: int, chain: Chain, now: int, fx: Effects) -> None:
         """A peer says where it stands."""
         g = self.g
         if instance > g.instance:
             self.ask(sender, now, fx)
         elif instance < g.instance:
-            fx.now.peer(sender).positions.append((g.index, g.instance))
+            fx.now.peer(sender).positions.append(g.position())
+        elif chain != g.chain:
+            g.inquiry.suspect(now, fx)
 
     def on_ask(self, sender: int, instance: int, now: int, fx: Effects) -> None:
         """A peer wants decided values."""
         g = self.g
+        if g.inquiry.fenced is not None:
+            return
         if instance < g.instance:
             fx.serve.append((sender, g.index, instance))
         elif instance > g.instance and g.members.seats.get(sender) is not None:
@@ -78,7 +84,10 @@ class Learner:
     def on_learned(self, instance: int, round: int, node: int, value: bytes, now: int, fx: Effects) -> None:
         """A decided value from a peer. It is recorded, and says nothing about promises."""
         g = self.g
-        if instance != g.instance:
+        if instance != g.instance or g.inquiry.fenced is not None:
+            return
+        if values.chain_in(value) != g.chain:
+            g.inquiry.suspect(now, fx)
             return
         if g.acceptor.accepted != (round, node) or g.acceptor.value != value:
             fx.records.append((LEARNED, g.index, instance, round, node, value))
@@ -109,7 +118,7 @@ class Learner:
         if now >= self.position_at:
             self.position_at = self._next_position(now)
             if len(g.members.seats) > 1:
-                fx.now.peer(g.random_peer()).positions.append((g.index, g.instance))
+                fx.now.peer(g.random_peer()).positions.append(g.position())
         if now >= self.leftover_at:
             self._leftover(now, fx)
         return min(self.position_at, self.leftover_at)
@@ -130,7 +139,7 @@ class Learner:
         ask_only, self.ask_first = self.ask_first, False
         self.leftover_after = min(2 * self.leftover_after, g.timers.phase_max)
         self.leftover_at = now + self.leftover_after + g.rng.randint(0, self.leftover_after)
-        fx.now.all.positions.append((g.index, g.instance))
+        fx.now.all.positions.append(g.position())
         if not ask_only and g.acceptor.accepted != NULL:
             g.proposer.complete(now, fx)
 

@@ -14,21 +14,24 @@ Prepare = tuple[int, int, int]
 """(group, instance, round)"""
 
 PrepareReply = tuple[int, int, int, int, int, int, bytes]
-"""(group, instance, round, rejected_by, accepted_round, accepted_node, value)
+"""(group, instance, round, rejected_by, ballot_round, ballot_node, value)
 
-`rejected_by` is the round of the higher promise, 0 if this is a promise."""
+A promise has `rejected_by` 0, and the ballot and value that were accepted, if any. A rejection has the
+round of the higher promise there, and that promise as its ballot."""
 
 Accept = tuple[int, int, int, bytes]
 """(group, instance, round, value)"""
 
-AcceptReply = tuple[int, int, int, int]
-"""(group, instance, round, rejected_by)"""
+AcceptReply = tuple[int, int, int, int, int]
+"""(group, instance, round, rejected_by, node): `rejected_by` and `node` are the higher promise; both 0 if
+the value was accepted."""
 
 Chosen = tuple[int, int, int]
 """(group, instance, round): the value accepted under (round, sender) is decided."""
 
-Position = tuple[int, int]
-"""(group, instance): the sender's current instance. A hint to ask, never a proof."""
+Position = tuple[int, int, int]
+"""(group, instance, chain): the sender's current instance, and the chain of what it has decided below.
+A hint to ask, never a proof."""
 
 Ask = tuple[int, int]
 """(group, instance): send me decided values from here on."""
@@ -41,6 +44,18 @@ TopAsk = tuple[int, int]
 
 TopReply = tuple[int, int, int, int]
 """(group, read, top, members_from): the answer, under the membership valid from `members_from`."""
+Forward = tuple[int, int, bytes]
+"""(group, born, batch): proposals of the sender for whoever holds the ballot, encoded as a value. None of
+them is decided in an instance below `born`."""
+
+ForwardRefusal = tuple[int, int, int, int]
+"""(group, instance, round, node): the sender does not hold the ballot; this is the highest that it knows."""
+
+ChainAsk = tuple[int, int]
+"""(group, instance): what is the chain of your decisions below this instance?"""
+
+ChainReply = tuple[int, int, int]
+"""(group, instance, chain)"""
 
 KINDS = (
     "learned",
@@ -53,6 +68,10 @@ KINDS = (
     "asks",
     "top_asks",
     "top_replies",
+    "forwards",
+    "forward_refusals",
+    "chain_asks",
+    "chain_replies",
 )
 """Order in a frame, and the order in which a receiver handles them: what decides comes first, so
 that an Accept for the next instance finds the group already there."""
@@ -68,6 +87,10 @@ Body = tuple[
     list[Ask],
     list[TopAsk],
     list[TopReply],
+    list[Forward],
+    list[ForwardRefusal],
+    list[ChainAsk],
+    list[ChainReply],
 ]
 """One batch of messages as it travels: the lists in the order of `KINDS`."""
 
@@ -88,6 +111,10 @@ class Batch:
         self.asks: list[Ask] = []
         self.top_asks: list[TopAsk] = []
         self.top_replies: list[TopReply] = []
+        self.forwards: list[Forward] = []
+        self.forward_refusals: list[ForwardRefusal] = []
+        self.chain_asks: list[ChainAsk] = []
+        self.chain_replies: list[ChainReply] = []
 
     def body(self) -> Body:
         """The lists, in wire order; not copied."""
@@ -102,6 +129,10 @@ class Batch:
             self.asks,
             self.top_asks,
             self.top_replies,
+            self.forwards,
+            self.forward_refusals,
+            self.chain_asks,
+            self.chain_replies,
         )
 
     def __bool__(self) -> bool:

@@ -15,6 +15,7 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import TYPE_CHECKING
 
+from paxmux.engine.paxos import value as values
 from paxmux.engine.paxos.ballot import MAX_LEAP, NULL, Ballot
 from paxmux.engine.paxos.effects import Effects
 from paxmux.engine.paxos.timers import NEVER
@@ -45,6 +46,7 @@ class Proposer:
         "best",
         "best_value",
         "completing",
+        "filling",
         "g",
         "held",
         "losses",
@@ -69,8 +71,8 @@ class Proposer:
         self.held = False
         self.outbid = False
         """A higher ballot was reported: finish this round if it can be, but hold nothing after it."""
-        self.seen = 0
-        """The highest round that any message named."""
+        self.seen: Ballot = NULL
+        """The highest ballot that any message named; its node is hearsay."""
         self.votes: set[int] = set()
         self.rejects: set[int] = set()
         self.own_vote_due = False
@@ -79,6 +81,8 @@ class Proposer:
         self.value = b""
         self.completing = False
         """Open even without a proposal of our own: an accepted value waits to be decided."""
+        self.filling = False
+        """Decide the open instance in any case, with a no-op if there is nothing else."""
         self.phase_until = 0
         self.phase_timeout = 0
         self.resend_at = 0
@@ -93,28 +97,40 @@ class Proposer:
     def open(self, now: int, fx: Effects) -> None:
         """Start an instance if there is a reason to and none is open."""
         g = self.g
-        if self.phase or not (g.own or self.completing) or not g.voter:
+        if self.phase or not (g.own or g.forwarder.taken or self.completing) or not g.voter:
             return
-        if now < self.backoff_until:
-            fx.wake_at = min(fx.wake_at, self.backoff_until)
-        elif self.held and g.acceptor.promised == (self.round, g.me):
+        if self.held and g.acceptor.promised == (self.round, g.me):
             batch = g.take_batch(now, fx)
             if batch:
                 self._accept(batch, now, fx)
+        elif not self.completing and g.forwarder.hand_on(now, fx):
+            return
+        elif now < self.backoff_until:
+            fx.wake_at = min(fx.wake_at, self.backoff_until)
         else:
             self._prepare(now, fx)
 
-    def complete(self, now: int, fx: Effects) -> None:
-        """Get the value that is accepted here decided, whoever proposed it."""
+    def complete(self, now: int, fx: Effects, *, fill: bool = False) -> None:
+        """Get what is accepted in the current instance decided, whoever proposed it, by a full Prepare;
+        with `fill` a no-op if nothing is."""
+        if not self.phase:
+            self.held = False
         self.completing = True
+        self.filling = self.filling or fill
         self.open(now, fx)
+
+    def abandon(self) -> None:
+        """Leave the open instance to others."""
+        self.phase = IDLE
+        self.own_vote_due = False
+        self.held = False
 
     def _prepare(self, now: int, fx: Effects) -> None:
         g = self.g
         self.phase = PREPARING
         self.held = self.outbid = False
         self.backoff_until = 0
-        self.round = max(self.round, self.seen, g.acceptor.promised[0]) + 1
+        self.round = max(self.round, self.seen[0], g.acceptor.promised[0]) + 1
         self.best, self.best_value = NULL, b""
         g.acceptor.promise(g.instance, (self.round, g.me), fx)
         fx.after.all.prepares.append((g.index, g.instance, self.round))
@@ -167,9 +183,9 @@ class Proposer:
         now: int,
         fx: Effects,
     ) -> None:
-        """A peer promised, or told which round it has promised instead."""
+        """A peer promised, and says what it has `accepted`; or told which ballot it has promised instead."""
         if rejected_by:
-            self._rejected(sender, instance, round, rejected_by, PREPARING, now, fx)
+            self._rejected(sender, instance, round, accepted, PREPARING, now, fx)
         elif (
             self.phase == PREPARING
             and round == self.round
@@ -177,13 +193,16 @@ class Proposer:
             # Whoever promised this ballot cannot have accepted one as high: such a reply is not honest.
             and accepted < (round, self.g.me)
         ):
-            self._promised(sender, accepted, value, now, fx)
+            if accepted != NULL and values.chain_in(value) != self.g.chain:
+                self.g.inquiry.suspect(now, fx)
+            else:
+                self._promised(sender, accepted, value, now, fx)
 
     def on_accept_reply(
-        self, sender: int, instance: int, round: int, rejected_by: int, now: int, fx: Effects
+        self, sender: int, instance: int, round: int, rejected_by: Ballot, now: int, fx: Effects
     ) -> None:
-        """A peer accepted, or told which round it has promised instead."""
-        if rejected_by:
+        """A peer accepted, or told which ballot it has promised instead."""
+        if rejected_by != NULL:
             self._rejected(sender, instance, round, rejected_by, ACCEPTING, now, fx)
         elif self.phase == ACCEPTING and round == self.round and instance == self.g.instance:
             self._accepted(sender, now, fx)
@@ -206,6 +225,8 @@ class Proposer:
             self._accept(self.best_value, now, fx)
         elif batch := g.take_batch(now, fx):
             self._accept(batch, now, fx)
+        elif self.filling:
+            self._accept(values.encode((), g.chain), now, fx)
 
     def _accepted(self, voter: int, now: int, fx: Effects) -> None:
         self.votes.add(voter)
@@ -217,13 +238,12 @@ class Proposer:
         g.decide(self.value, now, fx)
 
     def _rejected(
-        self, sender: int, instance: int, round: int, rejected_by: int, phase: Phase, now: int, fx: Effects
+        self, sender: int, instance: int, round: int, rejected_by: Ballot, phase: Phase, now: int, fx: Effects
     ) -> None:
         # Late rejects count too: they keep a slow node from proposing for ever under a dead ballot.
-        if round != self.round or self.leaps(rejected_by):
+        if round != self.round or not self.saw(rejected_by):
             return
         fx.rejects += 1
-        self.seen = max(self.seen, rejected_by)
         self.outbid = True
         self.held = False
         if self.phase != phase or instance != self.g.instance:
@@ -236,7 +256,14 @@ class Proposer:
 
     def highest(self) -> int:
         """The highest round known here, for judging whether a peer's claim is credible."""
-        return max(self.round, self.seen, self.g.acceptor.promised[0])
+        return max(self.round, self.seen[0], self.g.acceptor.promised[0])
+
+    def saw(self, ballot: Ballot) -> bool:
+        """A peer tells of a ballot; False if it is too high to be believed."""
+        if self.leaps(ballot[0]):
+            return False
+        self.seen = max(self.seen, ballot)
+        return True
 
     def leaps(self, round: int) -> bool:
         """Whether a peer's round is too far above everything known to be believed.
@@ -248,19 +275,24 @@ class Proposer:
             return False
         limit = self.highest() + MAX_LEAP
         if round > limit:
-            self.seen = limit
+            self.seen = (limit, 0)
             return True
         return False
 
     def lose(self, now: int, fx: Effects) -> None:
         """This ballot will not win: give way, then come back above it after a random pause."""
+        g = self.g
         self.held = False
+        g.forwarder.drop()
         if self.phase:
-            self.phase = IDLE
-            self.own_vote_due = False
-            self.completing = True
+            self.abandon()
+            # What was sent may be chosen. Whoever holds the ballot now finds that out; without one we do.
+            self.completing = self.filling or not g.timers.forward or g.forwarder.holder() == NULL
+            g.learner.on_accepted(now, fx)
             self.back_off(now, fx)
             self.losses += 1
+        if g.own:
+            fx.ready.append(g)
 
     def back_off(self, now: int, fx: Effects) -> None:
         """Leave the others a random moment, so that duelling proposers drift apart: a longer one after
@@ -307,7 +339,7 @@ class Proposer:
         bidding = self.phase == PREPARING
         self.phase = IDLE
         self.own_vote_due = False
-        self.completing = False
+        self.completing = self.filling = False
         self.value = b""
         self.phase_timeout = 0
         if self.losses:

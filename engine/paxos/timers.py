@@ -7,6 +7,8 @@ from typing import NamedTuple
 MS = 1_000_000
 NEVER = 1 << 63
 """Later than any time: a timer that is not set."""
+EXPIRE_GAP = 20 * MS
+"""What waits in a group is looked through for passed deadlines at most so often."""
 
 
 class Timers(NamedTuple):

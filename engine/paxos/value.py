@@ -1,7 +1,10 @@
 """What an instance decides: a batch of proposals, each with its identity.
 
-Layout, little-endian: version u8 | zero u8 | zero u16 | count u32, then for each entry
+Layout, little-endian: version u8 | zero u8 | zero u16 | count u32 | chain u32, then for each entry
 origin u64 | incarnation u64 | seq u64 | born u64 | smid u32 | length u32 | payload.
+
+`chain` is the CRC-32 of the whole value that was decided one instance before, 0 in the first instance.
+So each value vouches for all before it, and replicas that differ cannot agree on anything more.
 
 (origin, incarnation, seq) identifies a proposal for ever: "it was mine" is never decided by equal
 bytes (reference, S6). `born` is the origin's current instance when the proposal was made: it cannot
@@ -15,22 +18,37 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
+from zlib import crc32
 
 Entry = tuple[int, int, int, int, int, bytes]
 """(origin, incarnation, seq, born, smid, payload)"""
 
 VERSION = 1
 
-_HEAD = struct.Struct("<BBHI")
+_HEAD = struct.Struct("<BBHI4s")
 _ENTRY = struct.Struct("<QQQQII")
 ENTRY_OVERHEAD_BYTES = _ENTRY.size
 
-NOOP = _HEAD.pack(VERSION, 0, 0, 0)
+Chain = bytes
+"""A chain as it stands in a value: four bytes."""
+
+FIRST: Chain = bytes(4)
+"""The chain of the first instance."""
 
 
-def encode(entries: Sequence[Entry]) -> bytes:
-    """The value that decides `entries`, in their order."""
-    parts = [_HEAD.pack(VERSION, 0, 0, len(entries))]
+def chain_in(value: bytes) -> Chain:
+    """The chain that a value claims; not four bytes if it is too short to be a value."""
+    return value[8:12]
+
+
+def chain_after(value: bytes) -> Chain:
+    """The chain that the next instance's value must have."""
+    return crc32(value).to_bytes(4, "little")
+
+
+def encode(entries: Sequence[Entry], chain: Chain = FIRST) -> bytes:
+    """The value that decides `entries`, in their order; a no-op without any."""
+    parts = [_HEAD.pack(VERSION, 0, 0, len(entries), chain)]
     pack = _ENTRY.pack
     for origin, incarnation, seq, born, smid, payload in entries:
         parts.append(pack(origin, incarnation, seq, born, smid, len(payload)))
@@ -43,7 +61,7 @@ def decode(value: bytes) -> list[Entry]:
     size = len(value)
     if size < _HEAD.size:
         return []
-    version, zero, zeros, count = _HEAD.unpack_from(value)
+    version, zero, zeros, count, _ = _HEAD.unpack_from(value)
     if version != VERSION or zero or zeros or count * _ENTRY.size > size:
         return []
     entries: list[Entry] = []

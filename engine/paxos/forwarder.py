@@ -1,0 +1,215 @@
+"""The forwarder: hands proposals to the node that holds the ballot, and takes in those of others.
+
+Outbidding whoever proposes costs a group two round trips and everybody's pace. So a node that does not
+hold the ballot sends its proposals to the one whose ballot it knows as the highest: one batch at a
+time, again when nothing comes of it, and after `timers.forward` it bids itself after all. The
+proposals stay its own: only it watches their deadlines, and their result comes from its own execution.
+
+Nothing is executed twice, whoever dies (design, rule 9). A forward says `born`: none of its proposals
+is decided below that instance. Whoever takes it in knows what was decided since, as one number for each
+origin: the highest seq, because all that any node ever proposes for an origin is the front of what that
+origin has left, in its order. What is not above that number is dropped, and so is a forward that was
+born before the number counts. Forwarding is one hop: who does not hold the ballot refuses.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from paxmux.engine.paxos import value as values
+from paxmux.engine.paxos.ballot import NULL, Ballot
+from paxmux.engine.paxos.effects import Effects
+from paxmux.engine.paxos.timers import NEVER
+
+if TYPE_CHECKING:
+    from paxmux.engine.paxos.group import Group
+
+Mark = tuple[int, int, int]
+"""(incarnation, seq, since): the highest seq decided of an origin's present incarnation, which has been
+the only one of that origin after the instance `since`."""
+
+
+class Forwarder:
+    """One group's proposals on their way to and from other nodes."""
+
+    __slots__ = (
+        "ballot",
+        "g",
+        "known_from",
+        "last_seq",
+        "marks",
+        "patience",
+        "refused",
+        "resend_after",
+        "resend_at",
+        "taken",
+        "until",
+    )
+
+    def __init__(self, group: Group) -> None:
+        self.g = group
+        # What was handed on
+        self.ballot: Ballot = NULL
+        """The ballot whose node has the last forward."""
+        self.last_seq = 0
+        """The last proposal in it: while an earlier or this one is undecided, it is outstanding."""
+        self.until = 0
+        """Until when to leave it to that node."""
+        self.patience = group.timers.forward
+        self.resend_at = NEVER
+        self.resend_after = 0
+        self.refused: Ballot = NULL
+        """A ballot whose node does not hold it any more, as it said."""
+        # What others handed on
+        self.taken: dict[int, list[values.Entry]] = {}
+        """Origin -> its proposals that go into the next instance opened here."""
+        self.marks: dict[int, Mark] = {}
+        self.known_from = group.instance
+        """Of what was decided below nothing is known here but that it was decided."""
+
+    # Handing on
+
+    def holder(self) -> Ballot:
+        """The highest ballot known here; NULL if it is this node's own, or no member's."""
+        g = self.g
+        ballot = max(g.acceptor.promised, g.proposer.seen)
+        return ballot if ballot[1] != g.me and ballot[1] in g.members.seats else NULL
+
+    def hand_on(self, now: int, fx: Effects) -> bool:
+        """Leave what waits here to the node that holds the ballot; False if this node had better bid."""
+        g = self.g
+        if not g.own or not g.timers.forward:
+            return False
+        ballot = self.holder()
+        if ballot == NULL or ballot == self.refused:
+            return False
+        if next(iter(g.own)) > self.last_seq:
+            self.patience = g.timers.forward
+        elif ballot == self.ballot:
+            if now < self.until:
+                self.resend_at = min(self.resend_at, self.until)
+                return True
+            return False
+        self.ballot = ballot
+        self.until = now + self.patience
+        self.resend_after = min(g.timers.resend_first, self.patience)
+        self._send(now, fx)
+        fx.wake_at = min(fx.wake_at, self.until)
+        return True
+
+    def _send(self, now: int, fx: Effects) -> None:
+        g = self.g
+        entries = g.front(now, fx)
+        if not entries:
+            return
+        self.last_seq = entries[-1][2]
+        self.resend_at = now + self.resend_after
+        fx.wake_at = min(fx.wake_at, self.resend_at)
+        batch = values.encode(entries)
+        fx.now.peer(self.ballot[1]).forwards.append((g.index, g.instance, batch))
+
+    def on_refusal(self, sender: int, ballot: Ballot, now: int, fx: Effects) -> None:
+        """`sender` does not hold the ballot; it knows of `ballot`."""
+        g = self.g
+        if sender != self.ballot[1] or not g.own:
+            return
+        if ballot > self.ballot:
+            g.proposer.saw(ballot)
+        if self.holder() in (self.ballot, NULL):
+            self.refused = self.ballot
+            self.until = now
+            if not g.proposer.backoff_until:
+                g.proposer.back_off(now, fx)
+        fx.ready.append(g)
+
+    def on_timer(self, now: int, fx: Effects) -> int:
+        """Do what is due; returns when the next timer of the forwarder is."""
+        g = self.g
+        if self.resend_at == NEVER:
+            return NEVER
+        if not g.own or next(iter(g.own)) > self.last_seq or g.proposer.phase or self.holder() != self.ballot:
+            # Decided, or this node bids, or the ballot went elsewhere: `hand_on` starts afresh.
+            self.resend_at = NEVER
+            if g.own:
+                fx.ready.append(g)
+            return NEVER
+        if now >= self.until:
+            self.patience = min(2 * self.patience, g.timers.phase_max)
+            self.resend_at = NEVER
+            fx.ready.append(g)
+            return NEVER
+        if now >= self.resend_at:
+            self.resend_after = min(2 * self.resend_after, g.timers.phase_max)
+            self._send(now, fx)
+        return min(self.resend_at, self.until)
+
+    # Taking in
+
+    def on_forward(self, sender: int, born: int, batch: bytes, now: int, fx: Effects) -> None:
+        """Proposals of `sender`, for this node to propose."""
+        g = self.g
+        if born > g.instance:
+            g.learner.ask(sender, now, fx)
+        mark = self.marks.get(sender)
+        known = born >= self.known_from if mark is None else born > mark[2]
+        if g.acceptor.promised[1] != g.me or not g.voter or born > g.instance:
+            ballot = max(g.acceptor.promised, g.proposer.seen)
+            fx.now.peer(sender).forward_refusals.append((g.index, g.instance, *ballot))
+            return
+        entries = values.decode(batch)
+        if len(entries) > 1 and len(batch) > 2 * g.bounds.batch_max_bytes:
+            return
+        fresh: list[values.Entry] = []
+        if known:
+            above = 0
+            for entry in entries:
+                origin, incarnation, seq = entry[:3]
+                if origin != sender or incarnation != entries[0][1] or seq <= above:
+                    return
+                above = seq
+                if mark is None or mark[0] != incarnation or seq > mark[1]:
+                    fresh.append(entry)
+        if fresh:
+            self.taken[sender] = fresh
+            fx.ready.append(g)
+        else:
+            # All of it is decided, or may be: the sender has to learn that first.
+            fx.now.peer(sender).positions.append(g.position())
+
+    def drop(self) -> None:
+        """The ballot is gone: whose proposals these are hands them on to somebody else."""
+        self.taken.clear()
+
+    def note(self, entries: list[values.Entry], instance: int) -> bool:
+        """An instance was decided: remember how far each origin is. Whether any but this node had a part
+        in it."""
+        me = self.g.me
+        foreign = False
+        origin = incarnation = last = 0
+        for entry in entries:
+            if entry[0] != origin or entry[1] != incarnation:
+                if last and origin != me:
+                    foreign = True
+                    self._note(origin, incarnation, last, instance)
+                origin, incarnation, last = entry[0], entry[1], 0
+            if entry[2] > last:
+                last = entry[2]
+        if last and origin != me:
+            foreign = True
+            self._note(origin, incarnation, last, instance)
+        return foreign
+
+    def _note(self, origin: int, incarnation: int, seq: int, instance: int) -> None:
+        mark = self.marks.get(origin)
+        if mark is not None and mark[0] == incarnation:
+            self.marks[origin] = (incarnation, max(seq, mark[1]), mark[2])
+        elif origin in self.g.members.seats:
+            since = self.known_from - 1 if mark is None else instance
+            self.marks[origin] = (incarnation, seq, since)
+        waiting = self.taken.get(origin)
+        if waiting is not None:
+            left = [entry for entry in waiting if entry[1] == incarnation and entry[2] > seq]
+            if left:
+                self.taken[origin] = left
+            else:
+                del self.taken[origin]

@@ -1,0 +1,177 @@
+"""The reader: linearizable reads by asking a majority how far decisions may have gone (design, rule 18).
+
+A voter answers `top`: the highest instance that it may have voted in. What was acknowledged before the
+question was asked has been accepted by a majority; every majority holds one of those voters, so the
+largest answer of any majority is far enough. Execution must have passed it before the read is answered.
+
+Nothing is written. Reads share a round: those that come while one is on its way wait for the next, since
+an answer counts for what was acknowledged before its question left. A peer that claims too much cannot
+stall reads while enough others answer: of all majorities the one with the lowest answer is taken.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from paxmux.engine.paxos.effects import Effects
+from paxmux.engine.paxos.quorum import Members
+from paxmux.engine.paxos.timers import EXPIRE_GAP, NEVER
+
+if TYPE_CHECKING:
+    from paxmux.engine.paxos.group import Group
+
+NUMBERS = 1 << 64
+"""Rounds are numbered from the incarnation on, so that an answer to an earlier life matches none."""
+ROUNDS_MAX = 8
+"""While so many rounds wait for instances that are not decided, more reads wait for them to go."""
+
+
+class Round:
+    """One question to all voters, and the reads that wait for its outcome."""
+
+    __slots__ = ("complete_at", "members", "reads", "resend_after", "resend_at", "tops")
+
+    def __init__(self, reads: dict[int, int], members: Members, resend_at: int, resend_after: int) -> None:
+        self.reads = reads
+        """Read (seq) -> deadline."""
+        self.members = members
+        self.tops: dict[int, int] = {}
+        """Voter -> its answer."""
+        self.resend_at = resend_at
+        self.resend_after = resend_after
+        self.complete_at = NEVER
+        """When to complete the instance that the reads wait for, if nobody else does."""
+
+    def target(self) -> int | None:
+        """The instance that must be executed before the reads are answered; None: too few answers."""
+        if len(self.tops) < self.members.majority:
+            return None
+        return sorted(self.tops.values())[self.members.majority - 1]
+
+
+class Reader:
+    """One group's linearizable reads."""
+
+    __slots__ = ("expire_at", "g", "number", "rounds", "waiting")
+
+    def __init__(self, group: Group) -> None:
+        self.g = group
+        self.number = group.incarnation
+        self.waiting: dict[int, int] = {}
+        """Read (seq) -> deadline: those that join the next round."""
+        self.rounds: dict[int, Round] = {}
+        """In the order in which they were asked; only the last one may still lack a majority."""
+        self.expire_at = NEVER
+
+    def join(self, seq: int, deadline: int, fx: Effects) -> None:
+        """Take a read; its round is asked at the end of the turn."""
+        if not self.waiting:
+            fx.ready.append(self.g)
+        self.waiting[seq] = deadline
+        if deadline < self.expire_at:
+            self.expire_at = deadline
+            fx.wake_at = min(fx.wake_at, deadline)
+
+    def open(self, now: int, fx: Effects) -> None:
+        """Ask for what waits, unless a question is on its way."""
+        if not self.waiting or len(self.rounds) == ROUNDS_MAX:
+            return
+        if self.rounds and next(reversed(self.rounds.values())).target() is None:
+            return
+        g = self.g
+        after = g.timers.resend_first
+        round = Round(self.waiting, g.members, now + after, after)
+        self.waiting = {}
+        self.number = (self.number + 1) % NUMBERS
+        self.rounds[self.number] = round
+        fx.now.all.top_asks.append((g.index, self.number))
+        fx.wake_at = min(fx.wake_at, round.resend_at)
+        if g.voter:
+            self._answered(self.number, g.me, g.top(), now, fx)
+
+    def on_top_reply(self, sender: int, number: int, top: int, since: int, now: int, fx: Effects) -> None:
+        """A voter's answer."""
+        round = self.rounds.get(number)
+        if round is not None and since == round.members.since and sender in round.members.seats:
+            self._answered(number, sender, top, now, fx)
+
+    def _answered(self, number: int, voter: int, top: int, now: int, fx: Effects) -> None:
+        round = self.rounds[number]
+        round.tops[voter] = top
+        target = round.target()
+        if target is None:
+            return
+        g = self.g
+        if target < g.instance:
+            self.on_decided(fx)
+        elif round.complete_at == NEVER:
+            round.complete_at = now + g.timers.accept_first
+            fx.wake_at = min(fx.wake_at, round.complete_at)
+            if target > g.instance and voter != g.me:
+                g.learner.ask(voter, now, fx)
+        if self.waiting:
+            fx.ready.append(g)
+
+    def on_decided(self, fx: Effects) -> None:
+        """An instance was decided: let the reads go that waited for it."""
+        g = self.g
+        for number, round in list(self.rounds.items()):
+            target = round.target()
+            if target is None or target >= g.instance:
+                continue
+            del self.rounds[number]
+            if round.members is g.members:
+                fx.readable.append((g.index, target, list(round.reads)))
+            else:
+                # Other members may have decided more by now: ask those.
+                self.waiting = round.reads | self.waiting
+                fx.ready.append(g)
+
+    def on_timer(self, now: int, fx: Effects) -> int:
+        """Do what is due; returns when the next timer of the reader is."""
+        self.expire(now, fx)
+        due = self.expire_at
+        for number, round in list(self.rounds.items()):
+            if now >= round.resend_at:
+                self._again(number, round, now, fx)
+            if now >= round.complete_at:
+                round.complete_at = now + self.g.timers.accept_first
+                if round.target() == self.g.instance:
+                    # Who proposed it may be dead: decide it, whatever it is, so that the reads can go on.
+                    self.g.proposer.complete(now, fx, fill=True)
+            due = min(due, round.resend_at, round.complete_at)
+        return due
+
+    def refuse(self, fx: Effects) -> None:
+        """No read can be answered here any more."""
+        for reads in (self.waiting, *[round.reads for round in self.rounds.values()]):
+            fx.abandoned += reads
+        self.waiting = {}
+        self.rounds = {}
+        self.expire_at = NEVER
+
+    def _again(self, number: int, round: Round, now: int, fx: Effects) -> None:
+        g = self.g
+        round.resend_after = min(2 * round.resend_after, g.timers.phase_max)
+        round.resend_at = now + round.resend_after
+        for node in round.members.seats:
+            if node != g.me and node not in round.tops:
+                fx.now.peer(node).top_asks.append((g.index, number))
+        target = round.target()
+        if target is not None and target > g.instance:
+            ahead = [node for node, top in round.tops.items() if top >= target and node != g.me]
+            g.learner.ask(g.rng.choice(ahead), now, fx)
+
+    def expire(self, now: int, fx: Effects) -> None:
+        """Give up the reads whose deadline has passed."""
+        if now < self.expire_at:
+            return
+        self.expire_at = NEVER
+        for reads in (self.waiting, *[round.reads for round in self.rounds.values()]):
+            late = [seq for seq, deadline in reads.items() if deadline <= now]
+            for seq in late:
+                del reads[seq]
+            fx.expired += late
+            if reads:
+                self.expire_at = min(self.expire_at, max(min(reads.values()), now + EXPIRE_GAP))
+        self.rounds = {number: round for number, round in self.rounds.items() if round.reads}
