@@ -15,21 +15,20 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import msgspec
-
 from paxmux.engine.errors import Code
 from paxmux.engine.frame import HEADER_BYTES, parse_header
-from paxmux.engine.paxos import value as values
 from paxmux.engine.paxos.effects import DECIDED, Decided, Effects, Outbox
 from paxmux.engine.paxos.group import Group
 from paxmux.engine.paxos.messages import Body, Chosen
 from paxmux.engine.paxos.timers import MS, NEVER
 from paxmux.engine.state_machine import NO_STATE_MACHINE
-from paxmux.engine.storage import Log, StorageDamaged
+from paxmux.engine.storage import Log
 from paxmux.shards.applier import Applier
+from paxmux.shards.calls import Calls
 from paxmux.shards.codec import BodyError, decode_sections
 from paxmux.shards.outlet import Outlet
-from paxmux.shards.requests import Batch, Call, CallKind, Proposal, Reply
+from paxmux.shards.requests import Batch, Proposal, Reply
+from paxmux.shards.serving import Serving
 
 MARK_EVERY = 200 * MS
 """How long what is decided may stay without a mark in the log (it saves questions after a restart)."""
@@ -37,19 +36,7 @@ RECHECK_EVERY = 100 * MS
 """How soon a turn looks again whether a full disk has room."""
 EAGER_ENTRIES = 256
 """With more values decided than this in one turn, their notices leave at once."""
-SERVE_COUNT = 1000
-"""Decided values of one group read for one lagging peer in one turn."""
-VERIFY_COUNT = 256
-VERIFY_BYTES = 4 << 20
-"""How much of its own log a group checks again when a peer's history differs."""
-CHAINS_MAX = 64
-"""Questions for old chains answered in one turn: each reads a value from the log."""
-SERVE_OVERHEAD_BYTES = 64
-"""What a decided value costs a turn beside its bytes."""
-
 _log = logging.getLogger("paxmux")
-
-_encode_values = msgspec.msgpack.Encoder().encode
 
 
 class Turn:
@@ -73,7 +60,8 @@ class Turn:
         self.log = log
         self.outlet = outlet
         self.replies = replies
-        self.serve_max_bytes = serve_max_bytes
+        self.serving = Serving(self.groups, log, serve_max_bytes)
+        self.calls = Calls(self.groups, self.appliers, log, replies)
         self.fx = Effects()
         self.scan_at = 0
         self.mark_at = NEVER
@@ -91,15 +79,6 @@ class Turn:
         self._unmarked: set[int] = set()
         self._behind: dict[int, None] = {}
         """Groups that have decided values to execute from the log; their turn comes in this order."""
-        self._questions: dict[tuple[int, int], int] = {}
-        """(peer, group) -> the first decided value that the peer wants; answered in this order."""
-        self._unreadable: set[int] = set()
-        self._calls: list[Call] = []
-        self._reads: dict[int, Call] = {}
-        """Linearizable reads that wait for a majority's answers, by seq."""
-        self._readable: list[tuple[int, int, list[int]]] = []
-        """(group, instance, reads): those that only wait for that instance to be executed."""
-        self.mismatches = 0
 
     def start(self, now: int) -> None:
         """Before the first run: let every group say where it stands, and begin replaying."""
@@ -116,7 +95,7 @@ class Turn:
     @property
     def busy(self) -> bool:
         """Whether there is work that waits for nothing: the loop must not sleep."""
-        return bool(self.fx.records or self._behind or self._questions or self.fx.after)
+        return bool(self.fx.records or self._behind or self.serving.waiting or self.fx.after)
 
     @property
     def wake_at(self) -> int:
@@ -137,8 +116,8 @@ class Turn:
             self._frame(frame, now, fx)
         for batch in batches:
             self._propose(batch.proposals, fx)
-            for call in batch.calls:
-                self._take_call(call, fx)
+            if batch.calls:
+                self.calls.take(batch.calls, fx)
         if now >= self.scan_at:
             fx.wake_at = NEVER
             self.scan_at = min((group.on_timer(now, fx) for group in self.groups.values()), default=NEVER)
@@ -183,29 +162,17 @@ class Turn:
             self._apply(decided, now)
         if self._behind:
             self._replay()
-        for peer, index, first in done.serve:
-            self._questions[peer, index] = first
-        if self._questions:
-            self._serve()
-        for group in done.suspects:
-            self._verify(group, now, fx)
-        if done.chain_reads:
-            self._tell_chains(done.chain_reads)
-        if done.readable or fx.readable:
-            self._readable += done.readable + fx.readable
-            fx.readable = []
-        if self._readable:
-            self._release_reads()
-        if self._calls:
-            self._answer()
-        for seq in done.conflicts + fx.conflicts:
-            self._fail(seq, Code.CONFLICT, "other values were decided in as many instances as were allowed")
-        for seq in done.expired + fx.expired:
-            self._fail(seq, Code.TIMEOUT, self._why_late(seq))
-        fx.expired, fx.conflicts = [], []
-        if done.fenced or fx.fenced:
-            self._report_fenced(done)
-            self._report_fenced(fx)
+        if done.serve or done.chain_reads or self.serving.waiting:
+            self.serving.take(done)
+            box = self.serving.answer()
+            if box:
+                self.outlet.send(box)
+        if done.suspects:
+            self.serving.verify(done.suspects, fx)
+        self.calls.answer(done.readable + fx.readable, self._behind)
+        self._give_up(done)
+        self._give_up(fx)
+        fx.readable, fx.conflicts, fx.expired, fx.fenced, fx.abandoned = [], [], [], [], []
 
     def run(self, now: int, frames: Sequence[bytes] = (), batches: Sequence[Batch] = ()) -> None:
         """The whole pass."""
@@ -222,9 +189,7 @@ class Turn:
             group.own.clear()
             if group.instance:
                 self._unmarked.add(index)
-        for seq in self._reads:
-            self._fail(seq, Code.TIMEOUT, "the node stopped before the read could be answered")
-        self._reads.clear()
+        self.calls.close()
         self._mark(self.fx)
         self.persist()
         if self._notices:
@@ -323,11 +288,7 @@ class Turn:
         for batch in batches:
             for proposal in batch.proposals:
                 self._fail(proposal[0], Code.OVERLOADED, reason)
-            for call in batch.calls:
-                if call[1] == CallKind.LINEARIZABLE_QUERY:
-                    self._fail(call[0], Code.OVERLOADED, reason)
-                else:
-                    self._calls.append(call)
+            self.calls.refuse(batch.calls, reason)
         for group in self.groups.values():
             group.expire(now, fx)
             group.reader.expire(now, fx)
@@ -352,107 +313,21 @@ class Turn:
     def _fail(self, seq: int, code: int, message: str) -> None:
         self.replies.append((seq, code, 0, 0, message.encode()))
 
-    def _take_call(self, call: Call, fx: Effects) -> None:
-        group = self.groups.get(call[2])
-        if call[1] != CallKind.LINEARIZABLE_QUERY or group is None:
-            self._calls.append(call)
-        elif group.inquiry.fenced is not None:
-            self._fail(call[0], Code.SYSTEM_ERROR, f"group {call[2]} is fenced here: {group.inquiry.fenced}")
-        else:
-            self._reads[call[0]] = call
-            group.reader.join(call[0], call[3], fx)
-
-    def _release_reads(self) -> None:
-        """Hand on the reads whose instance is executed."""
-        waiting, self._readable = self._readable, []
-        for item in waiting:
-            index, instance, reads = item
-            if self.appliers[index].next > instance:
-                self._calls += [self._reads.pop(seq) for seq in reads]
+    def _give_up(self, fx: Effects) -> None:
+        """Tell whoever waits for what will not come."""
+        for seq in fx.conflicts:
+            self._fail(seq, Code.CONFLICT, "other values were decided in as many instances as were allowed")
+        for seq in fx.expired:
+            if self.calls.drop_read(seq):
+                words = "deadline passed before a majority answered and what it told was decided here"
             else:
-                self._readable.append(item)
-
-    def _report_fenced(self, fx: Effects) -> None:
+                words = "deadline passed before the value was known to be decided"
+            self._fail(seq, Code.TIMEOUT, words)
         for group in fx.fenced:
             _log.error("group %d is fenced on this node: %s", group.index, group.inquiry.fenced)
         for seq in fx.abandoned:
-            self._reads.pop(seq, None)
+            self.calls.drop_read(seq)
             self._fail(seq, Code.TIMEOUT, "this replica of the group was fenced; its status says why")
-        fx.fenced, fx.abandoned = [], []
-
-    def _why_late(self, seq: int) -> str:
-        if self._reads.pop(seq, None) is not None:
-            return "deadline passed before a majority answered, and this node had executed what it told"
-        return "deadline passed before the value was known to be decided"
-
-    def _answer(self) -> None:
-        """Answer calls, but those to a group that has decided values to execute: an answer from a
-        machine that is still being replayed would take back what was once visible."""
-        calls, self._calls = self._calls, []
-        for call in calls:
-            if call[2] in self._behind and call[1] != CallKind.GROUP_STATUS:
-                self._calls.append(call)
-            else:
-                self._call(call)
-
-    def _call(self, call: Call) -> None:
-        seq, kind, index, _deadline, argument, payload = call
-        group = self.groups.get(index)
-        if kind == CallKind.GROUP_STATUS:
-            self.replies.append((seq, Code.OK, 0, 0, self._status()))
-        elif group is None:
-            self._fail(seq, Code.GROUP_WRONG, f"group {index} is not on this worker")
-        elif kind in (CallKind.QUERY, CallKind.LINEARIZABLE_QUERY):
-            code, answer = self.appliers[index].query(argument, payload)
-            self.replies.append((seq, code, self.appliers[index].next, 0, answer))
-        elif kind == CallKind.NOW_INSTANCE:
-            self.replies.append((seq, Code.OK, group.instance, 0, None))
-        elif kind == CallKind.INSTANCE_VALUE:
-            self._instance_value(seq, group, argument)
-        else:
-            self._fail(seq, Code.SYSTEM_ERROR, f"unknown request {kind}")
-
-    def _instance_value(self, seq: int, group: Group, instance: int) -> None:
-        if instance >= group.instance:
-            self._fail(
-                seq,
-                Code.INSTANCE_NOT_CHOSEN,
-                f"instance {instance} of group {group.index} is not decided here; {group.instance} is next",
-            )
-            return
-        try:
-            record = self.log.read(group.index, instance)
-        except StorageDamaged as error:
-            self._fail(seq, Code.SYSTEM_ERROR, str(error))
-            return
-        if record is None:
-            self._fail(
-                seq,
-                Code.INSTANCE_NOT_EXIST,
-                f"instance {instance} of group {group.index} is no longer in the log",
-            )
-            return
-        entries = [(entry[5], entry[4]) for entry in values.decode(record[2])]
-        self.replies.append((seq, Code.OK, instance, 0, _encode_values(entries)))
-
-    def _status(self) -> bytes:
-        rows = [
-            {
-                "group": index,
-                "instance": group.instance,
-                "applied": self.appliers[index].next,
-                "promised": list(group.acceptor.promised),
-                "phase": group.proposer.phase.name.lower(),
-                "holds_ballot": group.proposer.held,
-                "waiting": len(group.own),
-                "voter": group.voter,
-                "stopped": self.appliers[index].stopped,
-                "fenced": group.inquiry.fenced,
-                "mismatches": group.inquiry.mismatches,
-            }
-            for index, group in self.groups.items()
-        ]
-        return msgspec.json.encode(rows)
 
     # Steps of the pass
 
@@ -490,69 +365,6 @@ class Turn:
             fx.records.append((DECIDED, index, self.groups[index].instance - 1, 0, 0, b""))
         self._unmarked.clear()
         self.mark_at = NEVER
-
-    def _serve(self) -> None:
-        """Answer lagging peers. Only here, after the sync: before it the log may still hold an
-        accepted value that another one has superseded. What is beyond the budget waits for the next
-        turn: a reader that wants everything must not delay votes."""
-        budget = self.serve_max_bytes
-        box = Outbox()
-        questions = self._questions
-        while questions and budget > 0:
-            peer, index = next(iter(questions))
-            first = questions.pop((peer, index))
-            decided = self.groups[index].instance
-            try:
-                found = self.log.read_range(index, first, min(SERVE_COUNT, decided - first), budget)
-            except StorageDamaged as error:
-                # Another peer has it too. All groups of this worker would go down with this one record.
-                if index not in self._unreadable:
-                    self._unreadable.add(index)
-                    _log.error("group %d: decided values cannot be served: %s", index, error)
-                continue
-            batch = box.peer(peer)
-            for instance, round, node, value in found:
-                batch.learned.append((index, instance, round, node, value))
-                budget -= len(value) + SERVE_OVERHEAD_BYTES
-            batch.positions.append(self.groups[index].position())
-        if box:
-            self.outlet.send(box)
-
-    def _verify(self, group: Group, now: int, fx: Effects) -> None:
-        """A peer has another history: does this group's own log still say what the group goes by?"""
-        index, instance = group.index, group.instance
-        words = "group %d: a peer has another history below instance %d; all members are asked"
-        _log.warning(words, index, instance)
-        first = max(0, instance - VERIFY_COUNT)
-        chain: values.Chain | None = values.FIRST if first == 0 else None
-        problem = None
-        try:
-            found = self.log.read_range(index, first, instance - first, VERIFY_BYTES)
-            for at, _round, _node, value in found:
-                if chain is not None and values.chain_in(value) != chain:
-                    problem = f"its log does not fit together at instance {at}"
-                    break
-                chain = values.chain_after(value)
-            if found and found[-1][0] == instance - 1 and problem is None and chain != group.chain:
-                problem = f"its log ends in chain {chain!r}, the group goes by {group.chain!r}"
-        except StorageDamaged as error:
-            problem = str(error)
-        if problem is not None:
-            group.inquiry.fence(problem, fx)
-
-    def _tell_chains(self, asked: Sequence[tuple[int, int, int]]) -> None:
-        box = Outbox()
-        for peer, index, instance in asked[:CHAINS_MAX]:
-            try:
-                before = self.log.read(index, instance - 1)
-            except StorageDamaged as error:
-                _log.error("group %d: the chain cannot be told: %s", index, error)
-                continue
-            if before is not None:
-                chain = int.from_bytes(values.chain_after(before[2]), "little")
-                box.peer(peer).chain_replies.append((index, instance, chain))
-        if box:
-            self.outlet.send(box)
 
     def _apply(self, decided: list[Decided], now: int) -> None:
         if not self._unmarked:

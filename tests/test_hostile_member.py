@@ -65,9 +65,8 @@ class Liar:
         batch.learned.append((0, rng.choice((1 << 40, HIGHEST)), 1, 1, b"never"))
         # A rejection; without a round of its own it would be a vote.
         above = max(1, self.round(node))
-        batch.prepare_replies.append(
-            (0, self.instance(node), self.round(node), above, above, rng.randint(0, 4), b"")
-        )
+        promised = (above, rng.randint(0, 4))
+        batch.prepare_replies.append((0, self.instance(node), self.round(node), above, *promised, b""))
         batch.accept_replies.append((0, self.instance(node), self.round(node), above, rng.randint(0, 4)))
         batch.accepts.append((0, self.instance(node), rng.choice((0, HIGHEST)), b"forged"))
 

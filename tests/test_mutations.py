@@ -21,6 +21,7 @@ from paxmux.engine.paxos.learner import Learner
 from paxmux.engine.paxos.proposer import Proposer
 from paxmux.engine.paxos.quorum import Members
 from paxmux.shards.applier import Applier
+from paxmux.shards.serving import Serving
 from paxmux.shards.turn import Turn
 from tests import test_minicluster, test_protocol_rules, test_turn
 from tests.storm import storm
@@ -202,7 +203,7 @@ MUTATIONS = (
         "_promised",
         "if self.best != NULL:",
         "if self.best_value:",
-        check=test_protocol_rules.test_a_value_without_bytes_is_adopted_like_any_other,
+        check=test_protocol_rules.test_a_value_without_entries_is_adopted_like_any_other,
     ),
     Mutation(
         "a claim too high is forgotten",
@@ -325,10 +326,10 @@ MUTATIONS = (
     ),
     Mutation(
         "lagging peers get what is open",
-        Turn,
+        Serving,
         "_serve",
-        "decided = self.groups[index].instance",
-        "decided = self.groups[index].instance + 1",
+        "group.instance - first",
+        "group.instance + 1 - first",
     ),
     Mutation(
         "the mark is one too high",

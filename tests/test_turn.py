@@ -570,7 +570,7 @@ def test_what_a_turn_serves_is_bounded_and_the_rest_waits() -> None:
     while turn.busy:
         turn.run(NOW)
     events.frames.clear()
-    turn.serve_max_bytes = 100_000
+    turn.serving.max_bytes = 100_000
     turn.run(NOW, [frame(asks(*[(index, 0) for index in range(50)] * 20))])
     items = served(events)
     assert 1000 <= len(items) <= 3000
@@ -578,7 +578,7 @@ def test_what_a_turn_serves_is_bounded_and_the_rest_waits() -> None:
     while turn.busy:
         assert len(served(events)) <= 3000
         turn.run(NOW)
-    assert not turn._questions
+    assert not turn.serving.waiting
     events.frames.clear()
     turn.run(NOW)
     assert served(events) == [], "a question is answered once"
@@ -589,7 +589,7 @@ def test_every_group_of_a_lagging_peer_is_served_in_its_turn() -> None:
     while turn.busy:
         turn.run(NOW)
     events.frames.clear()
-    turn.serve_max_bytes = 20_000
+    turn.serving.max_bytes = 20_000
     turn.run(NOW, [frame(asks(*[(index, 90) for index in range(50)]))])
     items = served(events)
     while turn.busy:

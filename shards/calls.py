@@ -1,0 +1,159 @@
+"""Requests to a worker that are no proposals: reads of state machines, positions, values, status.
+
+Decides when each may be answered. A group that has decided values to execute answers nothing that
+shows its state: an answer from a machine that is still being replayed would take back what was once
+visible. A linearizable read waits for its majority (`engine.paxos.reader`), then for the execution of
+the instance that it named.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container, Mapping, Sequence
+
+import msgspec
+
+from paxmux.engine.errors import Code
+from paxmux.engine.paxos import value as values
+from paxmux.engine.paxos.effects import Effects
+from paxmux.engine.paxos.group import Group
+from paxmux.engine.storage import Log, StorageDamaged
+from paxmux.shards.applier import Applier
+from paxmux.shards.requests import Call, CallKind, Reply
+
+_encode_values = msgspec.msgpack.Encoder().encode
+
+
+class Calls:
+    """The requests of one worker that wait for an answer."""
+
+    __slots__ = ("_appliers", "_calls", "_groups", "_log", "_readable", "_reads", "_replies")
+
+    def __init__(
+        self, groups: Mapping[int, Group], appliers: Mapping[int, Applier], log: Log, replies: list[Reply]
+    ) -> None:
+        """`replies`: where the answers go."""
+        self._groups = groups
+        self._appliers = appliers
+        self._log = log
+        self._replies = replies
+        self._calls: list[Call] = []
+        """Those that can be answered as soon as their group has executed what it knows."""
+        self._reads: dict[int, Call] = {}
+        """Linearizable reads, by seq, until they join the others."""
+        self._readable: list[tuple[int, int, list[int]]] = []
+        """(group, instance, reads): those that only wait for that instance to be executed."""
+
+    def take(self, calls: Sequence[Call], fx: Effects) -> None:
+        """Note what came in."""
+        for call in calls:
+            seq, kind, index, deadline = call[:4]
+            group = self._groups.get(index)
+            if kind != CallKind.LINEARIZABLE_QUERY or group is None:
+                self._calls.append(call)
+            elif group.inquiry.fenced is not None:
+                self._fail(seq, Code.SYSTEM_ERROR, f"group {index} is fenced here: {group.inquiry.fenced}")
+            else:
+                self._reads[seq] = call
+                group.reader.join(seq, deadline, fx)
+
+    def refuse(self, calls: Sequence[Call], reason: str) -> None:
+        """Note what came in while nothing can be asked of peers."""
+        for call in calls:
+            if call[1] == CallKind.LINEARIZABLE_QUERY:
+                self._fail(call[0], Code.OVERLOADED, reason)
+            else:
+                self._calls.append(call)
+
+    def drop_read(self, seq: int) -> bool:
+        """A read ends without an answer of its own; False if it is none."""
+        return self._reads.pop(seq, None) is not None
+
+    def close(self) -> None:
+        """Nothing will be answered any more."""
+        for seq in self._reads:
+            self._fail(seq, Code.TIMEOUT, "the node stopped before the read could be answered")
+        self._reads.clear()
+
+    def answer(self, readable: Sequence[tuple[int, int, list[int]]], behind: Container[int]) -> None:
+        """Answer what can be answered. `behind`: the groups that have decided values to execute."""
+        if readable or self._readable:
+            self._release([*self._readable, *readable])
+        if not self._calls:
+            return
+        calls, self._calls = self._calls, []
+        for call in calls:
+            if call[2] in behind and call[1] != CallKind.GROUP_STATUS:
+                self._calls.append(call)
+            else:
+                self._answer(call)
+
+    def _release(self, readable: Sequence[tuple[int, int, list[int]]]) -> None:
+        self._readable = []
+        for item in readable:
+            index, instance, reads = item
+            if self._appliers[index].next > instance:
+                self._calls += [self._reads.pop(seq) for seq in reads]
+            else:
+                self._readable.append(item)
+
+    def _answer(self, call: Call) -> None:
+        seq, kind, index, _deadline, argument, payload = call
+        group = self._groups.get(index)
+        if kind == CallKind.GROUP_STATUS:
+            self._replies.append((seq, Code.OK, 0, 0, self._status()))
+        elif group is None:
+            self._fail(seq, Code.GROUP_WRONG, f"group {index} is not on this worker")
+        elif kind in (CallKind.QUERY, CallKind.LINEARIZABLE_QUERY):
+            code, answer = self._appliers[index].query(argument, payload)
+            self._replies.append((seq, code, self._appliers[index].next, 0, answer))
+        elif kind == CallKind.NOW_INSTANCE:
+            self._replies.append((seq, Code.OK, group.instance, 0, None))
+        elif kind == CallKind.INSTANCE_VALUE:
+            self._instance_value(seq, group, argument)
+        else:
+            self._fail(seq, Code.SYSTEM_ERROR, f"unknown request {kind}")
+
+    def _instance_value(self, seq: int, group: Group, instance: int) -> None:
+        if instance >= group.instance:
+            self._fail(
+                seq,
+                Code.INSTANCE_NOT_CHOSEN,
+                f"instance {instance} of group {group.index} is not decided here; {group.instance} is next",
+            )
+            return
+        try:
+            record = self._log.read(group.index, instance)
+        except StorageDamaged as error:
+            self._fail(seq, Code.SYSTEM_ERROR, str(error))
+            return
+        if record is None:
+            self._fail(
+                seq,
+                Code.INSTANCE_NOT_EXIST,
+                f"instance {instance} of group {group.index} is no longer in the log",
+            )
+            return
+        entries = [(entry[5], entry[4]) for entry in values.decode(record[2])]
+        self._replies.append((seq, Code.OK, instance, 0, _encode_values(entries)))
+
+    def _status(self) -> bytes:
+        rows = [
+            {
+                "group": index,
+                "instance": group.instance,
+                "applied": self._appliers[index].next,
+                "promised": list(group.acceptor.promised),
+                "phase": group.proposer.phase.name.lower(),
+                "holds_ballot": group.proposer.held,
+                "waiting": len(group.own),
+                "voter": group.voter,
+                "stopped": self._appliers[index].stopped,
+                "fenced": group.inquiry.fenced,
+                "mismatches": group.inquiry.mismatches,
+            }
+            for index, group in self._groups.items()
+        ]
+        return msgspec.json.encode(rows)
+
+    def _fail(self, seq: int, code: int, message: str) -> None:
+        self._replies.append((seq, code, 0, 0, message.encode()))
