@@ -308,7 +308,7 @@ def test_a_segment_whose_start_is_torn_is_made_anew(tmp_path: Path, monkeypatch:
     old = second.read_bytes()
     flip(second, 4096 + 30)
     synced: list[Path] = []
-    monkeypatch.setattr("paxmux.plugins.storage.recovery.sync_directory", synced.append)
+    monkeypatch.setattr("paxmux.plugins.storage.directory.sync_directory", synced.append)
     log = opened(path)
     assert log.recover() == hard_states(r for batch in batches[:-1] for r in batch)
     assert log.stats()["cut_bytes"] > 10 * 72

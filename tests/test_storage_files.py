@@ -17,7 +17,7 @@ import pytest
 
 from paxmux.engine.errors import DataDirError, StorageFailed
 from paxmux.engine.storage import HardState, LogIdentity, StorageDamaged
-from paxmux.plugins.storage import reserver, segment, segment_file
+from paxmux.plugins.storage import reserver, segment_file, segmented
 from paxmux.plugins.storage.group_table import GroupTable
 from paxmux.plugins.storage.scan import read_batches
 from paxmux.plugins.storage.segment import SegmentLog
@@ -169,7 +169,7 @@ def test_rolling_over_again_and_again(tmp_path: Path, clean: bool) -> None:
 
 
 def test_segments_grow_up_to_the_size_wanted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(segment, "FIRST_SEGMENT_BYTES", 16 << 10)
+    monkeypatch.setattr(segmented, "FIRST_SEGMENT_BYTES", 16 << 10)
     path = tmp_path / "log"
     log = opened(path, 100 << 10)
     log.recover()
@@ -214,8 +214,7 @@ def test_the_hard_state_is_in_the_newest_segment(tmp_path: Path) -> None:
     assert large not in newest
     # It needs nothing older, but for the values that it refers to.
     table = GroupTable(lambda _group, _number: None)
-    with log._segment.path.open("rb") as file:
-        opening = next(read_batches(file.fileno(), log._segment, segment_file.HEADER_BYTES))
+    opening = next(read_batches(log._place.read, log._segment, segment_file.HEADER_BYTES))
     table.note(opening.records, opening.positions)
     for group, state in expected.items():
         found = table.groups[group]

@@ -19,7 +19,8 @@ from paxmux.engine.storage import HardState, StorageDamaged
 from paxmux.plugins.storage import flusher, group_table
 from paxmux.plugins.storage.flusher import SLICE_CHUNKS, Flusher
 from paxmux.plugins.storage.group_table import CHUNK, GroupTable
-from paxmux.plugins.storage.index import Index, IndexUnusable
+from paxmux.plugins.storage.index import Index
+from paxmux.plugins.storage.place import IndexUnusable
 from paxmux.plugins.storage.segment import SegmentLog
 from tests.storage_model import ACCEPT, IDENTITY, LEARNED, Model, feed, hard_states, workload
 
@@ -175,7 +176,7 @@ def test_a_rebuild_never_stores_what_may_not_be_durable(
         raise OSError(5, "the disk is gone")
 
     with monkeypatch.context() as patched:
-        patched.setattr("paxmux.plugins.storage.recovery.write_all", fail)
+        patched.setattr("paxmux.plugins.storage.directory.write_all", fail)
         log = opened(path)
         with pytest.raises(StorageFailed, match="the disk is gone"):
             log.recover()
@@ -285,7 +286,7 @@ def test_far_too_much_waiting_for_the_index_stops_the_log(
 
 
 def test_sync_stores_what_nobody_housekeeps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("paxmux.plugins.storage.segment.FLUSH_CHUNKS", 20)
+    monkeypatch.setattr("paxmux.plugins.storage.segmented.FLUSH_CHUNKS", 20)
     monkeypatch.setattr(flusher, "DUE_CHUNKS", 10)
     log = opened(tmp_path / "log")
     log.recover()

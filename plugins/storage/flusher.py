@@ -12,7 +12,7 @@ from typing import Final
 
 from paxmux.engine.errors import StorageFailed
 from paxmux.plugins.storage.group_table import GroupState, GroupTable, Positions
-from paxmux.plugins.storage.index import Index, IndexUnusable
+from paxmux.plugins.storage.place import IndexUnusable, StoredIndex
 
 SLICE_CHUNKS: Final = 256
 DUE_CHUNKS: Final = 256
@@ -27,9 +27,9 @@ MAX_WAITING_CHUNKS: Final = 65_536
 
 
 class Flusher:
-    """Moves what waits in a `GroupTable` into an `Index`."""
+    """Moves what waits in a `GroupTable` into the index."""
 
-    def __init__(self, table: GroupTable, index: Index, clock: Callable[[], float]) -> None:
+    def __init__(self, table: GroupTable, index: StoredIndex, clock: Callable[[], float]) -> None:
         self.trouble: str | None = None
         """Why the index cannot be written, in words; None while all is well."""
         self._table = table

@@ -23,6 +23,7 @@ from lmdb.verify import VerifyError, verify
 
 from paxmux.engine.storage import LogIdentity
 from paxmux.plugins.storage.group_table import CHUNK, GroupState, Positions
+from paxmux.plugins.storage.place import IndexUnusable
 
 VERSION: Final = 1
 DIRECTORY: Final = "index"
@@ -40,12 +41,8 @@ _META_KEY = b"log"
 _POSITION_BYTES = 8
 
 
-class IndexUnusable(Exception):
-    """The index cannot be used; the message says why."""
-
-
 class Index:
-    """The index of one log, open."""
+    """The index of one log, open; implements `paxmux.plugins.storage.place.StoredIndex`."""
 
     def __init__(self, directory: Path, identity: LogIdentity) -> None:
         """Open or make it.
@@ -72,11 +69,7 @@ class Index:
         guard.unlink()
 
     def chunk(self, group: int, number: int) -> Positions | None:
-        """The stored positions of a chunk.
-
-        Raises:
-            IndexUnusable: it is there and damaged.
-        """
+        """See `StoredIndex.chunk`."""
         key = _KEY.pack(group, number)
         try:
             with self._env.begin(db=self._chunks) as txn:
@@ -97,17 +90,7 @@ class Index:
         position: int | None,
         proven: int,
     ) -> None:
-        """Store all of it in one durable transaction; it may be repeated if it fails.
-
-        Args:
-            chunks: (group, chunk number, positions).
-            states: (group, its state).
-            position: everything before it is now stored; None: as before.
-            proven: the log is durable up to here.
-
-        Raises:
-            IndexUnusable: nothing of it was stored.
-        """
+        """See `StoredIndex.write`."""
         kept = self.position if position is None else position
         try:
             with self._env.begin(write=True) as txn:
@@ -139,15 +122,11 @@ class Index:
         self.proven = proven
 
     def disk_bytes(self) -> int:
-        """Size of the file."""
+        """See `StoredIndex.disk_bytes`: the size of the file."""
         return self._data().stat().st_size
 
     def reopen(self) -> None:
-        """Open the environment again after a failed write, which may have left it unusable.
-
-        Raises:
-            IndexUnusable: it cannot be opened, or is not the one that was open before.
-        """
+        """See `StoredIndex.reopen`."""
         before = self.position
         self.close()
         self._open()
@@ -156,7 +135,7 @@ class Index:
             raise self._unusable("another index has taken its place")
 
     def close(self) -> None:
-        """Close it; what was written is durable already."""
+        """See `StoredIndex.close`."""
         self._env.close()
 
     def _data(self) -> Path:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
-from collections import OrderedDict
-from collections.abc import Mapping
 from typing import Final
 
 from paxmux.engine.storage import Record, StorageDamaged
+from paxmux.plugins.storage.place import Place
 from paxmux.plugins.storage.record import (
     OFFSET_BITS,
     OFFSET_MASK,
@@ -15,19 +13,16 @@ from paxmux.plugins.storage.record import (
     decode_record,
     record_bytes,
 )
-from paxmux.plugins.storage.scan import read_at
 from paxmux.plugins.storage.segment_file import SegmentFile
 
-OPEN_FILES: Final = 64
 FIRST_READ_BYTES: Final = 4096
 
 
 class Reader:
-    """Reads records; keeps the descriptors of the segments used last."""
+    """Reads records of the log at a place."""
 
-    def __init__(self, segments: Mapping[int, SegmentFile]) -> None:
-        self._segments = segments
-        self._fds: OrderedDict[int, int] = OrderedDict()
+    def __init__(self, place: Place) -> None:
+        self._place = place
 
     def read(self, at: int) -> Record:
         """The record at a position.
@@ -35,43 +30,33 @@ class Reader:
         Raises:
             StorageDamaged: it is not there whole; the message names file and offset.
         """
-        segment, offset = self._place(at)
-        fd = self._fd(segment)
-        data = read_at(fd, segment, offset, FIRST_READ_BYTES)
+        segment, offset = self._find(at)
+        data = self._bytes(segment, offset, FIRST_READ_BYTES)
         length = record_bytes(data)
         if len(data) < length <= segment.size - offset:
-            data += read_at(fd, segment, offset + len(data), length - len(data))
+            data += self._bytes(segment, offset + len(data), length - len(data))
         record = decode_record(data, segment.salt, offset)
         if record is None:
             raise StorageDamaged(f"{segment.path}, offset {offset}: the CRC of the record does not match")
         return record
 
     def size(self, at: int) -> int:
-        """Bytes of the record at a position, as it says itself, unchecked."""
-        segment, offset = self._place(at)
-        return record_bytes(read_at(self._fd(segment), segment, offset, RECORD_BYTES))
+        """Bytes of the record at a position, as it says itself, unchecked.
 
-    def close(self) -> None:
-        """Close every descriptor."""
-        while self._fds:
-            os.close(self._fds.popitem()[1])
+        Raises:
+            StorageDamaged: it cannot be read.
+        """
+        segment, offset = self._find(at)
+        return record_bytes(self._bytes(segment, offset, RECORD_BYTES))
 
-    def _place(self, at: int) -> tuple[SegmentFile, int]:
-        segment = self._segments.get(at >> OFFSET_BITS)
+    def _find(self, at: int) -> tuple[SegmentFile, int]:
+        segment = self._place.segments.get(at >> OFFSET_BITS)
         if segment is None:
             raise StorageDamaged(f"segment {at >> OFFSET_BITS}: missing, a value should be in it")
         return segment, at & OFFSET_MASK
 
-    def _fd(self, segment: SegmentFile) -> int:
-        fd = self._fds.get(segment.number)
-        if fd is not None:
-            self._fds.move_to_end(segment.number)
-            return fd
+    def _bytes(self, segment: SegmentFile, offset: int, length: int) -> bytes:
         try:
-            fd = os.open(segment.path, os.O_RDONLY)
+            return self._place.read(segment, offset, length)
         except OSError as error:
             raise StorageDamaged(f"{segment.path}: {error.strerror}") from error
-        self._fds[segment.number] = fd
-        if len(self._fds) > OPEN_FILES:
-            os.close(self._fds.popitem(last=False)[1])
-        return fd

@@ -9,14 +9,12 @@ and synced before it is reported, for it may exist in the page cache alone.
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
 from typing import Final, NamedTuple
 
 from paxmux.engine.storage import StorageDamaged
 from paxmux.plugins.storage.flusher import Flusher
 from paxmux.plugins.storage.group_table import GroupTable
-from paxmux.plugins.storage.index import Index
+from paxmux.plugins.storage.place import Place, StoredIndex
 from paxmux.plugins.storage.record import (
     OFFSET_BITS,
     OFFSET_MASK,
@@ -24,15 +22,13 @@ from paxmux.plugins.storage.record import (
     OPENS_SEGMENT,
     position,
 )
-from paxmux.plugins.storage.scan import Batch, read_at, read_batches, read_rest
+from paxmux.plugins.storage.scan import Batch, read_batches, read_rest
 from paxmux.plugins.storage.segment_file import (
     HEADER_BYTES,
     PIECE_BYTES,
     ZEROS,
     SegmentFile,
     segment_path,
-    sync_directory,
-    write_all,
 )
 
 REBUILD_CHUNKS: Final = 4096
@@ -55,32 +51,27 @@ class Recovery:
 
     def __init__(
         self,
-        directory: Path,
-        segments: dict[int, SegmentFile],
+        place: Place,
         table: GroupTable,
-        index: Index,
+        index: StoredIndex,
         flusher: Flusher,
-        mark: int | None,
     ) -> None:
         """
         Args:
-            directory: of the log.
-            segments: every segment that exists, at least one; those that are dropped are removed.
+            place: of the log; has at least one segment, and loses those that are torn.
             table: takes in what is found.
             index: open; says where to start.
             flusher: of `table` into `index`.
-            mark: where the log ended at a clean stop, if the last stop was one.
         """
-        self._directory = directory
-        self._segments = segments
+        self._place = place
+        self._segments = place.segments
+        self._directory = next(iter(place.segments.values())).path.parent
         self._table = table
         self._index = index
         self._flusher = flusher
-        self._mark = mark
-        self._oldest = next(iter(segments))
-        self._proven = max(index.proven, mark or 0)
+        self._oldest = next(iter(place.segments))
+        self._proven = max(index.proven, place.mark or 0)
         self._records = 0
-        self._fds: dict[int, int] = {}
 
     def run(self) -> Recovered:
         """Do it.
@@ -91,15 +82,14 @@ class Recovery:
         """
         try:
             number, offset = self._scan()
-            clean = position(number, offset) == self._mark
+            clean = position(number, offset) == self._place.mark
             cut = 0 if clean else self._settle_end(number, offset)
             self._check_oldest(number)
             return Recovered(
                 self._segments[number], offset, self._segments.get(number + 1), self._records, cut
             )
         finally:
-            for fd in self._fds.values():
-                os.close(fd)
+            self._place.release()
 
     def _scan(self) -> tuple[int, int]:
         """Take in all good batches from the indexed position on; (segment, offset) where they end."""
@@ -112,12 +102,11 @@ class Recovery:
                 f"{segment_path(self._directory, number)}: missing, though the index covers it"
             )
         while True:
-            for batch in read_batches(self._fd(number), self._segments[number], offset):
+            for batch in read_batches(self._place.read, self._segments[number], offset):
                 self._take(batch, number)
                 offset = batch.end
             if not self._continues(number, offset):
                 return number, offset
-            os.close(self._fds.pop(number))
             number, offset = number + 1, HEADER_BYTES
 
     def _take(self, batch: Batch, number: int) -> None:
@@ -134,7 +123,7 @@ class Recovery:
         following = self._segments.get(number + 1)
         if following is None:
             return False
-        opening = next(read_batches(self._fd(number + 1), following, HEADER_BYTES), None)
+        opening = next(read_batches(self._place.read, following, HEADER_BYTES), None)
         if opening is None:
             return False
         # A segment is synced as a whole before the next one is opened.
@@ -145,45 +134,41 @@ class Recovery:
     def _settle_end(self, number: int, offset: int) -> int:
         """Make sure that the log ends here, make it durable, and cut what is behind; bytes cut."""
         segment = self._segments[number]
-        rest = read_rest(self._fd(number), segment, offset)
+        rest = read_rest(self._place.read, segment, offset)
         proven = max(self._proven, rest.proven)
         later = [each for each in self._segments.values() if each.number > number]
         torn: list[SegmentFile] = []
         cut = rest.end - offset
         for each in later:
-            beyond = read_rest(self._fd(each.number), each, HEADER_BYTES)
+            beyond = read_rest(self._place.read, each, HEADER_BYTES)
             proven = max(proven, beyond.proven)
             if beyond.end > HEADER_BYTES or each.number > number + 1:
                 torn.append(each)
                 cut += beyond.end - HEADER_BYTES
         if proven > position(number, offset):
             raise self._damage(number, offset, proven)
-        for each in torn:
-            each.path.unlink()
-            del self._segments[each.number]
         if torn:
             # Durable before the log goes on: with it, the segment would no longer fit its neighbour.
-            sync_directory(self._directory)
+            self._place.remove(torn)
         self._rewrite(segment, max(HEADER_BYTES, proven - position(number, 0)), offset)
         self._zero(segment, offset, rest.end)
-        os.fdatasync(self._fd(number))
+        self._place.sync(segment)
         return cut
 
     def _rewrite(self, segment: SegmentFile, begin: int, end: int) -> None:
         """Write the same bytes again: after a failed sync the page cache may call them clean."""
-        fd = self._fd(segment.number)
+        place = self._place
         for offset in range(begin, end, PIECE_BYTES):
-            write_all(fd, read_at(fd, segment, offset, min(PIECE_BYTES, end - offset)), offset)
+            place.write(segment, offset, place.read(segment, offset, min(PIECE_BYTES, end - offset)))
 
     def _zero(self, segment: SegmentFile, begin: int, end: int) -> None:
-        fd = self._fd(segment.number)
         for offset in range(begin, end, PIECE_BYTES):
-            write_all(fd, ZEROS[: min(PIECE_BYTES, end - offset)], offset)
+            self._place.write(segment, offset, ZEROS[: min(PIECE_BYTES, end - offset)])
 
     def _check_oldest(self, number: int) -> None:
         """The segment in use says which is the oldest one needed; it must be there."""
         segment = self._segments[number]
-        opening = next(read_batches(self._fd(number), segment, HEADER_BYTES), None)
+        opening = next(read_batches(self._place.read, segment, HEADER_BYTES), None)
         if opening is None:
             if number == 0:
                 return
@@ -199,9 +184,3 @@ class Recovery:
             f"{self._segments[number].path}, offset {offset}: no good batch, though the log was durable"
             f" up to segment {proven >> OFFSET_BITS}, offset {proven & OFFSET_MASK}"
         )
-
-    def _fd(self, number: int) -> int:
-        fd = self._fds.get(number)
-        if fd is None:
-            fd = self._fds[number] = os.open(self._segments[number].path, os.O_RDWR)
-        return fd

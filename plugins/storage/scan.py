@@ -5,11 +5,10 @@ Decides where a segment's good part ends and what proves that more was there. It
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
-from typing import Final, NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Final, NamedTuple, TypeAlias
 
-from paxmux.engine.storage import Record, StorageDamaged
+from paxmux.engine.storage import Record
 from paxmux.plugins.storage.record import (
     BATCH_BYTES,
     MAGIC,
@@ -20,6 +19,9 @@ from paxmux.plugins.storage.record import (
 from paxmux.plugins.storage.segment_file import PIECE_BYTES, ZEROS, SegmentFile
 
 WINDOW_BYTES: Final = 4 << 20
+
+ReadBytes: TypeAlias = Callable[[SegmentFile, int, int], bytes]
+"""`Place.read`."""
 
 
 class Batch(NamedTuple):
@@ -44,29 +46,7 @@ class Rest(NamedTuple):
     """The highest position that any batch header there says was synced; 0 if there is none."""
 
 
-def read_at(fd: int, segment: SegmentFile, offset: int, length: int) -> bytes:
-    """Bytes of a segment; fewer only where the segment ends.
-
-    Raises:
-        StorageDamaged: the disk cannot read them, or the file is shorter than it was made.
-    """
-    length = min(length, segment.size - offset)
-    try:
-        data = os.pread(fd, length, offset)
-        while len(data) < length:
-            more = os.pread(fd, length - len(data), offset + len(data))
-            if not more:
-                raise StorageDamaged(
-                    f"{segment.path}, offset {offset + len(data)}: the file ends,"
-                    f" it was made with {segment.size} bytes"
-                )
-            data += more
-    except OSError as error:
-        raise StorageDamaged(f"{segment.path}, offset {offset}: {error.strerror}") from error
-    return data
-
-
-def read_batches(fd: int, segment: SegmentFile, offset: int) -> Iterator[Batch]:
+def read_batches(read: ReadBytes, segment: SegmentFile, offset: int) -> Iterator[Batch]:
     """The batches from `offset` on, up to the first bytes that are no good batch."""
     salt = segment.salt
     base = position(segment.number, 0)
@@ -80,7 +60,7 @@ def read_batches(fd: int, segment: SegmentFile, offset: int) -> Iterator[Batch]:
             if here + BATCH_BYTES <= len(data) or offset + BATCH_BYTES > segment.size:
                 return
             begin, here = offset, 0
-            data = read_at(fd, segment, begin, WINDOW_BYTES)
+            data = read(segment, begin, WINDOW_BYTES)
             header = decode_header(data, 0, salt, offset)
             if header is None:
                 return
@@ -89,7 +69,7 @@ def read_batches(fd: int, segment: SegmentFile, offset: int) -> Iterator[Batch]:
             return
         if end - begin > len(data):
             begin, here = offset, 0
-            data = read_at(fd, segment, begin, max(WINDOW_BYTES, end - offset))
+            data = read(segment, begin, max(WINDOW_BYTES, end - offset))
         payload = here + BATCH_BYTES
         decoded = decode_records(data, payload, header, salt, base + offset + BATCH_BYTES)
         if decoded is None:
@@ -98,14 +78,14 @@ def read_batches(fd: int, segment: SegmentFile, offset: int) -> Iterator[Batch]:
         offset = end
 
 
-def read_rest(fd: int, segment: SegmentFile, offset: int) -> Rest:
+def read_rest(read: ReadBytes, segment: SegmentFile, offset: int) -> Rest:
     """Look through everything from `offset` to the end of the segment."""
     last = offset
     proven = 0
     carried = b""
     """The last bytes of the piece before: a header may lie across two."""
     while offset < segment.size:
-        piece = read_at(fd, segment, offset, PIECE_BYTES)
+        piece = read(segment, offset, PIECE_BYTES)
         if piece != ZEROS[: len(piece)]:
             last = offset + len(piece.rstrip(b"\0"))
         data = carried + piece

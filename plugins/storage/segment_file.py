@@ -40,6 +40,8 @@ ZEROS: Final = bytes(PIECE_BYTES)
 _FIELDS = struct.Struct("<8sIIQQQQIIQ")
 _START = struct.Struct("<8sI")
 _CRC = struct.Struct("<I")
+STAMP_BYTES: Final = _FIELDS.size + _CRC.size
+"""What of the header is not padding."""
 
 
 class SegmentFile(NamedTuple):
@@ -81,6 +83,20 @@ def segment_path(directory: Path, number: int) -> Path:
     return directory / f"{number:010d}{SUFFIX}"
 
 
+def encode_stamp(identity: LogIdentity, number: int, size: int, random: int) -> tuple[bytes, int]:
+    """What a segment's header starts with, and its salt.
+
+    Args:
+        identity: whose segment it is.
+        number: of the segment.
+        size: bytes, header included.
+        random: 64 bits that no other segment has.
+    """
+    fields = _FIELDS.pack(MAGIC, VERSION, number, size, *identity, 0, random)
+    salt = crc32(fields)
+    return fields + _CRC.pack(salt), salt
+
+
 def create_segment(
     directory: Path,
     identity: LogIdentity,
@@ -105,8 +121,7 @@ def create_segment(
         OSError: no space, or the disk failed; what was written is removed.
         Stopped: `pause` said so.
     """
-    fields = _FIELDS.pack(MAGIC, VERSION, number, size, *identity, 0, int.from_bytes(os.urandom(8), "little"))
-    salt = crc32(fields)
+    stamp, salt = encode_stamp(identity, number, size, int.from_bytes(os.urandom(8), "little"))
     path = segment_path(directory, number)
     unfinished = path.with_suffix(UNFINISHED)
     fd = os.open(unfinished, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o644)
@@ -120,7 +135,7 @@ def create_segment(
                 os.fdatasync(fd)
                 if pause():
                     raise Stopped
-            write_all(fd, fields + _CRC.pack(salt), 0)
+            write_all(fd, stamp, 0)
             os.fsync(fd)
         finally:
             os.close(fd)
@@ -152,9 +167,24 @@ def load_segment(path: Path, identity: LogIdentity) -> SegmentFile:
         StorageDamaged: the header or the file's length is not what it was made as.
     """
     with path.open("rb") as file:
-        data = file.read(_FIELDS.size + _CRC.size)
+        data = file.read(STAMP_BYTES)
         length = file.seek(0, os.SEEK_END)
-    if len(data) < _FIELDS.size + _CRC.size:
+    return decode_stamp(data, path, length, identity)
+
+
+def decode_stamp(data: bytes, path: Path, length: int, identity: LogIdentity) -> SegmentFile:
+    """Check the first bytes of a segment.
+
+    Args:
+        data: its first `STAMP_BYTES`.
+        path: where it is.
+        length: bytes of the file.
+        identity: whose it must be.
+
+    Raises:
+        DataDirError, StorageDamaged: as `load_segment`.
+    """
+    if len(data) < STAMP_BYTES:
         raise StorageDamaged(f"{path}: {length} bytes, too short for the header of a segment")
     magic, version = _START.unpack_from(data)
     if magic != MAGIC:

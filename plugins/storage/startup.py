@@ -6,55 +6,57 @@ segments, which are the truth; it is removed only when its successor is complete
 
 from __future__ import annotations
 
-import time
-from pathlib import Path
+from collections.abc import Callable
 
-from paxmux.engine.storage import HardState, LogIdentity
+from paxmux.engine.storage import HardState
 from paxmux.plugins.storage.flusher import Flusher
 from paxmux.plugins.storage.group_table import GroupTable
-from paxmux.plugins.storage.index import Index, IndexUnusable, drop_set_aside, set_index_aside
+from paxmux.plugins.storage.place import IndexUnusable, Place, StoredIndex
 from paxmux.plugins.storage.reader import Reader
 from paxmux.plugins.storage.recovery import Recovered, Recovery
-from paxmux.plugins.storage.segment_file import SegmentFile
 
 
 class Startup:
     """Index, table and flusher of one log, from opening on."""
 
-    index: Index
+    index: StoredIndex
     table: GroupTable
     flusher: Flusher
 
-    def __init__(self, directory: Path, identity: LogIdentity) -> None:
-        """Open the index, or a new one in its place.
+    def __init__(self, place: Place, clock: Callable[[], float]) -> None:
+        """Open the index, or a new one in its stead.
+
+        Args:
+            place: of the log.
+            clock: seconds from any start, never backwards; says when the index is due.
 
         Raises:
             IndexUnusable: not even a new one can be made.
         """
-        self._directory = directory
-        self._identity = identity
+        self._place = place
+        self._clock = clock
         try:
             self._begin()
         except IndexUnusable:
             self._begin_anew()
 
-    def recover(self, segments: dict[int, SegmentFile], mark: int | None) -> Recovered:
-        """Recover; `segments` loses what is cut as a whole, `mark` is where a clean stop left the log.
+    def recover(self) -> Recovered:
+        """Recover; the place loses what is torn.
 
         Raises:
             StorageDamaged: nothing was changed.
             OSError: the disk failed.
         """
         try:
-            return self._recovery(segments, mark).run()
+            return self._recovery().run()
         except IndexUnusable:
             self._begin_anew()
-            return self._recovery(segments, mark).run()
+            return self._recovery().run()
 
     def complete(self, synced: int) -> None:
         """Everything up to `synced` is recovered and durable: finish a new index, drop the old one."""
         if not self._new or self.flusher.finish(synced):
-            drop_set_aside(self._directory)
+            self._place.drop_set_aside()
 
     def hard_states(self, reader: Reader) -> dict[int, HardState]:
         """What `Log.recover` returns.
@@ -74,18 +76,18 @@ class Startup:
         return states
 
     def _begin(self) -> None:
-        self.index = Index(self._directory, self._identity)
+        self.index = self._place.open_index()
         self._new = self.index.position is None
         self.table = GroupTable(self.index.chunk)
         self.table.groups = self.index.states
-        self.flusher = Flusher(self.table, self.index, time.monotonic)
+        self.flusher = Flusher(self.table, self.index, self._clock)
 
     def _begin_anew(self) -> None:
         index = getattr(self, "index", None)
         if index is not None:
             index.close()
-        set_index_aside(self._directory)
+        self._place.set_index_aside()
         self._begin()
 
-    def _recovery(self, segments: dict[int, SegmentFile], mark: int | None) -> Recovery:
-        return Recovery(self._directory, segments, self.table, self.index, self.flusher, mark)
+    def _recovery(self) -> Recovery:
+        return Recovery(self._place, self.table, self.index, self.flusher)

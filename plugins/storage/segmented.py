@@ -1,0 +1,323 @@
+"""The log of a worker as an append-only run of segments for all its groups, wherever they lie.
+
+It decides when a segment is full and that the first failure is the last. It never acknowledges what
+is not synced, never retries a write or sync, and never writes over what may be durable. What the
+bytes look like is in `record.py` and `segment_file.py`, what a start does in `recovery.py`, and who
+carries it all out in `place.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Final
+
+from paxmux.engine.errors import StorageFailed
+from paxmux.engine.storage import HardState, LogStats, Record, StorageDamaged
+from paxmux.plugins.storage.opening import batch_bytes, opening_records
+from paxmux.plugins.storage.place import IndexUnusable, Place
+from paxmux.plugins.storage.reader import Reader
+from paxmux.plugins.storage.record import OPENS_SEGMENT, encode_batch, position
+from paxmux.plugins.storage.segment_file import (
+    HEADER_BYTES,
+    MAX_SEGMENT_BYTES,
+    SegmentFile,
+    segment_path,
+)
+from paxmux.plugins.storage.startup import Startup
+
+FIRST_SEGMENT_BYTES: Final = 4 << 20
+"""The first segment is no larger, the next ones double up to `segment_bytes`: a young or small log
+starts fast and takes little room."""
+MIN_SEGMENT_BYTES: Final = 16 << 10
+FLUSH_CHUNKS: Final = 8192
+"""If so much waits for the index, `sync` stores a slice, whoever forgot to call `housekeep`."""
+FILL_BELOW_BYTES: Final = 64 << 10
+"""With batches smaller than this the next segment is filled with zeros ahead: it makes their syncs
+shorter. With larger ones the disk is busy enough: zeros would halve what it can take."""
+UNSYNCED_WAIT_S: Final = 0.005
+
+
+def check_segment_bytes(segment_bytes: int) -> None:
+    """Raise a `ValueError` if no log has segments of this size."""
+    if not MIN_SEGMENT_BYTES <= segment_bytes <= MAX_SEGMENT_BYTES:
+        raise ValueError(
+            f"segment_bytes {segment_bytes}: expected {MIN_SEGMENT_BYTES} .. {MAX_SEGMENT_BYTES}"
+        )
+
+
+class SegmentedLog:
+    """A log at a place of its own; implements `paxmux.engine.storage.Log`."""
+
+    _start: Startup
+    _segment: SegmentFile
+
+    def __init__(
+        self, path: Path, place: Place, *, segment_bytes: int, create: bool, clock: Callable[[], float]
+    ) -> None:
+        """
+        Args:
+            path: of the place, for messages.
+            place: where the log is; closed with it.
+            segment_bytes: size of a segment, as `check_segment_bytes` allows; a larger batch gets a
+                larger one.
+            create: whether `recover` makes the log if it is not there.
+            clock: seconds from any start, never backwards; says when the index is due.
+        """
+        self._path = path
+        self._place = place
+        self._segments = place.segments
+        self._segment_bytes = segment_bytes
+        self._create = create
+        self._clock = clock
+        self._unusable: str | None = "recover comes before anything else"
+        """Why nothing works (any more); None while the log is usable."""
+        self._started = self._closed = False
+        self._offset = self._position = self._synced = 0
+        """Where the next batch goes, within the segment and as a position; and what is durable."""
+        self._appends = self._syncs = self._records = self._bytes = 0
+        self._recovered = self._cut = self._disk_bytes = 0
+        self._reader = Reader(place)
+
+    def recover(self) -> dict[int, HardState]:
+        """See `Log.recover`.
+
+        Raises:
+            StorageDamaged: something that was durable is missing or bad; nothing was changed.
+            StorageFailed: the disk failed, or there is no room for the first segment.
+        """
+        if self._started or self._closed:
+            raise StorageFailed(f"{self._path}: recover is called once, on an open log")
+        self._started = True
+        try:
+            self._start = Startup(self._place, self._clock)
+            if not self._segments:
+                self._found_log()
+            found = self._start.recover()
+            self._recovered, self._cut = found.records, found.cut_bytes
+            self._use(found.segment, found.offset)
+            if self._offset == HEADER_BYTES:
+                self._open_segment(self._opening(), 0)
+                self._place.sync(self._segment)
+            self._synced = self._position
+            self._start.complete(self._synced)
+            states = self._start.hard_states(self._reader)
+            self._place.remove_mark()
+        except StorageDamaged as error:
+            self._unusable = str(error)
+            raise
+        except (OSError, IndexUnusable, StorageFailed) as error:
+            raise self._fail("recovery", error) from error
+        reserved = found.reserved
+        self._disk_bytes = sum(each.size for each in self._segments.values())
+        if reserved is not None:
+            # Not a part of the log before it is taken.
+            del self._segments[reserved.number]
+            self._disk_bytes -= reserved.size
+        self._place.start_reserving(reserved)
+        self._request_next()
+        self._unusable = None
+        return states
+
+    def _found_log(self) -> None:
+        """Make the first segment of a log that has none, unless it once had."""
+        if not self._create:
+            raise StorageDamaged(
+                f"{self._path}: the log is not there, and with it is lost what this node has promised;"
+                " it must not vote in its present seat again"
+            )
+        if self._place.mark is not None or self._start.index.position is not None:
+            raise StorageDamaged(f"{segment_path(self._path, 0)}: missing, and so is every other segment")
+        self._place.found(self._size(0))
+
+    def append(self, records: Sequence[Record]) -> None:
+        """See `Log.append`.
+
+        Raises:
+            ValueError: records that no log can hold; nothing is written and the log stays usable.
+            StorageFailed: the write failed, or the log needs a new segment and there is no room.
+        """
+        if self._unusable is not None:
+            raise StorageFailed(self._unusable)
+        if not records:
+            return
+        segment = self._segment
+        data, positions = encode_batch(records, segment.number, segment.salt, self._offset, self._synced)
+        try:
+            if self._offset + len(data) > segment.size:
+                self._roll(len(data))
+                segment = self._segment
+                data, positions = encode_batch(
+                    records, segment.number, segment.salt, self._offset, self._synced
+                )
+            self._write(data)
+            self._start.table.note(records, positions)
+        except (OSError, StorageFailed, StorageDamaged, IndexUnusable) as error:
+            raise self._fail("append", error) from error
+        self._appends += 1
+        self._records += len(positions)
+
+    def sync(self) -> None:
+        """See `Log.sync`."""
+        if self._unusable is not None:
+            raise StorageFailed(self._unusable)
+        if self._synced == self._position:
+            return
+        try:
+            self._sync()
+            if self._start.table.waiting_chunks > FLUSH_CHUNKS:
+                self._start.flusher.slice(self._synced)
+        except (OSError, StorageFailed) as error:
+            raise self._fail("sync", error) from error
+
+    def _sync(self) -> None:
+        self._place.sync(self._segment)
+        self._syncs += 1
+        self._synced = self._position
+
+    def _write(self, data: bytes) -> None:
+        self._place.write(self._segment, self._offset, data)
+        self._offset += len(data)
+        self._position += len(data)
+        self._bytes += len(data)
+
+    def _roll(self, needed: int) -> None:
+        """Go on in the next segment; `needed` bytes will follow its opening."""
+        if self._synced != self._position:
+            # Before anything is written to the next one: what is durable must always be a prefix.
+            self._sync()
+        previous = self._position
+        opening = self._opening()
+        number = self._segment.number + 1
+        least = HEADER_BYTES + batch_bytes(opening) + needed
+        if least > MAX_SEGMENT_BYTES:
+            raise ValueError(f"a batch of {needed} bytes fits no segment")
+        segment = self._place.take(number, max(self._size(number), least), least)
+        self._segments[number] = segment
+        self._disk_bytes += segment.size
+        self._use(segment, HEADER_BYTES)
+        self._open_segment(opening, previous)
+        self._request_next()
+
+    def _use(self, segment: SegmentFile, offset: int) -> None:
+        self._segment = segment
+        self._offset = offset
+        self._position = position(segment.number, offset)
+
+    def _opening(self) -> list[Record]:
+        return opening_records(self._start.table, self._reader, min(self._segments))
+
+    def _open_segment(self, records: list[Record], previous: int) -> None:
+        """Write what a segment starts with; the one before it ended at position `previous`."""
+        segment = self._segment
+        data, positions = encode_batch(
+            records, segment.number, segment.salt, self._offset, previous, OPENS_SEGMENT
+        )
+        self._write(data)
+        self._start.table.note(records, positions)
+
+    def _size(self, number: int) -> int:
+        return min(self._segment_bytes, FIRST_SEGMENT_BYTES << min(number, 16))
+
+    def _request_next(self) -> None:
+        number = self._segment.number + 1
+        fill = self._bytes < FILL_BELOW_BYTES * max(1, self._appends)
+        self._place.request(number, self._size(number), fill=fill)
+
+    def read(self, group: int, instance: int) -> tuple[int, int, bytes] | None:
+        """See `Log.read`."""
+        if self._unusable is not None:
+            raise StorageFailed(self._unusable)
+        at = self._find(group, instance)
+        return self._read(at, group, instance) if at else None
+
+    def read_range(
+        self, group: int, first: int, max_count: int, max_bytes: int
+    ) -> list[tuple[int, int, int, bytes]]:
+        """See `Log.read_range`."""
+        if self._unusable is not None:
+            raise StorageFailed(self._unusable)
+        found: list[tuple[int, int, int, bytes]] = []
+        left = max_bytes
+        for instance in range(first, first + max_count):
+            at = self._find(group, instance)
+            if not at:
+                break
+            round_, node, value = self._read(at, group, instance)
+            left -= len(value)
+            if left < 0 and found:
+                break
+            found.append((instance, round_, node, value))
+        return found
+
+    def _find(self, group: int, instance: int) -> int:
+        try:
+            return self._start.table.find(group, instance)
+        except IndexUnusable as error:
+            # Out of the way, so that the next start makes a new one from the segments.
+            self._place.set_index_aside()
+            raise StorageDamaged(str(error)) from error
+
+    def _read(self, at: int, group: int, instance: int) -> tuple[int, int, bytes]:
+        _, its_group, its_instance, round_, node, value = self._reader.read(at)
+        if its_group != group or its_instance != instance:
+            raise StorageDamaged(
+                f"{self._path}: the index has group {its_group}, instance {its_instance}"
+                f" where group {group}, instance {instance} should be"
+            )
+        return round_, node, value
+
+    def healthy(self) -> str | None:
+        """See `Log.healthy`."""
+        return self._unusable or self._place.trouble() or self._start.flusher.trouble
+
+    def housekeep(self) -> float | None:
+        """See `Log.housekeep`."""
+        if self._unusable is not None:
+            raise StorageFailed(self._unusable)
+        if self._synced != self._position:
+            return UNSYNCED_WAIT_S
+        try:
+            return self._start.flusher.slice(self._synced)
+        except (StorageFailed, IndexUnusable) as error:
+            raise self._fail("index", error) from error
+
+    def stats(self) -> LogStats:
+        """See `Log.stats`."""
+        index_bytes = self._start.index.disk_bytes() if hasattr(self, "_start") else 0
+        return {
+            "appends": self._appends,
+            "syncs": self._syncs,
+            "records": self._records,
+            "bytes_written": self._bytes,
+            "segments": len(self._segments),
+            "disk_bytes": self._disk_bytes + self._place.reserved_bytes() + index_bytes,
+            "recovered_records": self._recovered,
+            "cut_bytes": self._cut,
+        }
+
+    def close(self, *, clean: bool) -> None:
+        """See `Log.close`. After a failure it only closes, whatever `clean` says."""
+        if self._closed:
+            return
+        try:
+            if clean and self._unusable is None:
+                if self._synced != self._position:
+                    self._sync()
+                self._start.flusher.finish(self._synced)
+                self._place.write_mark(self._synced)
+        except (OSError, StorageFailed) as error:
+            raise self._fail("close", error) from error
+        finally:
+            self._closed = True
+            self._unusable = self._unusable or f"{self._path}: the log is closed"
+            if hasattr(self, "_start"):
+                self._start.index.close()
+            self._place.close()
+
+    def _fail(self, what: str, error: Exception) -> StorageFailed:
+        """Latch the first failure; the exception to raise."""
+        if isinstance(error, IndexUnusable):
+            self._place.set_index_aside()
+        self._unusable = f"{self._path}: {what} failed: {error}"
+        return StorageFailed(self._unusable)
