@@ -20,7 +20,7 @@ from paxmux.shards.requests import CallKind
 from tests.scenario_words import KIND_OF, Message, ballot, batch_of, record_text, value_text
 from tests.scenario_world import CLUSTER, START_NS, Event, Node, Packet, PowerCut, ScenarioError, World
 
-QUIET = frozenset({"executes", "answers", "stops", "is down"})
+QUIET = frozenset({"executes", "answers", "stops", "fences", "is down"})
 """What is still printed when a command is `quiet`."""
 
 
@@ -63,7 +63,7 @@ class Commands:
             "disk": (self._disk, "", ""),
             "forge": (
                 self._forge,
-                "kind instance round rejected_by accepted value seat group top ballot_of",
+                "kind instance round rejected_by accepted value seat group ballot_of history",
                 "",
             ),
             "wire": (self._wire, "", ""),
@@ -308,6 +308,9 @@ class Commands:
         return []
 
     def _disk(self, words: Words) -> list[str]:
+        if words.args[1] == "rewrites":
+            self._node(words, up=False).rewrite(int(words.args[2].removeprefix("i")), words.args[3].encode())
+            return []
         node = self._node(words)
         match words.args[1:]:
             case ["full"]:
@@ -317,7 +320,7 @@ class Commands:
             case ["fails"]:
                 node.log.fail("the write failed")
             case _:
-                raise ScenarioError("a disk is full, roomy or fails")
+                raise ScenarioError("a disk is full, roomy, fails or rewrites")
         return []
 
     def _forge(self, words: Words) -> list[str]:
@@ -327,20 +330,22 @@ class Commands:
             raise ScenarioError("forge one message at a time")
         kind = KIND_OF[words.options["kind"]]
         group, instance, round = (words.number(name, 0) for name in ("group", "instance", "round"))
-        accepted_round, accepted_node = map(int, words.options.get("accepted", "0,0").split(","))
-        value = self._forged_value(words, src)
+        accepted = self._ballot(words, "accepted")
+        rejected_by = self._ballot(words, "rejected_by")
+        chain = self._chain(words, dst, group)
+        value = self._forged_value(words, src, chain)
+        told = rejected_by if rejected_by[0] else accepted
         messages: dict[str, Message] = {
             "learned": (group, instance, round, words.number("ballot_of", src), value),
             "chosen": (group, instance, round),
             "prepares": (group, instance, round),
-            "prepare_replies": (
-                group, instance, round, words.number("rejected_by", 0), accepted_round, accepted_node, value,
-            ),
+            "prepare_replies": (group, instance, round, rejected_by[0], *told, value),
             "accepts": (group, instance, round, value),
-            "accept_replies": (group, instance, round, words.number("rejected_by", 0)),
-            "positions": (group, instance),
+            "accept_replies": (group, instance, round, *rejected_by),
+            "positions": (group, instance, int.from_bytes(chain, "little")),
             "asks": (group, instance),
-        }  # fmt: skip
+            "chain_replies": (group, instance, int.from_bytes(chain, "little")),
+        }
         body = encode_section(batch_of([(kind, messages[kind])]))
         frame = pack_frame(
             FrameKind.PAXOS, body, cluster=CLUSTER, sender=src, seat=words.number("seat", 10 + src),
@@ -349,11 +354,19 @@ class Commands:
         self.world.wire.append(Packet(frame))
         return []
 
-    def _forged_value(self, words: Words, src: int) -> bytes:
+    def _ballot(self, words: Words, name: str) -> tuple[int, int]:
+        round, node = map(int, words.options.get(name, "0,0").split(","))
+        return round, node
+
+    def _chain(self, words: Words, dst: int, group: int) -> values.Chain:
+        """What the receiver expects, unless the message shall come from another history."""
+        if "history" in words.options:
+            return words.options["history"].encode()[:4].ljust(4, b"-")
+        return self.world.nodes[dst].turn.groups[group].chain
+
+    def _forged_value(self, words: Words, src: int, chain: values.Chain) -> bytes:
         payload = words.options.get("value")
-        if payload is None:
-            return b""
-        return values.encode([(src, 1, 1, 0, 1, payload.encode())])
+        return b"" if payload is None else values.encode([(src, 1, 1, 0, 1, payload.encode())], chain)
 
     # Looking
 
@@ -384,7 +397,9 @@ class Commands:
                     parts.append(f"holds {ballot(proposer.round, node.number)}")
                 if group.own:
                     parts.append(f"{len(group.own)} waiting")
-                if not group.voter:
+                if group.inquiry.fenced is not None:
+                    parts.append("fenced")
+                elif not group.voter:
                     parts.append("only learns")
                 lines.append(", ".join(parts))
         return lines

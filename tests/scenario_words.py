@@ -88,7 +88,7 @@ def _prepare_reply(src: int, dst: int, m: Message) -> str:
     _, instance, round, rejected_by, accepted_round, accepted_node, value = m
     head = f"i{instance} {ballot(round, dst)}"
     if rejected_by:
-        return f"{head} rejected, round {rejected_by} is promised"
+        return f"{head} rejected, {ballot(accepted_round, accepted_node)} is promised"
     if not accepted_round:
         return f"{head} promised, accepted nothing"
     return f"{head} promised, accepted {ballot(accepted_round, accepted_node)} {value_text(value)}"
@@ -100,7 +100,7 @@ def _accept(src: int, dst: int, m: Message) -> str:
 
 def _accept_reply(src: int, dst: int, m: Message) -> str:
     head = f"i{m[1]} {ballot(m[2], dst)}"
-    return f"{head} rejected, round {m[3]} is promised" if m[3] else f"{head} accepted"
+    return f"{head} rejected, {ballot(m[3], m[4])} is promised" if m[3] else f"{head} accepted"
 
 
 def _position(src: int, dst: int, m: Message) -> str:
@@ -151,7 +151,7 @@ _WORDS: dict[str, Callable[[int, int, Message], str]] = {
     "chain_asks": _chain,
     "chain_replies": _chain,
 }
-assert set(KINDS) <= _WORDS.keys() == NAMES.keys(), "a kind of message has no words"
+assert _WORDS.keys() == NAMES.keys() == set(KINDS), "a kind of message has no words"
 
 
 def message_text(kind: str, src: int, dst: int, message: Message) -> str:
