@@ -8,6 +8,8 @@ import pytest
 
 from tests import scenario
 from tests.scenario import ScenarioFailed, difference, replay, scenario_files
+from tests.scenario_commands import Commands
+from tests.scenario_world import ScenarioError
 
 FILES = scenario_files()
 SMALL = """\
@@ -39,7 +41,7 @@ def test_scenarios_are_numbered_in_reading_order_and_open_with_words() -> None:
 
 def test_the_readme_names_every_command() -> None:
     readme = (scenario.FOLDER / "README.md").read_text(encoding="utf-8")
-    names = scenario.Commands().names()
+    names = Commands().names()
     assert len(names) > 20
     assert [name for name in names if f"`{name}" not in readme] == []
 
@@ -79,7 +81,7 @@ def test_what_makes_no_sense_is_named_with_file_and_line(text: str, line: int, w
     assert words in str(caught.value)
 
 
-def test_two_values_at_one_instance_are_an_error_whatever_the_file_expects(tmp_path: Path) -> None:
+def test_two_values_at_one_instance_are_an_error_whatever_the_file_expects() -> None:
     forged = "forge 2->3 kind=Learned instance=0 round=1 value=other"
     text = f"cluster\npropose 1 x\nsettle\ncrash 3\nrestart 3 without-data\n{forged}\n"
     with pytest.raises(ScenarioFailed, match="two values decided at g0 i0"):
@@ -87,10 +89,10 @@ def test_two_values_at_one_instance_are_an_error_whatever_the_file_expects(tmp_p
 
 
 def test_a_replica_that_executes_something_else_is_an_error() -> None:
-    commands = scenario.Commands()
+    commands = Commands()
     commands.run("cluster")
     commands.world.judge_execution(1, 0, 0, b"x")
     commands.world.judge_execution(1, 0, 1, b"y")
     commands.world.judge_execution(2, 0, 0, b"x")
-    with pytest.raises(scenario.ScenarioError, match="node 2 executes"):
+    with pytest.raises(ScenarioError, match="node 2 executes"):
         commands.world.judge_execution(2, 0, 1, b"z")
