@@ -1,0 +1,224 @@
+"""What callers asked and were told: every request, its outcome, and what follows from both.
+
+Judges answers alone: each request has one, from the life that it was made to; what was acknowledged is
+decided where it was said to be, and executed with the caller's context; reads show no less than was
+acknowledged before they began. Keeps the history of the registers for the check of linearizability.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from paxmux.engine.errors import Code
+from paxmux.shards.requests import CallKind, Reply
+from paxmux.tools.linear import Kind, Operation, check
+from paxmux.tools.sim.breach import Breach
+from paxmux.tools.sim.machines import JOURNAL
+from paxmux.tools.sim.witness import Identity, Place, Witness
+
+CONTEXT = b"ctx:"
+ABSENT = b""
+"""What the register answers where a key has no value."""
+UNKNOWN_REQUEST = b"unknown request"
+
+_WRITES = frozenset({Code.OK, Code.TIMEOUT, Code.OVERLOADED})
+_READS = frozenset({Code.OK, Code.TIMEOUT, Code.OVERLOADED})
+
+
+class RegisterCall(NamedTuple):
+    """What a request means to a register."""
+
+    kind: Kind
+    key: bytes
+    expected: bytes
+    new: bytes
+
+
+class Request:
+    """One request, from its call to its outcome."""
+
+    __slots__ = (
+        "acked_before",
+        "burst",
+        "call",
+        "code",
+        "deadline",
+        "group",
+        "identity",
+        "invoked",
+        "kind",
+        "node",
+        "payload",
+        "place",
+        "register",
+        "result",
+        "returned",
+        "smid",
+    )
+
+    def __init__(
+        self,
+        node: int,
+        identity: Identity,
+        kind: CallKind | None,
+        group: int,
+        smid: int,
+        payload: bytes,
+        deadline: int,
+        register: RegisterCall | None,
+        burst: int,
+    ) -> None:
+        """`kind`: None for a proposal. `deadline`: on the node's clock. `burst`: requests with the same
+        number were handed over together, in this order."""
+        self.node = node
+        self.identity = identity
+        self.kind = kind
+        self.group = group
+        self.smid = smid
+        self.payload = payload
+        self.deadline = deadline
+        self.register = register
+        self.burst = burst
+        self.invoked = 0
+        self.returned = 0
+        self.acked_before = -1
+        self.code: int | None = None
+        self.place: Place | None = None
+        self.result: bytes | None = None
+
+    def words(self) -> str:
+        what = "proposal" if self.kind is None else self.kind.name.lower()
+        return f"{what} {self.identity} to group {self.group}"
+
+
+class Ledger:
+    """All requests of a run."""
+
+    def __init__(self, witness: Witness, attempts: int) -> None:
+        """`attempts`: whether proposals may end with a conflict."""
+        self.requests: list[Request] = []
+        self.reads = 0
+        """Linearizable ones that were answered."""
+        self.acked = 0
+        self._witness = witness
+        self._codes = _WRITES | {Code.CONFLICT} if attempts else _WRITES
+        self._time = 0
+        self._acked_in: dict[int, int] = {}
+        """Group -> the highest instance in which something is acknowledged."""
+
+    def tick(self) -> int:
+        """Moments in the order in which they happen; no two are the same."""
+        self._time += 1
+        return self._time
+
+    def called(self, request: Request) -> None:
+        """A request is handed to a worker."""
+        request.invoked = self.tick()
+        request.acked_before = self._acked_in.get(request.group, -1)
+        self.requests.append(request)
+        if request.kind is None:
+            self._witness.proposed[request.identity] = (request.group, request.smid, request.payload)
+
+    def lost(self, requests: Iterable[Request]) -> None:
+        """Whoever should have answered is dead: nobody knows what became of them."""
+        for request in requests:
+            request.code = Code.TIMEOUT
+
+    def answered(self, request: Request, reply: Reply) -> None:
+        """The answer to a request, from the life of the worker that it was made to."""
+        _, code, instance, position, result = reply
+        request.returned = self.tick()
+        request.code = code
+        request.result = result
+        if request.kind is None:
+            self._proposal(request, code, instance, position)
+        else:
+            self._read(request, code, instance)
+
+    def _proposal(self, request: Request, code: int, instance: int, position: int) -> None:
+        seatless = request.node in self._witness.seatless and code == Code.NOT_A_MEMBER
+        if code not in self._codes and not seatless:
+            raise Breach("answers make sense", f"{request.words()} ended with {code}: {request.result!r}")
+        if code != Code.OK:
+            return
+        self.acked += 1
+        place = request.place = (request.group, instance, position)
+        decided = self._witness.decided_as.get(request.identity)
+        if decided != place:
+            raise Breach("acknowledged where decided", f"{request.words()}: told {place}, is in {decided}")
+        if request.smid == JOURNAL and request.result != CONTEXT + request.payload:
+            raise Breach("results for the right life", f"{request.words()}: result {request.result!r}")
+        self._acked_in[request.group] = max(self._acked_in.get(request.group, -1), instance)
+
+    def _read(self, request: Request, code: int, following: int) -> None:
+        if code not in _READS:
+            if code == Code.SYSTEM_ERROR and (request.result or b"").startswith(UNKNOWN_REQUEST):
+                return
+            raise Breach("answers make sense", f"{request.words()} ended with {code}: {request.result!r}")
+        if code != Code.OK:
+            return
+        if following and (request.group, following - 1) not in self._witness.chosen:
+            raise Breach("reads of what is chosen", f"{request.words()}: from a state up to {following}")
+        if request.kind == CallKind.LINEARIZABLE_QUERY:
+            self.reads += 1
+            if following <= request.acked_before:
+                words = (
+                    f"{request.words()}: up to {following}, {request.acked_before} was acknowledged before"
+                )
+                raise Breach("linearizable reads", words)
+
+    # At the end
+
+    def check_outcomes(self) -> None:
+        """What was refused is not decided; bursts keep their order."""
+        decided = self._witness.decided_as
+        last: dict[tuple[int, int, int], Place] = {}
+        for request in self.requests:
+            if request.kind is not None:
+                continue
+            place = decided.get(request.identity)
+            if place is None:
+                continue
+            if request.code not in (None, Code.OK, Code.TIMEOUT):
+                raise Breach("refused is not decided", f"{request.words()}: {request.code}, is in {place}")
+            key = (request.node, request.burst, request.group)
+            before = last.get(key)
+            if before is not None and before > place:
+                raise Breach("bursts keep their order", f"{request.words()} is in {place}, after {before}")
+            last[key] = place
+
+    def check_registers(self) -> None:
+        """The history of every key is linearizable."""
+        problem = check(self.history())
+        if problem is not None:
+            raise Breach("linearizable registers", problem.words)
+
+    def history(self) -> list[Operation]:
+        """What happened to the registers, as their callers saw it."""
+        history: list[Operation] = []
+        for request in self.requests:
+            call = request.register
+            if call is None or request.kind == CallKind.QUERY:
+                continue
+            done = request.code == Code.OK
+            if not done and (call.kind == "get" or request.code not in (None, Code.TIMEOUT)):
+                continue  # it had no effect
+            argument: object = None
+            if call.kind == "put":
+                argument = call.new
+            elif call.kind == "cas":
+                argument = (call.expected or None, call.new)
+            found = (request.result or None) if done and call.kind != "put" else None
+            history.append(
+                Operation(
+                    client=request.node,
+                    kind=call.kind,
+                    key=(request.group, call.key),
+                    argument=argument,
+                    result=found,
+                    invoked_ns=request.invoked,
+                    returned_ns=request.returned if done else None,
+                )
+            )
+        return history

@@ -1,0 +1,262 @@
+"""What a seed decides before its run begins: cluster, options, load and faults.
+
+Everything is drawn in one fixed order from the run's only random source, so a seed means the same
+run for ever; what the command line overrides is put in afterwards. Never looks at a cluster.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+
+from paxmux.engine.options import LayoutOptions, LimitOptions, ProposalOptions, TimerOptions
+from paxmux.shards.layout import Layout
+
+NODES_MAX: Final = 7
+GROUPS_MAX: Final = 8
+VALUES_MIN: Final = 200
+"""Values that every seed decides."""
+KINDS_MIN: Final = 5
+"""Kinds of fault that every seed injects."""
+
+WIRE_FAULTS: Final = ("loss", "duplication", "reordering", "delay", "stale", "corruption")
+"""Of single frames; each has a chance."""
+STRIKES: Final = (
+    "one_way_cut",
+    "bridge",
+    "worker_crash",
+    "node_crash",
+    "power_cut",
+    "tail_flip",
+    "synced_flip",
+    "wiped_disk",
+    "full_disk",
+    "failed_sync",
+    "slow_disk",
+    "worker_pause",
+    "node_pause",
+    "clock_drift",
+    "clock_jump",
+    "clean_stop",
+)
+"""Of a whole node, worker, disk or link; they strike one at a time, and may last."""
+CONSEQUENCES: Final = ("lost_write", "torn_write", "clock_restart")
+"""Counted where a strike has them: unsynced writes that a power cut took, whole or in part, and clocks
+that start anew with their machine."""
+FAULTS: Final = WIRE_FAULTS + STRIKES
+
+ALIASES: Final = {
+    "crash": ("worker_crash", "node_crash", "power_cut"),
+    "cut": ("one_way_cut", "bridge"),
+    "pause": ("worker_pause", "node_pause"),
+    "clock": ("clock_drift", "clock_jump"),
+    "disk": ("tail_flip", "synced_flip", "wiped_disk", "full_disk", "failed_sync", "slow_disk"),
+    "wire": WIRE_FAULTS,
+}
+"""Names on the command line for several kinds."""
+
+_PEERS_NEEDED: Final = {**dict.fromkeys((*WIRE_FAULTS, "one_way_cut"), 2), "bridge": 3}
+_MINORITY_NEEDED: Final = frozenset({"synced_flip", "wiped_disk"})
+
+NODES: Final = (1, 2, 3, 3, 3, 3, 4, 5, 5, 6, 7)
+PACES_MS: Final = (0.5, 1.0, 3.0, 3.0, 10.0, 40.0)
+
+
+class Asked(msgspec.Struct, frozen=True, kw_only=True):
+    """What the command line overrides."""
+
+    nodes: int | None = None
+    groups: int | None = None
+    proposals: int = VALUES_MIN
+    faults: tuple[str, ...] | None = None
+
+    def words(self) -> str:
+        """As arguments of the command."""
+        parts = []
+        if self.nodes is not None:
+            parts.append(f"--nodes {self.nodes}")
+        if self.groups is not None:
+            parts.append(f"--groups {self.groups}")
+        if self.proposals != VALUES_MIN:
+            parts.append(f"--proposals {self.proposals}")
+        if self.faults is not None:
+            parts.append(f"--faults {','.join(self.faults) or 'none'}")
+        return " ".join(parts)
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """One seed's run."""
+
+    seed: int
+    nodes: int
+    groups: int
+    layouts: tuple[tuple[tuple[int, ...], ...], ...]
+    """Node by node: the groups of each of its workers."""
+    durable: bool
+    """State machines keep what they executed over restarts."""
+    faults: tuple[str, ...]
+    chances: dict[str, float]
+    """Of each wire fault that occurs, for each frame."""
+    strike: float
+    """Chance of a strike with each round of the load."""
+    kinds_min: int
+    values: int
+    """To be decided at least."""
+    pace_ms: float
+    """Mean time between two rounds of the load."""
+    callers: tuple[int, ...]
+    burst: float
+    """Chance that a round proposes much at once."""
+    large: float
+    """Chance that a value is large."""
+    reads: float
+    """Share of the requests that only read."""
+    latency_us: tuple[int, int]
+    """Of a frame between two nodes, at least and at most."""
+    sync_us: int
+    """Of a healthy disk, on average."""
+    drift: tuple[int, ...]
+    """Node by node: how fast its clock runs, in thousandths."""
+    replay_count: int
+    """Decided values that an applier replays in a slice."""
+    serve_count: int
+    """Decided values read for a lagging peer in a turn."""
+    timers: TimerOptions
+    proposals: ProposalOptions
+    limits: LimitOptions
+
+    @property
+    def majority(self) -> int:
+        return self.nodes // 2 + 1
+
+    def words(self) -> str:
+        """For whoever reads a failing run."""
+        layouts = " ".join(
+            f"{node}:{'|'.join(','.join(map(str, groups)) for groups in layout)}"
+            for node, layout in enumerate(self.layouts, 1)
+        )
+        chances = " ".join(f"{name}={chance:g}" for name, chance in self.chances.items())
+        changed = [
+            f"{name}={getattr(options, name)}"
+            for options in (self.timers, self.proposals, self.limits)
+            for name in options.__struct_fields__
+            if getattr(options, name) != getattr(type(options)(), name)
+        ]
+        return "\n".join(
+            (
+                f"{self.nodes} nodes, {self.groups} groups, on workers {layouts}",
+                f"durable machines: {self.durable}; callers: {self.callers}; "
+                f"a round of load each {self.pace_ms:g} ms; sync {self.sync_us} us; "
+                f"frames take {self.latency_us[0]}..{self.latency_us[1]} us",
+                f"faults: {', '.join(self.faults) or 'none'}; {chances}",
+                f"options: {' '.join(changed) or 'as by default'}",
+            )
+        )
+
+
+def expand(names: Sequence[str]) -> tuple[str, ...]:
+    """Kinds of fault, from kinds and aliases, in their fixed order.
+
+    Raises:
+        ValueError: no such kind; the message lists those that exist.
+    """
+    wanted: set[str] = set()
+    for name in names:
+        if name == "none":
+            continue
+        if name not in ALIASES and name not in FAULTS:
+            known = ", ".join((*ALIASES, *FAULTS))
+            raise ValueError(f"expected kinds of fault ({known}), got {name!r}")
+        wanted.update(ALIASES.get(name, (name,)))
+    return tuple(name for name in FAULTS if name in wanted)
+
+
+def draw(seed: int, rng: random.Random, asked: Asked) -> Plan:
+    """The plan of a seed; `rng` is the run's source, and goes on to drive the run."""
+    drawn = rng.choice(NODES)
+    nodes = drawn if asked.nodes is None else asked.nodes
+    drawn = rng.choice((1, 2, 2, 3, 4))
+    groups = drawn if asked.groups is None else asked.groups
+    faults = _faults(rng, nodes, asked.faults)
+    chances = {
+        name: rng.choice((0.01, 0.05, 0.2) if name in ("loss", "duplication", "reordering") else (0.01, 0.05))
+        for name in WIRE_FAULTS
+    }
+    everybody = tuple(range(1, nodes + 1))
+    forward = rng.random() < 0.75
+    low = rng.choice((20, 50, 50, 1000, 20_000))
+    small = rng.random() < 0.25
+    return Plan(
+        seed=seed,
+        nodes=nodes,
+        groups=groups,
+        layouts=_layouts(rng, nodes, groups),
+        durable=rng.random() < 0.25,
+        faults=faults,
+        chances={name: chance for name, chance in chances.items() if name in faults},
+        strike=rng.choice((0.1, 0.2, 0.4)),
+        kinds_min=KINDS_MIN if asked.faults is None else 0,
+        values=asked.proposals,
+        pace_ms=rng.choice(PACES_MS),
+        callers=rng.choice((everybody, everybody, everybody[:1], everybody[:2])),
+        burst=rng.choice((0.0, 0.05, 0.2)),
+        large=rng.choice((0.0, 0.0, 0.01)),
+        reads=rng.choice((0.1, 0.3, 0.5)),
+        latency_us=(low, low * rng.choice((2, 5))),
+        sync_us=rng.choice((30, 100, 100, 1000)),
+        drift=tuple(rng.randint(900, 1100) if "clock_drift" in faults else 1000 for _ in range(nodes)),
+        replay_count=rng.choice((256, 256, 1)),
+        serve_count=rng.choice((1000, 1000, 3)),
+        timers=TimerOptions(
+            notice_ms=rng.choice((0, 2, 2, 10)),
+            leftover_ms=rng.choice((500, 500, 100)),
+            ask_retry_ms=rng.choice((200, 200, 50)),
+        ),
+        proposals=ProposalOptions(
+            forward=forward,
+            forward_ms=rng.choice((200, 200, 20)),
+            attempts=0 if forward else rng.choice((0, 0, 3)),
+        ),
+        limits=LimitOptions(
+            batch_max_count=2 if small else 512,
+            batch_max_bytes=400 if small else 1_048_576,
+            catch_up_max_bytes=rng.choice((1_048_576, 65_536, 300)),
+        ),
+    )
+
+
+def possible(nodes: int) -> tuple[str, ...]:
+    """The kinds of fault that a cluster of so many nodes can have."""
+    spare = nodes - (nodes // 2 + 1)
+    return tuple(
+        name
+        for name in FAULTS
+        if nodes >= _PEERS_NEEDED.get(name, 1) and (spare or name not in _MINORITY_NEEDED)
+    )
+
+
+def _faults(rng: random.Random, nodes: int, asked: tuple[str, ...] | None) -> tuple[str, ...]:
+    can = possible(nodes)
+    share = rng.choice((0.3, 0.5, 0.7))
+    drawn = [name for name in can if rng.random() < share]
+    others = [name for name in can if name not in drawn]
+    rng.shuffle(others)
+    # One or two more than are needed: some strikes find nothing to strike.
+    drawn += others[: max(0, KINDS_MIN + 2 - len(drawn))]
+    return tuple(name for name in can if (name in drawn if asked is None else name in asked))
+
+
+def _layouts(rng: random.Random, nodes: int, groups: int) -> tuple[tuple[tuple[int, ...], ...], ...]:
+    layouts = []
+    alike = rng.random() < 0.3
+    for _ in range(nodes):
+        workers = min(groups, rng.choice((1, 1, 2, 3)))
+        strategy = "range" if rng.random() < 0.5 else "spread"
+        if not layouts or not alike:
+            options = LayoutOptions(workers=workers, strategy="range" if strategy == "range" else "spread")
+            layout = Layout.build(options, groups, cpus=(), parallel=1)
+        layouts.append(tuple(layout.groups_of(worker) for worker in range(layout.workers)))
+    return tuple(layouts)

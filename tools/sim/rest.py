@@ -1,0 +1,193 @@
+"""What must come true once the faults have ended, and what must be true at any moment in between.
+
+Liveness: everybody answers, all healthy replicas have executed the same, every healthy node can get
+something decided within a bounded time, and then the cluster is nearly silent.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+
+from paxmux.engine.errors import Code
+from paxmux.engine.paxos.ballot import NULL
+from paxmux.engine.paxos.timers import MS
+from paxmux.shards.requests import CallKind
+from paxmux.tools.sim.breach import Breach
+from paxmux.tools.sim.cluster import Cluster
+from paxmux.tools.sim.ledger import Request
+from paxmux.tools.sim.load import Load
+from paxmux.tools.sim.node import SimNode
+from paxmux.tools.sim.worker import SimWorker
+
+WINDOW = 1000 * MS
+TIMER_TURNS_MAX = 400
+"""Turns in a window that nothing but a timer asked for: a worker that spins makes thousands."""
+LATE = 1000 * MS
+"""So long after its deadline a request has been given up, by a worker that can turn."""
+SETTLE_MAX = 120_000 * MS
+PROGRESS_MAX = 30_000 * MS
+LOOK = 250 * MS
+IDLE = 10_000 * MS
+IDLE_EVENTS_PER_S = 5
+"""Turns and frames, for each group and node."""
+
+
+class Windows:
+    """Looks in from time to time: nobody spins, nobody rests with work left, nobody forgets a caller."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+        self._until = cluster.now + WINDOW
+
+    def look(self) -> None:
+        """Judge the window that has passed, if one has."""
+        cluster = self._cluster
+        if cluster.now < self._until:
+            return
+        passed = max(1, (cluster.now - self._until) // WINDOW + 1)
+        self._until = cluster.now + WINDOW
+        for worker in cluster.workers:
+            if worker.timer_turns > TIMER_TURNS_MAX * passed:
+                raise Breach("nobody spins", f"{worker.name}: {worker.timer_turns} turns for timers alone")
+            worker.timer_turns = 0
+            if worker.up and cluster.now >= worker.still_until:
+                self._worker(worker)
+
+    def _worker(self, worker: SimWorker) -> None:
+        cluster = self._cluster
+        local = worker.node.clock.at(cluster.now)
+        if not worker.due(local) and not worker.turn.fx.records:
+            for index, applier in worker.turn.appliers.items():
+                if applier.next < worker.turn.groups[index].instance:
+                    raise Breach("nothing rests", f"{worker.name}: decided in {index}, not executed")
+        if cluster.now - worker.resumed_at < 2 * LATE or worker.slow_until > cluster.now - 2 * LATE:
+            return
+        for request in worker.open.values():
+            if local - request.deadline > LATE:
+                raise Breach("deadlines are kept", f"{worker.name}: {request.words()} is not given up")
+
+
+class Rest:
+    """The liveness phase of one run; the faults have ended."""
+
+    def __init__(self, cluster: Cluster, windows: Windows) -> None:
+        self._cluster = cluster
+        self._windows = windows
+
+    def settle(self) -> None:
+        """Let the cluster come to rest."""
+        self._wait(SETTLE_MAX, self._settled, "comes to rest")
+        # What flew, such as an Accept of a life long past, has landed after another moment.
+        self.advance(500 * MS)
+        self._wait(SETTLE_MAX, self._settled, "comes to rest")
+
+    def progress(self, load: Load) -> None:
+        """Every healthy node gets something decided, and read, in every group."""
+        asked: list[Request] = []
+        for node in self._voters():
+            for group in range(self._cluster.plan.groups):
+                if node.takes(group):
+                    asked.append(load.journal(node, group, PROGRESS_MAX / MS))
+        if not asked:
+            raise Breach("progress", "no healthy node is up after the faults")
+        self._wait(PROGRESS_MAX + LATE, lambda: all(request.returned for request in asked), "progress")
+        codes = Counter(request.code for request in asked)
+        if codes != {Code.OK: len(asked)}:
+            raise Breach("progress", f"after the faults ended: {dict(codes)}")
+
+    def idle(self) -> None:
+        """With nothing to do, nodes do next to nothing."""
+        cluster = self._cluster
+        self.advance(2000 * MS)
+        turns = {worker.name: worker.turns for worker in cluster.workers}
+        launched = cluster.wire.launched
+        self.advance(IDLE)
+        for worker in cluster.workers:
+            done = worker.turns - turns[worker.name]
+            bound = IDLE // 10**9 * IDLE_EVENTS_PER_S * (1 + len(worker.groups) * cluster.plan.nodes)
+            if done > bound:
+                raise Breach("idle", f"{worker.name}: {done} turns in 10 s with nothing to do")
+        sent = cluster.wire.launched - launched
+        bound = IDLE // 10**9 * IDLE_EVENTS_PER_S * (1 + cluster.plan.groups * cluster.plan.nodes)
+        if sent > bound:
+            raise Breach("idle", f"{sent} frames in 10 s with nothing to do")
+
+    def check_replicas(self) -> None:
+        """All healthy nodes have executed the same, everything acknowledged, nothing twice."""
+        cluster = self._cluster
+        healthy = [node for node in cluster.nodes if node.healthy]
+        for group in range(cluster.plan.groups):
+            first, *others = [node.worker_of(group) for node in healthy]
+            seen = first.journals[group].seen
+            for worker in others:
+                if worker.journals[group].seen != seen:
+                    raise Breach("replicas agree", f"group {group}: {first.name} and {worker.name} differ")
+                if worker.registers[group].values != first.registers[group].values:
+                    raise Breach("replicas agree", f"group {group}: {first.name} and {worker.name} differ")
+            by_value = {value: instance for instance, value in seen}
+            if len(by_value) != len(seen):
+                raise Breach("executed once", f"group {group}: a value was executed twice")
+            for worker in (first, *others):
+                if worker.turn.groups[group].own:
+                    raise Breach("nothing is kept", f"{worker.name} keeps proposals of group {group}")
+            for request in cluster.ledger.requests:
+                place = request.place
+                if place is None or place[0] != group or request.smid != 1:
+                    continue
+                if by_value.get(request.payload) != place[1]:
+                    raise Breach("acknowledged is kept", f"{request.words()} was acknowledged, and is gone")
+
+    def advance(self, ns: int) -> None:
+        """Let time pass, and look in."""
+        cluster = self._cluster
+        until = cluster.now + ns
+        while cluster.now < until:
+            cluster.run(min(until, cluster.now + WINDOW))
+            self._windows.look()
+
+    def _wait(self, ns: int, done: Callable[[], bool], what: str) -> None:
+        cluster = self._cluster
+        until = cluster.now + ns
+        while not done():
+            if cluster.now >= until:
+                raise Breach("liveness", f"never {what}: {self._state()}")
+            self.advance(LOOK)
+
+    def _voters(self) -> list[SimNode]:
+        return [node for node in self._cluster.nodes if node.votes]
+
+    def _settled(self) -> bool:
+        """Whether everybody has answered, stands at the same place and has nothing left over."""
+        cluster = self._cluster
+        healthy = [node for node in cluster.nodes if node.healthy]
+        if any(not worker.up or worker.open for node in healthy for worker in node.workers):
+            return False
+        for group in range(cluster.plan.groups):
+            instances = set()
+            for node in healthy:
+                turn = node.worker_of(group).turn
+                here = turn.groups[group]
+                if here.acceptor.accepted != NULL or turn.appliers[group].next < here.instance:
+                    return False
+                instances.add(here.instance)
+            if len(instances) != 1:
+                return False
+        return True
+
+    def _state(self) -> str:
+        parts = []
+        for node in self._cluster.nodes:
+            for worker in node.workers:
+                if not worker.up:
+                    parts.append(f"{worker.name} {worker.state.value}")
+                    continue
+                groups = {
+                    index: (group.instance, group.acceptor.accepted, group.proposer.phase.name)
+                    for index, group in worker.turn.groups.items()
+                }
+                waits = [
+                    request.words() for request in worker.open.values() if request.kind is not CallKind.QUERY
+                ]
+                parts.append(f"{worker.name} {groups} owes {waits[:3]}")
+        return "; ".join(parts)

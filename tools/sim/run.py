@@ -1,0 +1,125 @@
+"""One seed: its plan, a phase with faults, a phase without, and what must hold at the end of both."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import msgspec
+
+from paxmux.engine.paxos.timers import MS
+from paxmux.shards import applier, serving
+from paxmux.tools.sim.breach import Breach
+from paxmux.tools.sim.cluster import Cluster
+from paxmux.tools.sim.load import Load
+from paxmux.tools.sim.plan import FAULTS, Asked, Plan, draw, possible
+from paxmux.tools.sim.rest import Rest, Windows
+from paxmux.tools.sim.trace import Trace
+
+ROUNDS_MIN = 100
+ROUNDS_MAX = 3000
+"""Rounds of load under faults; where more would be needed, the rest comes without them."""
+PATIENCE = 10
+"""While so little gets decided, rounds are so much rarer."""
+STALLED = 30
+"""Rounds without a decision after which they are."""
+
+
+class Report(msgspec.Struct, frozen=True):
+    """What a run that passed did."""
+
+    seed: int
+    digest: str
+    events: int
+    decided: int
+    acked: int
+    reads: int
+    simulated_ms: int
+    faults: dict[str, int]
+    points: dict[str, int]
+
+
+def run(seed: int, asked: Asked | None = None, trace: Trace | None = None) -> Report:
+    """Run a seed.
+
+    Raises:
+        Breach: something does not hold.
+        Exception: the code under test raised.
+    """
+    asked = Asked() if asked is None else asked
+    trace = Trace() if trace is None else trace
+    rng = random.Random(seed)
+    plan = draw(seed, rng, asked)
+    with _settings(plan):
+        return _run(plan, rng, trace)
+
+
+@contextmanager
+def _settings(plan: Plan) -> Iterator[None]:
+    """Bounds of production code that a run makes small, so that what they bound takes many turns; and no
+    words from it, nor collections of garbage in its midst."""
+    log = logging.getLogger("paxmux")
+    before = (applier.REPLAY_COUNT, serving.SERVE_COUNT, log.level, gc.isenabled())
+    applier.REPLAY_COUNT, serving.SERVE_COUNT = plan.replay_count, plan.serve_count
+    log.setLevel(logging.CRITICAL + 1)
+    gc.disable()
+    try:
+        yield
+    finally:
+        applier.REPLAY_COUNT, serving.SERVE_COUNT = before[:2]
+        log.setLevel(before[2])
+        if before[3]:
+            gc.enable()
+
+
+def _run(plan: Plan, rng: random.Random, trace: Trace) -> Report:
+    cluster = Cluster(plan, rng, trace)
+    load, windows = Load(cluster), Windows(cluster)
+    _stir(cluster, load, windows)
+    cluster.faults.end()
+    rest = Rest(cluster, windows)
+    rest.settle()
+    voters = tuple(node.number for node in cluster.nodes if node.votes)
+    while len(cluster.witness.decided_as) < plan.values:
+        load.round(voters)
+        rest.advance(load.pause_ns())
+    rest.progress(load)
+    rest.settle()
+    rest.check_replicas()
+    cluster.ledger.check_outcomes()
+    cluster.ledger.check_registers()
+    rest.idle()
+    return Report(
+        seed=plan.seed,
+        digest=trace.digest,
+        events=trace.events,
+        decided=len(cluster.witness.decided_as),
+        acked=cluster.ledger.acked,
+        reads=cluster.ledger.reads,
+        simulated_ms=cluster.now // MS,
+        faults=dict(cluster.counts),
+        points=dict(cluster.points),
+    )
+
+
+def _stir(cluster: Cluster, load: Load, windows: Windows) -> None:
+    """The phase with faults: until enough is decided and enough has gone wrong."""
+    plan, rng = cluster.plan, cluster.rng
+    decided, still = 0, 0
+    for number in range(ROUNDS_MAX):
+        decided_before, decided = decided, len(cluster.witness.decided_as)
+        still = still + 1 if decided == decided_before else 0
+        enough = decided >= plan.values and cluster.faults.injected >= plan.kinds_min
+        if enough and number >= ROUNDS_MIN:
+            break
+        load.round(plan.callers)
+        if rng.random() < plan.strike:
+            cluster.faults.strike()
+        cluster.run(cluster.now + load.pause_ns() * (PATIENCE if still > STALLED else 1))
+        windows.look()
+    if cluster.faults.injected < min(plan.kinds_min, len(possible(plan.nodes))):
+        missing = [kind for kind in FAULTS if kind in plan.faults and not cluster.counts[kind]]
+        raise Breach("enough faults", f"only {dict(cluster.counts)}; never: {missing}")

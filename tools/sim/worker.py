@@ -1,0 +1,392 @@
+"""One simulated worker: a production turn, its log, and the loop around it.
+
+The loop is the worker process's: it turns when something came in, when there is work left or when a
+timer is due, and stands still while its disk syncs. It can die at every `Point` of a turn. Decides
+nothing about faults: they are done to it.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import TYPE_CHECKING
+
+from paxmux.engine.errors import StorageFailed
+from paxmux.engine.paxos.quorum import Members
+from paxmux.engine.paxos.timers import MS, NEVER
+from paxmux.engine.storage import EMPTY_STATE, LogIdentity, StorageDamaged
+from paxmux.shards.requests import Batch
+from paxmux.shards.slice import Identity, build_turn
+from paxmux.shards.turn import Turn
+from paxmux.tools.sim.breach import Breach
+from paxmux.tools.sim.disk import SimDisk
+from paxmux.tools.sim.execution import Execution
+from paxmux.tools.sim.ledger import Request
+from paxmux.tools.sim.machines import JOURNAL, REGISTER, Journal, Register, Shelf
+from paxmux.tools.sim.points import Crash, Doom, Point, WatchedLog, WatchedReplies
+from paxmux.tools.sim.trace import MARK_BOOT, MARK_REPLY, MARK_TURN
+
+if TYPE_CHECKING:
+    from paxmux.tools.sim.node import SimNode
+
+CLUSTER = 77
+SEGMENT_BYTES = 1 << 16
+HOUSEKEEP_NS = 100 * MS
+LOOP_NS = 20_000
+"""From a doorbell, or the end of a turn, to the next turn."""
+
+
+class State(Enum):
+    """Of a worker process."""
+
+    DOWN = "down"
+    IDLE = "idle"
+    SYNCING = "syncing"
+    REFUSED = "refused"
+    """It cannot boot: its log is damaged."""
+
+
+class SimWorker:
+    """One worker index of a node; its disk outlives its processes."""
+
+    def __init__(self, node: SimNode, index: int, groups: tuple[int, ...]) -> None:
+        self.node = node
+        self.index = index
+        self.groups = groups
+        self.mask = sum(1 << group for group in groups)
+        self.name = f"n{node.number}.w{index}"
+        self.state = State.DOWN
+        self.generation = 0
+        self.inbox: list[bytes] = []
+        self.batch = Batch([], [])
+        self.open: dict[int, Request] = {}
+        """Requests that this life has yet to answer, by seq."""
+        self.paused_until = 0
+        self.slow_until = 0
+        self.slow_ns = 0
+        """A sync of a slow disk takes up to so much longer."""
+        self.doom: Doom | None = None
+        self.stopping = False
+        self.turns = 0
+        self.timer_turns = 0
+        self.resumed_at = 0
+        """Since then it has been able to turn."""
+        self.turn: Turn
+        self.journals: dict[int, Journal] = {}
+        self.registers: dict[int, Register] = {}
+        self._run_at = NEVER
+        self._housekeep_at = 0
+        self._sending = Point.SENDING
+        self.make_disk()
+
+    def make_disk(self) -> None:
+        """A new, empty disk, and nothing on any shelf."""
+        node = self.node
+        self.disk = SimDisk(
+            LogIdentity(CLUSTER, node.number, node.seat, self.index), segment_bytes=SEGMENT_BYTES
+        )
+        durable = node.cluster.plan.durable
+        self._shelves = {
+            (group, smid): Shelf() if durable else None
+            for group in self.groups
+            for smid in (JOURNAL, REGISTER)
+        }
+
+    @property
+    def up(self) -> bool:
+        """Whether there is a process."""
+        return self.state is State.IDLE or self.state is State.SYNCING
+
+    @property
+    def still_until(self) -> int:
+        """It does nothing before."""
+        return max(self.paused_until, self.node.paused_until)
+
+    # Life and death
+
+    def boot(self) -> None:
+        """A new process reads the log and serves."""
+        node, cluster = self.node, self.node.cluster
+        plan = cluster.plan
+        self.generation += 1
+        cluster.trace.mark(cluster.now, MARK_BOOT, node.number, self.generation)
+        self.inbox, self.batch = [], Batch([], [])
+        self.doom, self.stopping = None, False
+        self.replies = WatchedReplies(self.reached)
+        machines = {}
+        for group in self.groups:
+            judges = {}
+            for smid in (JOURNAL, REGISTER):
+                shelf = self._shelves[group, smid]
+                first = 0 if shelf is None or shelf.applied is None else shelf.applied + 1
+                judges[smid] = Execution(cluster.witness, node.number, node.incarnation, group, smid, first)
+            journal = self.journals[group] = Journal(group, judges[JOURNAL], self._shelves[group, JOURNAL])
+            register = self.registers[group] = Register(
+                group, judges[REGISTER], self._shelves[group, REGISTER]
+            )
+            machines[group] = {JOURNAL: journal, REGISTER: register}
+        local = node.clock.at(cluster.now)
+        try:
+            log = WatchedLog(self.disk.open(), self.reached)
+            self.turn = build_turn(
+                Identity(CLUSTER, node.number, node.seat, node.incarnation, self.index, self.generation),
+                machines,
+                log,
+                self,
+                self.replies,
+                members=Members(cluster.seats),
+                rng=cluster.rng,
+                now=local,
+                timers=plan.timers,
+                proposals=plan.proposals,
+                limits=plan.limits,
+            )
+        except StorageDamaged as error:
+            self._refuse(error)
+            return
+        except StorageFailed as error:
+            # Such as a full disk, on which recovery finds no room for a new segment.
+            cluster.trace.say(f"{self.name} cannot boot: {error}")
+            self.disk.crash(cluster.rng, power=False)
+            node.worker_died(self)
+            return
+        self.state = State.IDLE
+        self.resumed_at = cluster.now
+        cluster.witness.synced(node.number, self.index, self.disk)
+        for group in self.groups:
+            cluster.witness.recovered(node.number, group, log.states.get(group, EMPTY_STATE))
+        if cluster.trace.wordy:
+            states = {group: log.states.get(group, EMPTY_STATE)[:3] for group in self.groups}
+            cluster.trace.say(f"{self.name} boots, generation {self.generation}, recovered {states}")
+        self.turn.start(local)
+        self._run(cluster.now + LOOP_NS)
+
+    def die(self, *, power: bool) -> None:
+        """The process is gone, or the machine; what nobody answered is lost."""
+        cluster = self.node.cluster
+        if not self.up:
+            return
+        if self.state is State.SYNCING and cluster.rng.random() < 0.8:
+            self._leave_unsynced()
+        self.state = State.DOWN
+        self._run_at = NEVER
+        self.doom = None
+        cluster.ledger.lost(self.open.values())
+        self.open.clear()
+        before = len(self.disk.batches)
+        unsynced = before - self.disk.synced
+        self.disk.crash(cluster.rng, power=power)
+        if power and unsynced and len(self.disk.batches) < before:
+            cluster.counts["lost_write"] += 1
+        if cluster.trace.wordy:
+            cluster.trace.say(
+                f"{self.name} {'loses power' if power else 'dies'}, {unsynced} writes unsynced, "
+                f"{before - len(self.disk.batches)} lost"
+            )
+
+    def _leave_unsynced(self) -> None:
+        """It dies in the midst of a sync: what it wrote is in nobody's hands."""
+        try:
+            self.turn.log.append(self.turn.fx.records)
+        except StorageFailed as error:
+            self.node.cluster.trace.say(f"{self.name}: {error}")
+
+    def _refuse(self, error: StorageDamaged) -> None:
+        if not self.node.failed:
+            raise Breach("damage has a cause", f"{self.name} refuses to boot: {error}")
+        self.state = State.REFUSED
+        self.disk.crash(self.node.cluster.rng, power=False)
+        self.node.cluster.trace.say(f"{self.name} refuses to boot: {error}")
+
+    def stop(self) -> None:
+        """Stop cleanly, as soon as the present turn is over."""
+        self.stopping = True
+        self.poke()
+
+    def _close(self) -> None:
+        cluster, turn = self.node.cluster, self.turn
+        cluster.trace.say(f"{self.name} stops cleanly")
+        self._sending = Point.REPLYING
+        turn.close()
+        cluster.witness.synced(self.node.number, self.index, self.disk)
+        self._answer()
+        turn.log.close(clean=True)
+        self.state = State.DOWN
+        self._run_at = NEVER
+        cluster.ledger.lost(self.open.values())
+        self.open.clear()
+        self.node.worker_died(self)
+
+    # The loop
+
+    def poke(self) -> None:
+        """Something came in, or time is another: turn soon."""
+        if self.state is State.IDLE:
+            self._run(max(self.node.cluster.now + LOOP_NS, self.still_until))
+
+    def retime(self) -> None:
+        """The clock was set: the next timer is at another time."""
+        if self.state is State.IDLE:
+            self._run_at = NEVER
+            self._rest()
+
+    def due(self, local: int) -> bool:
+        """Whether the loop would turn now."""
+        turn, batch = self.turn, self.batch
+        return bool(self.inbox or batch.proposals or batch.calls or turn.busy or local >= turn.wake_at)
+
+    def _run(self, at: int) -> None:
+        if at < self._run_at:
+            self._run_at = at
+            self.node.cluster.at(at, self._begin, at)
+
+    def _begin(self, at: int) -> None:
+        if at != self._run_at or self.state is not State.IDLE:
+            return
+        self._run_at = NEVER
+        cluster = self.node.cluster
+        if cluster.now < self.still_until:
+            self._run(self.still_until)
+            return
+        local = self.node.clock.at(cluster.now)
+        doom = self.doom
+        if doom is not None:
+            doom.turns -= 1
+            if doom.turns < 0:
+                self._crash(Point.IDLE)
+                return
+        if not self.due(local):
+            if self.stopping:
+                self._guard(self._close)
+            else:
+                self._rest()
+            return
+        frames, batch = self.inbox, self.batch
+        fed = batch.proposals or batch.calls
+        if not frames and not fed and not self.turn.busy:
+            self.timer_turns += 1
+        self.turns += 1
+        self.inbox = []
+        if fed:
+            self.batch = Batch([], [])
+        cluster.trace.mark(cluster.now, MARK_TURN, self.node.number * 16 + self.index, len(frames))
+        if cluster.trace.wordy:
+            cluster.trace.say(f"{self.name} turns: {len(frames)} frames, {len(batch.proposals)} proposals")
+        self._guard(self._first_half, local, frames, [batch] if fed else [])
+
+    def _first_half(self, local: int, frames: list[bytes], batches: list[Batch]) -> None:
+        cluster, turn = self.node.cluster, self.turn
+        turn.step(local, frames, batches)
+        self.reached(Point.STEPPED)
+        self._sending = Point.SENDING
+        turn.send_now()
+        self.reached(Point.SENT)
+        if turn.fx.records:
+            self.state = State.SYNCING
+            cluster.at(cluster.now + self._sync_ns(), self._synced, (self.generation, local))
+        else:
+            self._second_half(local)
+
+    def _sync_ns(self) -> int:
+        cluster = self.node.cluster
+        took = int(cluster.plan.sync_us * 2000 * cluster.rng.random())
+        if cluster.now < self.slow_until:
+            took += int(self.slow_ns * cluster.rng.random())
+        return took
+
+    def _synced(self, token: tuple[int, int]) -> None:
+        generation, local = token
+        if generation != self.generation or self.state is not State.SYNCING:
+            return
+        cluster = self.node.cluster
+        if cluster.now < self.still_until:
+            cluster.at(self.still_until, self._synced, token)
+            return
+        self.state = State.IDLE
+        self._guard(self._second_half, local)
+
+    def _second_half(self, local: int) -> None:
+        cluster, turn = self.node.cluster, self.turn
+        if turn.fx.records:
+            turn.persist()
+            cluster.witness.synced(self.node.number, self.index, self.disk)
+            self.reached(Point.SYNCED)
+        self._sending = Point.REPLYING
+        turn.finish(local)
+        self.reached(Point.FINISHED)
+        if self.replies:
+            self._answer()
+        self.reached(Point.ANSWERED)
+        if cluster.now >= self._housekeep_at:
+            self._housekeep_at = cluster.now + HOUSEKEEP_NS
+            turn.log.housekeep()
+        self._rest()
+
+    def _rest(self) -> None:
+        """Until something comes in, or the next timer."""
+        cluster = self.node.cluster
+        soon = cluster.now + LOOP_NS
+        turn, batch = self.turn, self.batch
+        if self.inbox or batch.proposals or batch.calls or turn.busy or self.stopping:
+            self._run(soon)
+        elif turn.wake_at < NEVER:
+            self._run(max(soon, self.node.clock.when(turn.wake_at)))
+
+    def _answer(self) -> None:
+        cluster = self.node.cluster
+        for reply in self.replies:
+            request = self.open.pop(reply[0], None)
+            if request is None:
+                raise Breach("each result once", f"{self.name} answers {reply}, which nobody asked")
+            cluster.trace.mark(cluster.now, MARK_REPLY, self.node.number, reply[1] & 0xFFFF)
+            if cluster.trace.wordy:
+                cluster.trace.say(f"{self.name} answers {request.words()}: {reply[1:]}")
+            cluster.ledger.answered(request, reply)
+        self.replies.clear()
+
+    # Dying
+
+    def reached(self, point: Point) -> None:
+        """A turn is there; now and then it is its last moment."""
+        doom = self.doom
+        if doom is not None and doom.point == point:
+            doom.skip -= 1
+            if doom.skip < 0:
+                raise Crash
+
+    def _guard(self, phase, *arguments) -> None:  # type: ignore[no-untyped-def]
+        try:
+            phase(*arguments)
+        except Crash:
+            assert self.doom is not None
+            self._crash(self.doom.point)
+        except StorageFailed as error:
+            self.node.cluster.trace.say(f"{self.name}: {error}")
+            self.node.cluster.faults.sync_failed(self)
+            self.die(power=False)
+            self.node.worker_died(self)
+        except StorageDamaged as error:
+            if not self.node.failed:
+                raise Breach("damage has a cause", f"{self.name}: {error}") from error
+            self.node.cluster.trace.say(f"{self.name} dies of {error}")
+            self.die(power=False)
+            self.node.worker_died(self)
+
+    def _crash(self, point: Point) -> None:
+        doom = self.doom
+        assert doom is not None
+        self.node.cluster.faults.crash(self, doom.scope, point)
+
+    # What a turn sends
+
+    def send(self, data: bytes, *, droppable: bool) -> bool:
+        """A frame leaves."""
+        node = self.node
+        cluster = node.cluster
+        cluster.witness.leaves(data)
+        cluster.wire.launch(cluster.now, node.number, int.from_bytes(data[56:64], "little"), data)
+        self.reached(self._sending)
+        return True
+
+    def commit(self) -> bool:
+        """Nobody sleeps here."""
+        return True
