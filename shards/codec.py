@@ -46,7 +46,7 @@ _WireBody = tuple[
     Annotated[list[tuple[_Group, _Id, Annotated[int, msgspec.Meta(ge=-1)], _Count]], _FEW],
     Annotated[list[tuple[_Group, _Count, bytes]], _FEW],
     Annotated[list[tuple[_Group, _Count, _Count, _Id]], _FEW],
-    Annotated[list[tuple[_Group, _Count]], _FEW],
+    Annotated[list[tuple[_Group, _Count, _Chain]], _FEW],
     Annotated[list[tuple[_Group, _Count, _Chain]], _FEW],
 ]
 

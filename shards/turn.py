@@ -273,10 +273,10 @@ class Turn:
             group = groups.get(index)
             if group is not None and group.members.seats.get(sender) == seat:
                 group.forwarder.on_refusal(sender, (round, node), now, fx)
-        for index, instance in chain_asks:
+        for index, instance, chain in chain_asks:
             group = groups.get(index)
             if group is not None and group.members.seats.get(sender) == seat:
-                group.inquiry.on_ask(sender, instance, fx)
+                group.inquiry.on_ask(sender, instance, chain.to_bytes(4, "little"), now, fx)
         for index, instance, chain in chain_replies:
             group = groups.get(index)
             if group is not None and group.members.seats.get(sender) == seat:

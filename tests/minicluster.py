@@ -18,7 +18,7 @@ from paxmux.engine.errors import Code
 from paxmux.engine.paxos.ballot import NULL
 from paxmux.engine.paxos.group import Group
 from paxmux.engine.paxos.quorum import Members
-from paxmux.engine.paxos.timers import DEFAULT_BOUNDS, MS, Bounds
+from paxmux.engine.paxos.timers import DEFAULT_BOUNDS, DEFAULT_TIMERS, MS, Bounds, Timers
 from paxmux.engine.state_machine import StateMachine
 from paxmux.engine.storage import EMPTY_STATE, LogIdentity
 from paxmux.plugins.storage.memory import MemoryLog
@@ -39,7 +39,7 @@ TIMER_TURNS_MAX = 300
 LATE = 1000 * MS
 """So long after its deadline a proposal has been given up, by a node that does not stand still."""
 STALE_KEPT = 400
-CODES = frozenset({Code.OK, Code.TIMEOUT, Code.OVERLOADED})
+CODES = frozenset({Code.OK, Code.TIMEOUT, Code.OVERLOADED, Code.CONFLICT})
 WIPED_CODES = frozenset({Code.NOT_A_MEMBER, Code.OVERLOADED})
 
 
@@ -117,6 +117,7 @@ class MiniNode:
         bounds: Bounds,
         durable: bool,
         seat: int,
+        timers: Timers,
     ) -> None:
         """`seat`: of its data directory, which may be another than the members know it by."""
         self.node = node
@@ -126,6 +127,7 @@ class MiniNode:
         self.rng = rng
         self.witness = witness
         self.bounds = bounds
+        self.timers = timers
         self.shelves = [Shelf() if durable else None for _ in range(groups)]
         self.log = MemoryLog(Path(), LogIdentity(CLUSTER, node, seat, 0), segment_bytes=1 << 20)
         self.life = 0
@@ -176,6 +178,7 @@ class MiniNode:
                 value=state.value,
                 chain=chain_at(self.log, index, state.instance),
                 bounds=self.bounds,
+                timers=self.timers,
             )
             journal = self.journals[index]
             appliers[index] = Applier(
@@ -235,6 +238,7 @@ class MiniCluster:
         bounds: Bounds = DEFAULT_BOUNDS,
         durable: bool = False,
         wiped: int = 0,
+        timers: Timers = DEFAULT_TIMERS,
     ) -> None:
         """`wiped`: a node that has lost its data directory, and with it its seat."""
         self.rng = random.Random(seed)
@@ -244,7 +248,15 @@ class MiniCluster:
         self.witness = Witness(seats, Journal.smid, wiped)
         self.nodes = {
             node: MiniNode(
-                node, seats, groups, self.rng, self.witness, bounds, durable, 9999 if node == wiped else seat
+                node,
+                seats,
+                groups,
+                self.rng,
+                self.witness,
+                bounds,
+                durable,
+                9999 if node == wiped else seat,
+                timers,
             )
             for node, seat in seats.items()
         }

@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from paxmux.engine.paxos.timers import Bounds
+from paxmux.engine.paxos.timers import Bounds, Timers
 from paxmux.shards import applier
 from tests.minicluster import MiniCluster
 
@@ -67,7 +67,8 @@ def make(seed: int) -> MiniCluster:
     size = SIZES[seed % len(SIZES)]
     bounds = Bounds(2, 200) if seed % 5 == 0 or size == 1 else Bounds()
     wiped = size if size > 2 and seed % 7 == 0 else 0
-    cluster = MiniCluster(seed, size, 1 + seed % 3, bounds, durable=seed % 4 == 0, wiped=wiped)
+    timers = Timers(forward=0) if seed % 2 else Timers()
+    cluster = MiniCluster(seed, size, 1 + seed % 3, bounds, durable=seed % 4 == 0, wiped=wiped, timers=timers)
     rng = cluster.rng
     cluster.loss = rng.choice((0.0, 0.0, 0.05, 0.3))
     cluster.duplication = rng.choice((0.0, 0.2))

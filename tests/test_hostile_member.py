@@ -78,7 +78,7 @@ class Liar:
         batch.forwards.append((0, self.instance(node), forged))
         batch.forward_refusals.append((0, self.instance(node), self.round(node), rng.randint(0, 4)))
         batch.top_replies.append((0, rng.getrandbits(64), HIGHEST, 0))
-        batch.chain_asks.append((0, self.instance(node)))
+        batch.chain_asks.append((0, self.instance(node), rng.getrandbits(32)))
         batch.chain_replies.append((0, self.instance(node), rng.getrandbits(32)))
 
     def flood(self, batch: Batch, node: int) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from paxmux.engine.errors import Code
+from paxmux.engine.paxos.timers import Timers
 from tests.minicluster import MiniCluster
 from tests.storm import storm
 
@@ -23,10 +24,11 @@ def test_faults_break_nothing(seed: int) -> None:
     storm(seed)
 
 
+@pytest.mark.parametrize("timers", [Timers(), Timers(forward=0)], ids=["forwarding", "bidding"])
 @pytest.mark.parametrize("delay_ms", [1, 25, 110])
-def test_a_busy_peer_starves_nobody(delay_ms: int) -> None:
+def test_a_busy_peer_starves_nobody(delay_ms: int, timers: Timers) -> None:
     """Node 1 always has something to propose; 2 and 3 get their turns, also where messages take long."""
-    cluster = MiniCluster(delay_ms, nodes=3, groups=1)
+    cluster = MiniCluster(delay_ms, nodes=3, groups=1, timers=timers)
     cluster.delay_min_ms, cluster.delay_ms = delay_ms * 4 // 5, delay_ms
     waiting = {node: (node, 0, 0) for node in cluster.nodes}
     answered = dict.fromkeys(cluster.nodes, 0)

@@ -22,6 +22,7 @@ from paxmux.engine.options import LayoutOptions, MachineOptions, Options, Worker
 from paxmux.shards import control
 from paxmux.shards.node import Node
 from paxmux.shards.pending import Done
+from paxmux.tools.bench_machine import Chain, read_answer
 from tests.event_loop import in_loop
 from tests.node_fixtures import check_traces, traces
 
@@ -38,7 +39,7 @@ def options_of(folder: Path, ports: list[int], number: int, **more: Any) -> Opti
         data_dir=str(folder / f"node{number}"),
         groups=4,
         bootstrap=True,
-        state_machines=[ECHO],
+        state_machines=more.pop("state_machines", [ECHO]),
         worker=WorkerOptions(restart_first_ms=1, restart_max_ms=50),
         **more,
     )
@@ -69,6 +70,22 @@ async def history(node: Node, group: int) -> list[tuple[bytes, int]]:
     for instance in range(await node.now_instance_id(group)):
         found += await node.instance_value(group, instance)
     return found
+
+
+@in_loop
+async def test_a_linearizable_read_sees_what_was_acknowledged_anywhere(
+    tmp_path: Path, free_ports: Ports
+) -> None:
+    counter = MachineOptions(class_="paxmux.tools.bench_machine:Chain")
+    acknowledged = dict.fromkeys(range(4), 0)
+    async with cluster(tmp_path, free_ports(3), state_machines=[counter]) as nodes:
+        for number in range(60):
+            group = number % 4
+            await nodes[number % 3].propose(group, b"x", smid=Chain.smid, timeout_s=30)
+            acknowledged[group] += 1
+            for node in nodes:
+                answer = await node.query(group, b"", Chain.smid, "linearizable", timeout_s=30)
+                assert read_answer(answer)[0] == acknowledged[group]
 
 
 @in_loop

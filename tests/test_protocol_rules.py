@@ -141,6 +141,14 @@ def test_rule_1_a_duplicate_is_answered_after_the_sync_too() -> None:
     assert len(fx.after.to[A].accept_replies) == 2
 
 
+def test_a_decided_value_of_another_instance_changes_nothing() -> None:
+    group = make(instance=5)
+    fx = Effects()
+    for instance in (0, 4, 6, 1 << 40):
+        group.learner.on_learned(instance, 3, B, NOOP, NOW, fx)
+    assert (group.instance, fx.records, fx.decided) == (5, [], [])
+
+
 # Rule 2
 
 

@@ -26,7 +26,7 @@ from paxmux.engine.paxos.timers import (
     DEFAULT_BOUNDS,
     DEFAULT_TIMERS,
     EXPIRE_GAP,
-    MS,
+    LATE_NOTICE,
     NEVER,
     Bounds,
     Timers,
@@ -34,9 +34,6 @@ from paxmux.engine.paxos.timers import (
 
 Owned = tuple[int, int, int, bytes, bytes | None]
 """A proposal made at this node: (born, deadline_ns, smid, payload, context)."""
-
-LATE_NOTICE = 20 * MS
-"""How long a notice may lag behind the next instance's Accept before the group asks for it."""
 
 
 class Group:

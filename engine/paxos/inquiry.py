@@ -45,15 +45,17 @@ class Inquiry:
         self.asked_at = g.instance
         self.answers = {}
         fx.suspects.append(g)
-        fx.now.all.chain_asks.append((g.index, g.instance))
+        fx.now.all.chain_asks.append(g.position())
 
-    def on_ask(self, sender: int, instance: int, fx: Effects) -> None:
+    def on_ask(self, sender: int, instance: int, chain: Chain, now: int, fx: Effects) -> None:
         """A peer wants to compare."""
         g = self.g
         if self.fenced is not None:
             return
         if instance == g.instance:
             fx.now.peer(sender).chain_replies.append(g.position())
+            if chain != g.chain:
+                self.suspect(now, fx)
         elif 0 < instance < g.instance:
             fx.chain_reads.append((sender, g.index, instance))
 

@@ -51,8 +51,8 @@ them is decided in an instance below `born`."""
 ForwardRefusal = tuple[int, int, int, int]
 """(group, instance, round, node): the sender does not hold the ballot; this is the highest that it knows."""
 
-ChainAsk = tuple[int, int]
-"""(group, instance): what is the chain of your decisions below this instance?"""
+ChainAsk = tuple[int, int, int]
+"""(group, instance, chain): that is the sender's chain below this instance; what is yours?"""
 
 ChainReply = tuple[int, int, int]
 """(group, instance, chain)"""

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from paxmux.engine.paxos.effects import Effects
 from paxmux.engine.paxos.quorum import Members
-from paxmux.engine.paxos.timers import EXPIRE_GAP, NEVER
+from paxmux.engine.paxos.timers import EXPIRE_GAP, LATE_NOTICE, NEVER
 
 if TYPE_CHECKING:
     from paxmux.engine.paxos.group import Group
@@ -106,9 +106,12 @@ class Reader:
             self.on_decided(fx)
         elif round.complete_at == NEVER:
             round.complete_at = now + g.timers.accept_first
-            fx.wake_at = min(fx.wake_at, round.complete_at)
             if target > g.instance and voter != g.me:
                 g.learner.ask(voter, now, fx)
+            else:
+                # As a rule its notice is on the way; if not, ask for it.
+                round.resend_at = min(round.resend_at, now + LATE_NOTICE)
+                fx.wake_at = min(fx.wake_at, round.resend_at)
         if self.waiting:
             fx.ready.append(g)
 
@@ -158,9 +161,10 @@ class Reader:
             if node != g.me and node not in round.tops:
                 fx.now.peer(node).top_asks.append((g.index, number))
         target = round.target()
-        if target is not None and target > g.instance:
+        if target is not None:
             ahead = [node for node, top in round.tops.items() if top >= target and node != g.me]
-            g.learner.ask(g.rng.choice(ahead), now, fx)
+            if ahead:
+                g.learner.ask(g.rng.choice(ahead), now, fx)
 
     def expire(self, now: int, fx: Effects) -> None:
         """Give up the reads whose deadline has passed."""

@@ -11,6 +11,10 @@ EXPIRE_GAP = 20 * MS
 """What waits in a group is looked through for passed deadlines at most so often."""
 
 
+LATE_NOTICE = 20 * MS
+"""How long a notice may lag behind what shows that there must be one, before a group asks for it."""
+
+
 class Timers(NamedTuple):
     """Durations, in nanoseconds. The options of the same names, in ms, say what each is for."""
 
