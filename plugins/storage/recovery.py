@@ -9,6 +9,7 @@ and synced before it is reported, for it may exist in the page cache alone.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Final, NamedTuple
 
 from paxmux.engine.storage import StorageDamaged
@@ -28,7 +29,7 @@ from paxmux.plugins.storage.segment_file import (
     PIECE_BYTES,
     ZEROS,
     SegmentFile,
-    segment_path,
+    segment_name,
 )
 
 REBUILD_CHUNKS: Final = 4096
@@ -65,7 +66,6 @@ class Recovery:
         """
         self._place = place
         self._segments = place.segments
-        self._directory = next(iter(place.segments.values())).path.parent
         self._table = table
         self._index = index
         self._flusher = flusher
@@ -98,9 +98,7 @@ class Recovery:
             start = position(self._oldest, HEADER_BYTES)
         number, offset = start >> OFFSET_BITS, start & OFFSET_MASK
         if number not in self._segments:
-            raise StorageDamaged(
-                f"{segment_path(self._directory, number)}: missing, though the index covers it"
-            )
+            raise StorageDamaged(f"{self._missing(number)}: missing, though the index covers it")
         while True:
             for batch in read_batches(self._place.read, self._segments[number], offset):
                 self._take(batch, number)
@@ -177,7 +175,10 @@ class Recovery:
         if needed < 0:
             raise StorageDamaged(f"{segment.path}, offset {HEADER_BYTES}: not the start of a segment")
         if self._oldest > needed:
-            raise StorageDamaged(f"{segment_path(self._directory, needed)}: missing, though it is needed")
+            raise StorageDamaged(f"{self._missing(needed)}: missing, though it is needed")
+
+    def _missing(self, number: int) -> Path:
+        return self._segments[self._oldest].path.with_name(segment_name(number))
 
     def _damage(self, number: int, offset: int, proven: int) -> StorageDamaged:
         return StorageDamaged(

@@ -86,16 +86,20 @@ def read_rest(read: ReadBytes, segment: SegmentFile, offset: int) -> Rest:
     """The last bytes of the piece before: a header may lie across two."""
     while offset < segment.size:
         piece = read(segment, offset, PIECE_BYTES)
+        filled = 0
+        """Bytes up to the last that is not zero. Few pieces have many: the search stops there."""
         if piece != ZEROS[: len(piece)]:
-            last = offset + len(piece.rstrip(b"\0"))
+            filled = len(piece.rstrip(b"\0"))
+            last = offset + filled
         data = carried + piece
         start = offset - len(carried)
-        found = data.find(MAGIC)
+        stop = len(carried) + filled
+        found = data.find(MAGIC, 0, stop)
         while found >= 0:
             header = decode_header(data, found, segment.salt, start + found)
             if header is not None:
                 proven = max(proven, header.synced)
-            found = data.find(MAGIC, found + 1)
+            found = data.find(MAGIC, found + 1, stop)
         carried = data[-(BATCH_BYTES - 1) :]
         offset += len(piece)
     return Rest(last, proven)

@@ -78,9 +78,14 @@ def write_all(fd: int, data: bytes, offset: int) -> None:
         done += more
 
 
+def segment_name(number: int) -> str:
+    """What the file of segment `number` is called."""
+    return f"{number:010d}{SUFFIX}"
+
+
 def segment_path(directory: Path, number: int) -> Path:
     """Where segment `number` is."""
-    return directory / f"{number:010d}{SUFFIX}"
+    return directory / segment_name(number)
 
 
 def encode_stamp(identity: LogIdentity, number: int, size: int, random: int) -> tuple[bytes, int]:
@@ -201,7 +206,7 @@ def decode_stamp(data: bytes, path: Path, length: int, identity: LogIdentity) ->
     for name, theirs, ours in zip(LogIdentity._fields, found, identity, strict=True):
         if theirs != ours:
             raise DataDirError(f"{path}: belongs to {name} {theirs:#x}, this is {name} {ours:#x}")
-    if path != segment_path(path.parent, number):
+    if path.name != segment_name(number):
         raise StorageDamaged(f"{path}: its header says that it is segment {number}")
     if length != size:
         raise StorageDamaged(f"{path}: {length} bytes, made with {size}")
