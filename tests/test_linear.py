@@ -43,6 +43,12 @@ GOOD = {
     "an unknown write that never took effect": """
         A: [put a] [put b ?
         B:            [get a] [put c] [get c] [get c]""",
+    "writes that build on each other in a row, all at once": """
+        A: [put a              ]
+        B: [cas a b = a        ]
+        C: [cas b c = b        ]
+        D: [get b              ]
+        E: [put d              ]  [get d]""",
     "an unknown cas between two writes": """
         A: [put a]  [cas a b ?
         B:                [get a] [get b]  [cas b c = b]""",
@@ -107,6 +113,9 @@ BAD = {
     "an unknown cas whose value was gone": """
         A: [put a] [put c] [cas a b ?
         B:                           [get b]""",
+    "two cas that build on each other in a ring": """
+        A: [cas a b = a]
+        B: [cas b a = b]""",
     "a cas that found what was not there": """
         A: [put a] [cas b c = b]""",
     "a cas that did not, and should have": """
@@ -283,7 +292,8 @@ LONG = 8000
 
 
 @pytest.mark.parametrize(
-    ("clients", "unknown", "late"), [(3, 0.0, 0.0), (12, 0.02, 0.5), (30, 0.1, 0.9), (5, 0.5, 1.0)]
+    ("clients", "unknown", "late"),
+    [(3, 0.0, 0.0), (12, 0.02, 0.5), (30, 0.1, 0.9), (5, 0.5, 1.0), (100, 0.3, 0.5)],
 )
 def test_a_long_good_history_is_good(clients: int, unknown: float, late: float) -> None:
     rng = random.Random(f"long {clients} {unknown}")

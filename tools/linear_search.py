@@ -12,7 +12,8 @@ What makes it fast where each value is written once, as tests do:
   been, one whose value was seen took effect before the first answer that shows it.
 - Reads take their moment as soon as the register has their value: they change nothing.
 - A value that somebody is yet to see cannot be overwritten, if it cannot come again.
-- Values that nobody is yet to see are all the same, and writes of such values cost nothing.
+- Values that nobody is yet to see are all the same. A write of one costs nothing, and neither does a
+  write together with all that build on it, once all of these are under way.
 """
 
 from __future__ import annotations
@@ -177,8 +178,10 @@ class _Search:
         """Value -> calls of these that replace it -> by what."""
         self._writing: dict[int, Value] = {}
         """Calls that write whatever there was -> a value that is seen."""
+        self._origins: dict[Value, tuple[int, Value]] = {}
+        """Value that is seen -> the call that writes it, and what that call sees."""
         self._burying = 0
-        """Calls that write whatever there was, a value that nobody sees."""
+        """Calls that cost nothing once nobody is yet to see the register's value: they leave it so."""
 
     def run(self) -> bool:
         """Whether at least one order of the steps fits."""
@@ -213,27 +216,65 @@ class _Search:
         return True
 
     def _call(self, one: Step, bit: int) -> None:
-        if one.pre is ANY:
-            if one.post in self._observed:
-                self._writing[bit] = one.post
+        if one.post is not KEEP and one.post in self._observed:
+            self._origins[one.post] = (bit, one.pre)
+        if one.pre is not ANY:
+            self._ahead[one.pre] -= 1
+            self._seeing[one.pre] |= bit
+            if one.post is KEEP:
+                self._reading[one.pre] |= bit
             else:
-                self._burying |= bit
-            return
-        self._ahead[one.pre] -= 1
-        self._seeing[one.pre] |= bit
-        if one.post is KEEP:
-            self._reading[one.pre] |= bit
+                self._taking[one.pre][bit] = one.post
+            self._bury(one.pre)
+        elif one.post in self._observed:
+            self._writing[bit] = one.post
+            self._bury(one.post)
         else:
-            self._taking[one.pre][bit] = one.post
+            self._burying |= bit
 
     def _forget(self, one: Step, bit: int) -> None:
+        self._burying &= ~bit
+        if one.post is not KEEP and self._origins.get(one.post) == (bit, one.pre):
+            del self._origins[one.post]
         if one.pre is ANY:
             self._writing.pop(bit, None)
-            self._burying &= ~bit
             return
         self._seeing[one.pre] &= ~bit
         self._reading[one.pre] &= ~bit
         self._taking[one.pre].pop(bit, None)
+
+    def _bury(self, value: Value) -> None:
+        """If the write that leads to this value, and all that build on it, are under way, they are free."""
+        passed = set()
+        while value in self._origins and value in self._once and value not in passed:
+            passed.add(value)
+            bit, pre = self._origins[value]
+            if pre is ANY:
+                after = self._built_on(value)
+                if after is not None:
+                    self._writing.pop(bit, None)
+                    self._burying |= bit | after
+                return
+            value = pre
+
+    def _built_on(self, value: Value) -> int | None:
+        """The calls that see a value or what they made of it; None if there are more to come."""
+        bits = 0
+        passed = set()
+        while value in self._observed:
+            if value in passed:
+                return None  # calls that build on each other in a ring
+            passed.add(value)
+            if value not in self._once or value in self._wanted or self._ahead[value]:
+                return None
+            bits |= self._seeing[value]
+            takers = self._taking[value]
+            if len(takers) > 1:
+                return None
+            if not takers:
+                break
+            (value,) = takers.values()
+        return bits
 
     def _awaited(self, value: Value, mask: int) -> bool:
         """Whether a step that sees this value is yet to have its moment."""
