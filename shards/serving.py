@@ -1,5 +1,10 @@
 """What a worker reads from its log for others: decided values for peers that lag, and chains.
 
+A peer asks from an instance on, and decided values stream to it until as much is under way as its
+window holds; each question that it asks while it learns says how far it is, and moves the window. A
+question that does not say more than the one before means that something was lost: the stream starts
+again from there. Many peers and groups are served at once, in turn.
+
 Decides who is served when, and how much in one turn: a reader that wants everything must not delay
 votes. Runs after the sync alone: before it the log may still hold an accepted value that another one
 has superseded. It never says what is not decided, and a record that cannot be read is never served.
@@ -8,6 +13,7 @@ has superseded. It never says what is not decided, and a record that cannot be r
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Mapping, Sequence
 
 from paxmux.engine.paxos import value as values
@@ -15,8 +21,11 @@ from paxmux.engine.paxos.effects import Effects, Outbox
 from paxmux.engine.paxos.group import Group
 from paxmux.engine.storage import Log, StorageDamaged
 
-SERVE_COUNT = 1000
-"""Decided values of one group read for one lagging peer in one turn."""
+SERVE_COUNT = 512
+"""Decided values read for lagging peers in one turn."""
+WINDOW_COUNT = 2048
+WINDOW_TURNS = 4
+"""Under way to one peer in one group: at most so many values, and so many turns' bytes."""
 SERVE_OVERHEAD_BYTES = 64
 """What a decided value costs a turn beside its bytes."""
 VERIFY_COUNT = 256
@@ -28,61 +37,111 @@ CHAINS_MAX = 64
 _log = logging.getLogger("paxmux")
 
 
+class Stream:
+    """Decided values of one group on their way to one peer."""
+
+    __slots__ = ("first", "flight", "flight_bytes", "next")
+
+    def __init__(self, first: int) -> None:
+        self.first = first
+        """The peer has everything below, as its last question said."""
+        self.next = first
+        """The first instance that is not sent."""
+        self.flight: deque[tuple[int, int]] = deque()
+        """(end, bytes) of each batch that is under way."""
+        self.flight_bytes = 0
+
+    def acknowledge(self, first: int) -> None:
+        """The peer asks on from `first`."""
+        self.first = first
+        while self.flight and self.flight[0][0] <= first:
+            self.flight_bytes -= self.flight.popleft()[1]
+
+    def sent(self, end: int, size: int) -> None:
+        """A batch up to below `end` has left."""
+        self.next = end
+        self.flight.append((end, size))
+        self.flight_bytes += size
+
+
 class Serving:
     """Answers from the log, for all groups of one worker."""
 
-    __slots__ = ("_chains", "_groups", "_log", "_questions", "_unreadable", "max_bytes")
+    __slots__ = ("_chains", "_groups", "_log", "_streams", "_unreadable", "_waiting", "max_bytes")
 
     def __init__(self, groups: Mapping[int, Group], log: Log, max_bytes: int) -> None:
         """`max_bytes`: decided values sent in one turn."""
         self._groups = groups
         self._log = log
         self.max_bytes = max_bytes
-        self._questions: dict[tuple[int, int], int] = {}
-        """(peer, group) -> the first decided value that the peer wants; answered in this order."""
+        self._streams: dict[tuple[int, int], Stream] = {}
+        """By (peer, group)."""
+        self._waiting: dict[tuple[int, int], None] = {}
+        """Streams that have more to send and room in their window; served in this order."""
         self._chains: list[tuple[int, int, int]] = []
         self._unreadable: set[int] = set()
 
     @property
     def waiting(self) -> bool:
         """Whether there is more to serve."""
-        return bool(self._questions)
+        return bool(self._waiting)
 
     def take(self, fx: Effects) -> None:
         """Note what was asked for in a turn."""
         for peer, index, first in fx.serve:
-            self._questions[peer, index] = first
+            key = peer, index
+            stream = self._streams.get(key)
+            if stream is None or not stream.first < first <= stream.next:
+                stream = self._streams[key] = Stream(first)
+            else:
+                stream.acknowledge(first)
+            self._waiting[key] = None
         self._chains += fx.chain_reads[:CHAINS_MAX]
 
     def answer(self) -> Outbox:
         """What goes to peers in this turn; what is beyond the budget waits for the next one."""
         box = Outbox()
-        if self._questions:
+        if self._waiting:
             self._serve(box)
         if self._chains:
             self._tell_chains(box)
         return box
 
     def _serve(self, box: Outbox) -> None:
-        budget = self.max_bytes
-        questions = self._questions
-        while questions and budget > 0:
-            peer, index = next(iter(questions))
-            first = questions.pop((peer, index))
-            group = self._groups[index]
+        size_left, count_left = self.max_bytes, SERVE_COUNT
+        waiting = self._waiting
+        while waiting and size_left > 0 and count_left > 0:
+            key = peer, index = next(iter(waiting))
+            del waiting[key]
+            stream, group = self._streams[key], self._groups[index]
+            under_way = stream.next - stream.first
+            count = min(
+                group.instance - stream.next,
+                WINDOW_COUNT - under_way,
+                count_left,
+                size_left // SERVE_OVERHEAD_BYTES + 1,
+            )
+            if count <= 0 or stream.flight_bytes >= WINDOW_TURNS * self.max_bytes:
+                continue
             try:
-                found = self._log.read_range(index, first, min(SERVE_COUNT, group.instance - first), budget)
+                found = self._log.read_range(index, stream.next, count, size_left)
             except StorageDamaged as error:
                 # Another peer has it too. All groups of this worker would go down with this one record.
                 if index not in self._unreadable:
                     self._unreadable.add(index)
                     _log.error("group %d: decided values cannot be served: %s", index, error)
                 continue
+            if not found:
+                continue
+            size = sum([len(item[3]) for item in found]) + len(found) * SERVE_OVERHEAD_BYTES
             batch = box.peer(peer)
-            for instance, round, node, value in found:
-                batch.learned.append((index, instance, round, node, value))
-                budget -= len(value) + SERVE_OVERHEAD_BYTES
+            batch.learned += [(index, *item) for item in found]
             batch.positions.append(group.position())
+            stream.sent(stream.next + len(found), size)
+            size_left -= size
+            count_left -= len(found)
+            if stream.next < group.instance:
+                waiting[key] = None
 
     def _tell_chains(self, box: Outbox) -> None:
         asked, self._chains = self._chains, []

@@ -333,8 +333,8 @@ MUTATIONS = (
         "lagging peers get what is open",
         Serving,
         "_serve",
-        "group.instance - first",
-        "group.instance + 1 - first",
+        "group.instance - stream.next,",
+        "group.instance + 1 - stream.next,",
     ),
     Mutation(
         "the mark is one too high",

@@ -26,6 +26,7 @@ from paxmux.shards.applier import REPLAY_COUNT, Applier
 from paxmux.shards.codec import BodyError, decode_sections, encode_section, encode_split, value_bytes
 from paxmux.shards.outlet import Outlet
 from paxmux.shards.requests import Batch, CallKind, Reply
+from paxmux.shards.serving import SERVE_COUNT, SERVE_OVERHEAD_BYTES, WINDOW_COUNT, WINDOW_TURNS
 from paxmux.shards.turn import Turn
 
 SEATS = {1: 11, 2: 12, 3: 13}
@@ -572,16 +573,51 @@ def test_what_a_turn_serves_is_bounded_and_the_rest_waits() -> None:
     events.frames.clear()
     turn.serving.max_bytes = 100_000
     turn.run(NOW, [frame(asks(*[(index, 0) for index in range(50)] * 20))])
-    items = served(events)
-    assert 1000 <= len(items) <= 3000
+    assert 0 < len(served(events)) <= SERVE_COUNT
     turn.run(NOW, [frame(asks(*[(index, 0) for index in range(50)]), sender=3, seat=13)])
     while turn.busy:
-        assert len(served(events)) <= 3000
+        assert len(served(events)) <= SERVE_COUNT
         turn.run(NOW)
     assert not turn.serving.waiting
     events.frames.clear()
     turn.run(NOW)
     assert served(events) == [], "a question is answered once"
+
+
+def test_decided_values_stream_until_the_window_is_full_and_each_question_moves_it() -> None:
+    turn, events, _ = several(groups=1, instances=5 * WINDOW_COUNT)
+    while turn.busy:
+        turn.run(NOW)
+    events.frames.clear()
+    turn.run(NOW, [frame(asks((0, 100)))])
+    while turn.busy:
+        turn.run(NOW)
+    first = [item[1] for item in served(events)]
+    assert first == list(range(100, 100 + WINDOW_COUNT))
+    turn.run(NOW, [frame(asks((0, 100 + SERVE_COUNT)))])
+    while turn.busy:
+        turn.run(NOW)
+    more = [item[1] for item in served(events)]
+    assert more == list(range(100 + WINDOW_COUNT, 100 + WINDOW_COUNT + SERVE_COUNT)), (
+        "what was read is replaced"
+    )
+    turn.run(NOW, [frame(asks((0, 100 + SERVE_COUNT)))])
+    again = [item[1] for item in served(events)]
+    assert again[0] == 100 + SERVE_COUNT, "the same question again: something was lost"
+
+
+def test_the_window_is_one_of_bytes_too() -> None:
+    turn, events, _ = several(groups=1, instances=1000)
+    while turn.busy:
+        turn.run(NOW)
+    events.frames.clear()
+    turn.serving.max_bytes = 10 * SERVE_OVERHEAD_BYTES
+    turn.run(NOW, [frame(asks((0, 0)))])
+    while turn.busy:
+        turn.run(NOW)
+    assert len(served(events)) <= 11 * WINDOW_TURNS
+    turn.run(NOW, [frame(asks((0, 20)))])
+    assert served(events)
 
 
 def test_every_group_of_a_lagging_peer_is_served_in_its_turn() -> None:
@@ -595,7 +631,7 @@ def test_every_group_of_a_lagging_peer_is_served_in_its_turn() -> None:
     while turn.busy:
         turn.run(NOW)
         items += served(events)
-    assert [item[:2] for item in items] == [(g, i) for g in range(50) for i in range(90, 100)]
+    assert sorted(item[:2] for item in items) == [(g, i) for g in range(50) for i in range(90, 100)]
 
 
 def test_a_damaged_record_is_not_served_and_harms_nobody_else() -> None:
