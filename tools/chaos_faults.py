@@ -20,7 +20,10 @@ class Action(Enum):
     START_NODE = "start of a node"
     FREEZE_CHILD = "SIGSTOP of a worker"
     FREEZE_NODE = "SIGSTOP of a node"
+    FREEZE_ROUTER = "SIGSTOP of a router"
     THAW = "SIGCONT to a node and its workers"
+    CUT = "cut of connections"
+    HEAL = "end of all cuts"
 
 
 class Fault(NamedTuple):
@@ -31,6 +34,8 @@ class Fault(NamedTuple):
     node: int
     child: int = 0
     """For a worker: a number that is taken modulo the node's children."""
+    cuts: tuple[tuple[int, int], ...] = ()
+    """For a cut: the directions (from, to) that let nothing pass; all others do."""
 
 
 class Plan(NamedTuple):
@@ -38,13 +43,15 @@ class Plan(NamedTuple):
 
     name: str
     faults: list[Fault]
-    """In order of time. Afterwards every node is started that is down, and thawed if it is frozen."""
+    """In order of time. Afterwards every node is started that is down, and thawed if it is frozen, and
+    every cut ends."""
 
 
 class Faults:
     """Plans without end, drawn from a seed."""
 
-    def __init__(self, seed: int, nodes: int) -> None:
+    def __init__(self, seed: int, nodes: int, *, cuts: bool = False) -> None:
+        """`cuts`: the cluster's network can be cut."""
         self._rng = random.Random(f"paxmux chaos {seed}")
         self._nodes = nodes
         self._kinds = {
@@ -58,6 +65,17 @@ class Faults:
             "one frozen, another killed": self._frozen_and_killed,
             "a node stopped and started": self._clean_stop,
         }
+        if cuts:
+            self._kinds |= {
+                "a router frozen": self._freeze_router,
+                "one direction cut": self._one_way,
+                "two nodes cut from each other": self._two_way,
+                "a node cut off": self._cut_off,
+                "a node that is not heard, or hears nothing": self._half_cut_off,
+                "cuts that change": self._changing_cuts,
+                "a node cut off, another killed": self._cut_off_and_killed,
+                "a node cut off, another frozen": self._cut_off_and_frozen,
+            }
         self._queue: list[str] = []
 
     def next(self) -> Plan:
@@ -146,4 +164,77 @@ class Faults:
         return [
             Fault(stop, Action.STOP_NODE, node),
             Fault(stop + self._at(0.0, 1.0), Action.START_NODE, node),
+        ]
+
+    def _freeze_router(self) -> list[Fault]:
+        (node,) = self._pick(1)
+        begin = self._at()
+        return [
+            Fault(begin, Action.FREEZE_ROUTER, node),
+            Fault(begin + self._at(0.2, 2.5), Action.THAW, node),
+        ]
+
+    # Cuts
+
+    def _cut(self, *cuts: tuple[int, int], low_s: float = 0.5, high_s: float = 4.0) -> list[Fault]:
+        """Directions that are cut for a while."""
+        begin = self._at()
+        return [
+            Fault(begin, Action.CUT, cuts[0][0], cuts=cuts),
+            Fault(begin + self._at(low_s, high_s), Action.HEAL, cuts[0][0]),
+        ]
+
+    def _around(self, node: int, ways: tuple[str, ...] = ("in", "out")) -> list[tuple[int, int]]:
+        """The directions to a node, from it, or both."""
+        others = [other for other in range(self._nodes) if other != node]
+        cuts = [(other, node) for other in others] if "in" in ways else []
+        return cuts + ([(node, other) for other in others] if "out" in ways else [])
+
+    def _pair(self) -> tuple[int, int]:
+        sender, receiver = self._pick(2)
+        return sender, receiver
+
+    def _one_way(self) -> list[Fault]:
+        return self._cut(self._pair())
+
+    def _two_way(self) -> list[Fault]:
+        one, other = self._pair()
+        return self._cut((one, other), (other, one))
+
+    def _cut_off(self) -> list[Fault]:
+        (node,) = self._pick(1)
+        return self._cut(*self._around(node))
+
+    def _half_cut_off(self) -> list[Fault]:
+        (node,) = self._pick(1)
+        return self._cut(*self._around(node, (self._rng.choice(("in", "out")),)))
+
+    def _changing_cuts(self) -> list[Fault]:
+        # Any set of directions may be cut, and each lasts shorter than any timeout.
+        every = [(a, b) for a in range(self._nodes) for b in range(self._nodes) if a != b]
+        at, faults = self._at(), []
+        for _ in range(self._rng.randint(4, 10)):
+            cuts = tuple(self._rng.sample(every, self._rng.randint(1, len(every) // 2)))
+            faults.append(Fault(round(at, 3), Action.CUT, cuts[0][0], cuts=cuts))
+            at += self._at(0.1, 0.9)
+        return [*faults, Fault(round(at, 3), Action.HEAL, faults[0].node)]
+
+    def _cut_off_and_killed(self) -> list[Fault]:
+        cut, killed = self._pair()
+        faults = self._cut(*self._around(cut), low_s=1.5)
+        kill = faults[0].at_s + self._at(0.0, 1.0)
+        return [
+            *faults,
+            Fault(kill, Action.KILL_NODE, killed),
+            Fault(kill + self._at(0.1, 1.5), Action.START_NODE, killed),
+        ]
+
+    def _cut_off_and_frozen(self) -> list[Fault]:
+        cut, frozen = self._pair()
+        faults = self._cut(*self._around(cut), low_s=1.5)
+        begin = faults[0].at_s + self._at(0.0, 1.0)
+        return [
+            *faults,
+            Fault(begin, Action.FREEZE_NODE, frozen),
+            Fault(begin + self._at(0.2, 2.0), Action.THAW, frozen),
         ]

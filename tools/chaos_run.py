@@ -8,22 +8,20 @@ executed must fit what was acknowledged; the log of each node must say the same.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import itertools
 import random
-import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import msgspec
-import psutil
 
 from paxmux.engine.errors import Code, PaxmuxError
-from paxmux.tools.chaos_faults import Action, Fault, Faults
+from paxmux.tools.chaos_faults import Faults
+from paxmux.tools.chaos_hands import PATIENT, Hands
 from paxmux.tools.chaos_ledger import EXPECTED, Ledger
-from paxmux.tools.cluster import START_S, Cluster
+from paxmux.tools.cluster import Cluster
 from paxmux.tools.journal_machine import Journal, Row, ask_page, make_value, read_id, read_page
 from paxmux.tools.leftovers import Leftovers
 from paxmux.tools.node_handle import NodeGone, NodeHandle
@@ -38,8 +36,6 @@ PROBE_TIMEOUT_S = 3.0
 PROBE_PAUSE_S = 0.1
 SAMPLES = 20
 """Instances of each round that are read back from the log of each node."""
-_PATIENT = {"worker": {"crash_budget": 1_000_000, "restart_first_ms": 100, "restart_max_ms": 400}}
-"""Workers are killed far more often here than a supervisor should put up with."""
 
 
 class ChaosOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -66,7 +62,6 @@ class Chaos:
         self._steps = steps
         self._rng = random.Random(f"paxmux chaos samples {options.seed}")
         self._faults = Faults(options.seed, len(options.workers))
-        self._starts: set[asyncio.Task[None]] = set()
         self.ledger = Ledger(options.groups)
         self.rounds: list[str] = []
         """What was done in each round."""
@@ -78,9 +73,10 @@ class Chaos:
             groups=options.groups,
             machines=[MACHINE],
             router=options.router,
-            options=_PATIENT,
+            options=PATIENT,
             on_event=self._on_event,
         )
+        self._hands = Hands(self._cluster, self._write, self.ledger.violate)
 
     async def run(self) -> None:
         """Rounds until the time is over, or a violation is found; at least one.
@@ -99,8 +95,7 @@ class Chaos:
                 self._steps.step("stopping the cluster")
                 await cluster.stop()
         finally:
-            for start in self._starts:
-                start.cancel()
+            self._hands.let_go()
         self.left_behind = await leftovers.found(cluster.mark)
 
     async def _round(self) -> None:
@@ -109,8 +104,8 @@ class Chaos:
         executed, acknowledged = ledger.executed, ledger.outcomes[Code.OK]
         self._steps.step(f"round {number}: {plan.name}", plain=False)
         await asyncio.gather(*(self._write(node) for node in nodes))
-        await self._carry_out(plan.faults)
-        await self._bring_back()
+        await self._hands.carry_out(plan.faults)
+        await self._hands.bring_back()
         await asyncio.gather(*(self._probe(node) for node in nodes))
         await asyncio.gather(*(node.ask("write_halt") for node in nodes))
         await self._check()
@@ -120,67 +115,6 @@ class Chaos:
             f"{ledger.executed - executed:,} executed, "
             + (f"{ledger.violations} VIOLATIONS" if ledger.violations else "in order")
         )
-
-    # Faults
-
-    async def _carry_out(self, faults: list[Fault]) -> None:
-        begin = time.monotonic()
-        for fault in faults:
-            await asyncio.sleep(max(0.0, begin + fault.at_s - time.monotonic()))
-            await self._do(fault)
-
-    async def _do(self, fault: Fault) -> None:
-        node = self._cluster.nodes[fault.node]
-        match fault.action:
-            case Action.KILL_NODE:
-                self._check_alive(node)
-                await node.kill()
-            case Action.START_NODE if node.pid is None:
-                await self._start(node)
-            case Action.STOP_NODE:
-                code = await node.stop(drain_s=1.0)
-                if code != 0:
-                    self.ledger.violate(f"{node.name} was asked to stop and ended with exit code {code}")
-            case Action.FREEZE_NODE:
-                node.send_signal(signal.SIGSTOP)
-            case Action.THAW:
-                _thaw(node)
-            case Action.KILL_CHILD | Action.FREEZE_CHILD:
-                number = signal.SIGKILL if fault.action == Action.KILL_CHILD else signal.SIGSTOP
-                children = node.children()
-                if children:
-                    _signal(children[fault.child % len(children)], number)
-
-    async def _start(self, node: NodeHandle) -> None:
-        """Start a node; it gets its writers as soon as it serves."""
-        self._check_alive(node)
-        await node.start()
-        task = asyncio.create_task(self._write_when_ready(node, node.pid))
-        self._starts.add(task)
-
-    async def _write_when_ready(self, node: NodeHandle, pid: int | None) -> None:
-        try:
-            await node.ready(START_S)
-            await self._write(node)
-        except PaxmuxError:
-            if node.pid == pid or node.died is not None:
-                raise
-            # Killed while it was starting.
-
-    async def _bring_back(self) -> None:
-        """Every node serves again; what was started within the round is waited for."""
-        for node in self._cluster.nodes:
-            _thaw(node)
-            if node.pid is None:
-                await self._start(node)
-        starts, self._starts = self._starts, set()
-        await asyncio.gather(*starts)
-        for node in self._cluster.nodes:
-            await node.ready(START_S)
-
-    def _check_alive(self, node: NodeHandle) -> None:
-        if node.died is not None:
-            raise PaxmuxError(f"{node.name} died by itself, with exit code {node.died}\n{node.log_tail()}")
 
     # Load
 
@@ -285,14 +219,3 @@ async def _read_rows(node: NodeHandle, group: int, first: int, until: int) -> li
 def _read_mark(answer: bytes) -> Mark:
     page = read_page(answer)
     return page.rows, page.digest
-
-
-def _thaw(node: NodeHandle) -> None:
-    node.send_signal(signal.SIGCONT)
-    for child in node.children():
-        _signal(child, signal.SIGCONT)
-
-
-def _signal(process: psutil.Process, number: signal.Signals) -> None:
-    with contextlib.suppress(psutil.NoSuchProcess):
-        process.send_signal(number)

@@ -38,6 +38,7 @@ class Cluster:
         router: str = "inline",
         options: dict[str, Any] | None = None,
         on_event: OnEvent | None = None,
+        environment: dict[str, str] | None = None,
     ) -> None:
         """
         Args:
@@ -48,6 +49,7 @@ class Cluster:
             router: `inline` or `process`.
             options: further top-level keys of the configs.
             on_event: called with what nodes say unasked.
+            environment: of the nodes and their workers, beside this process's own.
         """
         self.folder = folder
         self.groups = groups
@@ -58,7 +60,10 @@ class Cluster:
         self._router = router
         self._options = options or {}
         self._on_event = on_event
+        self._environment = environment or {}
         self._claims = PortClaims()
+        self.members: list[str] = []
+        """Addresses of the nodes, once they are started."""
         self.nodes: list[NodeHandle] = []
 
     async def __aenter__(self) -> Cluster:
@@ -101,7 +106,7 @@ class Cluster:
 
     def _write_configs(self) -> None:
         ports = self._claims.take(len(self.workers))
-        members = [f"{HOST}:{port}" for port in ports]
+        members = self.members = [f"{HOST}:{port}" for port in ports]
         for index, workers in enumerate(self.workers):
             name = f"node{index + 1}"
             config = self.folder / f"{name}.yaml"
@@ -117,4 +122,5 @@ class Cluster:
                 **self._options,
             }
             config.write_text(yaml.safe_dump(document, sort_keys=False), encoding="utf-8")
-            self.nodes.append(NodeHandle(name, config, self.folder / name, self.mark, self._on_event))
+            node = NodeHandle(name, config, self.folder / name, self.mark, self._on_event, self._environment)
+            self.nodes.append(node)

@@ -38,14 +38,23 @@ class NodeGone(PaxmuxError):
 class NodeHandle:
     """One place in a cluster; its process may die and be started again. Used in one event loop only."""
 
-    def __init__(self, name: str, config: Path, data_dir: Path, mark: str, on_event: OnEvent | None) -> None:
-        """`mark`: see tools/processes.py."""
+    def __init__(
+        self,
+        name: str,
+        config: Path,
+        data_dir: Path,
+        mark: str,
+        on_event: OnEvent | None,
+        environment: dict[str, str] | None = None,
+    ) -> None:
+        """`mark`: see tools/processes.py; `environment`: beside this process's own."""
         self.name = name
         self.config = config
         self.data_dir = data_dir
         self.log_file = config.with_suffix(".log")
         self._mark = f"{mark}/{name}"
         self._on_event = on_event
+        self._environment = environment or {}
         self._popen: subprocess.Popen[bytes] | None = None
         self._writer: asyncio.StreamWriter | None = None
         self._reading: asyncio.Task[None] | None = None
@@ -76,7 +85,12 @@ class NodeHandle:
         if self._popen is not None:
             raise PaxmuxError(f"{self.name} runs already")
         mine, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-        environment = {**os.environ, processes.MARK: self._mark, "PYTHONPATH": _python_path()}
+        environment = {
+            **os.environ,
+            **self._environment,
+            processes.MARK: self._mark,
+            "PYTHONPATH": _python_path(),
+        }
         with theirs, open(self.log_file, "ab") as log:
             self._popen = subprocess.Popen(
                 [sys.executable, "-P", "-m", "paxmux.tools.driven_node", str(theirs.fileno()), self.config],

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
+from collections.abc import Callable
 
 import msgspec
 
@@ -23,7 +24,7 @@ _PLACE = struct.Struct("<QI").pack
 
 _encode = msgspec.msgpack.Encoder().encode
 _command = msgspec.msgpack.Decoder(list[str | None]).decode
-_answer = msgspec.msgpack.Decoder(str | None).decode
+_answer: Callable[[bytes], str | None] = msgspec.msgpack.Decoder(str | None).decode
 
 
 class Registers(StateMachine):
