@@ -1,7 +1,7 @@
 """`paxmux chaos`: kills and freezes processes of a cluster under load, and checks what is left.
 
 Decides arguments, words and exit code; tools/chaos_run.py does the rounds, tools/chaos_ledger.py
-judges.
+judges. With --linearizable it is tools/chaos_registers.py and tools/linear.py.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import secrets
 import sys
+from pathlib import Path
 
 import msgspec
 import orjson
@@ -17,6 +18,8 @@ from rich.console import Console
 from paxmux.engine.errors import Code, ExitCode
 from paxmux.tools import event_loop
 from paxmux.tools.arguments import seconds, whole
+from paxmux.tools.chaos_register_report import check_file, run_registers
+from paxmux.tools.chaos_registers import RegisterOptions
 from paxmux.tools.chaos_run import Chaos, ChaosOptions
 from paxmux.tools.progress import Steps
 from paxmux.tools.scratch import Scratch
@@ -31,6 +34,18 @@ stopped, and brought back. Then it is checked that
   - each acknowledged value was executed, where it was acknowledged; none twice; none that was refused
   - the logs of all nodes say the same as the state machines
   - in the end, no process and no file in /dev/shm is left
+
+With --linearizable, clients on each node write, compare and set, and read registers instead, and
+directions between nodes are cut as well. Each call is noted, and in the end it is checked that
+
+  - every register was linearizable: its history could have happened one call at a time
+  - nothing acknowledged is lost: every node reads every register once more
+  - all replicas have executed the same, and each node served again after each round
+  - no process and no file in /dev/shm is left
+
+--history FILE keeps the calls, one JSON object a line; --check FILE judges such a file, and does
+nothing else. With --reads local the reads are those of each node alone: that is not linearizable, and
+shows that the check would find it.
 
 The seed fixes what is done and when, not how the machine schedules it. The exit code is 0 only if
 everything held; otherwise the folder with data and logs is kept.
@@ -54,28 +69,56 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--clients", type=whole(1, 1000), default=8, metavar="N", help="on each node")
     parser.add_argument("--size", type=whole(12, 1_048_576), default=100, metavar="BYTES", help="of a value")
     parser.add_argument("--router", choices=("inline", "process"), default="inline")
+    parser.add_argument(
+        "--linearizable", action="store_true", help="registers, cuts, and the check of their history"
+    )
+    parser.add_argument(
+        "--keys", type=whole(1, 1000), metavar="N", help="registers of each group (default: 2)"
+    )
+    parser.add_argument("--reads", choices=("linearizable", "local"), help="(default: linearizable)")
+    parser.add_argument("--history", type=Path, metavar="FILE", help="where the calls are kept")
+    parser.add_argument("--check", type=Path, metavar="FILE", help="judge the calls that a run has kept")
     parser.add_argument("--json", action="store_true", help="report as JSON on standard output")
     parser.epilog = _EPILOG
 
 
 def run(args: argparse.Namespace) -> int:
     """Do it, and say what was found."""
+    console = Console(stderr=args.json, highlight=False)
+    if args.check is not None:
+        return check_file(args.check, console, args.json)
+    for name in ("keys", "reads", "history"):
+        if getattr(args, name) is not None and not args.linearizable:
+            print(f"paxmux chaos: --{name}: expected only with --linearizable", file=sys.stderr)
+            return ExitCode.USAGE
     if max(args.workers) > args.groups:
         print(
             f"paxmux chaos: --workers: expected at most one worker per group ({args.groups})",
             file=sys.stderr,
         )
         return ExitCode.USAGE
+    seed = secrets.randbelow(1 << 32) if args.seed is None else args.seed
+    if args.linearizable:
+        registers = RegisterOptions(
+            seconds=args.seconds,
+            seed=seed,
+            groups=args.groups,
+            workers=tuple(args.workers),
+            clients=args.clients,
+            keys=args.keys or 2,
+            router=args.router,
+            consistency=args.reads or "linearizable",
+        )
+        return run_registers(registers, args.history, console, args.json)
     options = ChaosOptions(
         seconds=args.seconds,
-        seed=secrets.randbelow(1 << 32) if args.seed is None else args.seed,
+        seed=seed,
         groups=args.groups,
         workers=tuple(args.workers),
         clients=args.clients,
         size=args.size,
         router=args.router,
     )
-    console = Console(stderr=args.json, highlight=False)
     with Scratch(None) as scratch:
         with Steps(console) as steps:
             steps.say(f"seed {options.seed}")

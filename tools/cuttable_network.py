@@ -27,8 +27,8 @@ Cut = tuple[int, int]
 class CuttableNetwork(UdpTcp):
     """`network.plugin: paxmux.tools.cuttable_network:CuttableNetwork`."""
 
-    def __init__(self, node_id: int, *arguments: Any) -> None:
-        super().__init__(node_id, *arguments)
+    def __init__(self, node_id: int, *arguments: Any, **named: Any) -> None:
+        super().__init__(node_id, *arguments, **named)
         self._node_id = node_id
         self._cuts_file = os.environ.get(CUTS_FILE)
         self._looked_at = float("-inf")

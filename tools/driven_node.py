@@ -27,6 +27,7 @@ from paxmux.shards.node import Node
 from paxmux.tools import node_wire
 from paxmux.tools.load import Load, LoadSpec
 from paxmux.tools.main import exit_code
+from paxmux.tools.register_clients import RegisterClients, RegisterSpec
 from paxmux.tools.writers import Writers, WriterSpec
 
 _PR_SET_PDEATHSIG = 1
@@ -41,7 +42,7 @@ class DrivenNode:
         self._groups = range(groups)
         self._writer = writer
         self._load: Load | None = None
-        self._writers: Writers | None = None
+        self._writers: Writers | RegisterClients | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self.drain_s: float | None = None
         """Set once the tool has asked for a stop."""
@@ -91,9 +92,11 @@ class DrivenNode:
         done = await self._node.propose(group, value, smid, None, timeout_s)
         return [done.instance_id, done.result]
 
-    async def op_query(self, groups: list[int], request: bytes, smid: int, timeout_s: float) -> list[bytes]:
-        """The same local read in several groups."""
-        queries = [self._node.query(group, request, smid, timeout_s=timeout_s) for group in groups]
+    async def op_query(
+        self, groups: list[int], request: bytes, smid: int, timeout_s: float, consistency: str = "local"
+    ) -> list[bytes]:
+        """The same read in several groups."""
+        queries = [self._node.query(group, request, smid, consistency, timeout_s) for group in groups]
         return list(await asyncio.gather(*queries))
 
     async def op_positions(self, timeout_s: float) -> list[int]:
@@ -124,6 +127,14 @@ class DrivenNode:
         """Start writers whose outcomes are reported one by one, as events."""
         await self._end_writers()
         self._writers = Writers(self._node, msgspec.convert(spec, WriterSpec), self.send, self._writer.drain)
+        self._writers.start()
+
+    async def op_call_registers(self, spec: dict[str, Any]) -> None:
+        """Start clients of registers whose every call is reported, as events; they are writers too."""
+        await self._end_writers()
+        self._writers = RegisterClients(
+            self._node, msgspec.convert(spec, RegisterSpec), self.send, self._writer.drain
+        )
         self._writers.start()
 
     async def op_write_halt(self) -> None:
