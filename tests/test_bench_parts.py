@@ -36,6 +36,11 @@ def test_all_proposers_share_groups_and_clients(nodes: int, groups: int, clients
     assert all(bool(own) or not count for own, count in made)
 
 
+def test_mixed_proposers_have_all_groups_each() -> None:
+    made = shares(BenchOptions(nodes=3, groups=2, clients=7, proposer="mixed"))
+    assert made == [([0, 1], 3), ([0, 1], 2), ([0, 1], 2)]
+
+
 def test_the_hash_covers_every_byte_in_order() -> None:
     def run(*values: tuple[int, bytes]) -> tuple[int, str]:
         chain = Chain(0)

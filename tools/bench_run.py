@@ -54,7 +54,7 @@ class BenchOptions(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float = 10.0
     warmup_s: float = 2.0
     mode: Literal["propose", "batch"] = "propose"
-    proposer: Literal["one", "all"] = "one"
+    proposer: Literal["one", "all", "mixed"] = "one"
     router: Literal["inline", "process"] = "inline"
     seed: int = 0
 
@@ -63,11 +63,14 @@ def shares(options: BenchOptions) -> list[tuple[list[int], int]]:
     """(groups, number of clients) of each node's proposals.
 
     With proposer `all` each group is proposed to by one node, group mod nodes, and the clients are
-    shared evenly among the nodes that have groups.
+    shared evenly among the nodes that have groups. With `mixed` all nodes propose in all groups.
     """
     if options.proposer == "one":
         return [(list(range(options.groups)), options.clients)] + [([], 0)] * (options.nodes - 1)
-    owned = [list(range(node, options.groups, options.nodes)) for node in range(options.nodes)]
+    if options.proposer == "mixed":
+        owned = [list(range(options.groups))] * options.nodes
+    else:
+        owned = [list(range(node, options.groups, options.nodes)) for node in range(options.nodes)]
     busy = sum(1 for groups in owned if groups)
     each, rest = divmod(options.clients, busy)
     return [

@@ -30,6 +30,7 @@ request under way and goes round the groups in a random order of its own (--seed
   --proposer one   node 1 proposes for all groups
   --proposer all   each node has clients/nodes of the clients, and each group is proposed to by one
                    node alone: group g by node g mod NODES
+  --proposer mixed as all, but each node proposes in all groups: two of three forward
   --mode propose   one value for each call
   --mode batch     {BATCH_VALUES} values of one group for each call of propose_many: qps counts calls,
                    values_per_s values
@@ -55,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seconds", type=seconds(0.1, 86_400), default=default.seconds, metavar="S")
     parser.add_argument("--warmup-s", type=seconds(0, 3600), default=default.warmup_s, metavar="S")
     parser.add_argument("--mode", choices=("propose", "batch"), default=default.mode)
-    parser.add_argument("--proposer", choices=("one", "all"), default=default.proposer)
+    parser.add_argument("--proposer", choices=("one", "all", "mixed"), default=default.proposer)
     parser.add_argument("--router", choices=("inline", "process"), default=default.router)
     parser.add_argument("--seed", type=whole(0, 2**32), default=default.seed, metavar="N")
     parser.add_argument(
