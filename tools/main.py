@@ -23,6 +23,7 @@ COMMANDS = {
     "status": "show groups, layout, rings and peers of a running node",
     "bench": "measure a cluster on this machine",
     "chaos": "kill processes of a cluster under load, and check that nothing is lost",
+    "sim": "simulate clusters with faults, from seeds, and judge every one",
     "demo": "show a cluster on this machine: load, a crash, the comparison of replicas",
     "echo": "run one node of a cluster that echoes what is typed",
 }

@@ -80,7 +80,7 @@ class Faults:
         self._doom("node_crash")
 
     def _power_cut(self) -> None:
-        self._doom("power_cut")
+        self._doom("power_cut", Point.APPENDED if self._cluster.rng.random() < 0.5 else None)
 
     def _tail_flip(self) -> None:
         self._doom("tail_flip", Point.APPENDED)

@@ -31,17 +31,17 @@ class Load:
         self._written: dict[tuple[int, bytes], list[bytes]] = {}
         """(group, key) -> the last values that somebody tried to write."""
 
-    def round(self, callers: tuple[int, ...]) -> None:
-        """One of the callers asks for something, or for much."""
+    def round(self, callers: tuple[int, ...]) -> bool:
+        """One of the callers asks for something, or for much; False if it has to wait."""
         cluster = self._cluster
         rng, plan = cluster.rng, cluster.plan
         node = cluster.nodes[rng.choice(callers) - 1]
         group = int(rng.random() * plan.groups)
         if not node.takes(group) or sum(len(worker.open) for worker in node.workers) > WAITING_MAX:
-            return
+            return False
         if rng.random() < plan.reads:
             self._read(node, group)
-            return
+            return True
         self._bursts += 1
         count = 2 + int(rng.random() * BURST_MAX) if rng.random() < plan.burst else 1
         timeout_ms = rng.choice(TIMEOUTS_MS)
@@ -50,6 +50,7 @@ class Load:
                 self.journal(node, group, timeout_ms, self._bursts)
             else:
                 self._write(node, group, timeout_ms)
+        return True
 
     def journal(self, node: SimNode, group: int, timeout_ms: float | None, burst: int = 0) -> Request:
         """A proposal to the journal."""

@@ -43,9 +43,9 @@ STRIKES: Final = (
     "clean_stop",
 )
 """Of a whole node, worker, disk or link; they strike one at a time, and may last."""
-CONSEQUENCES: Final = ("lost_write", "torn_write", "clock_restart")
-"""Counted where a strike has them: unsynced writes that a power cut took, whole or in part, and clocks
-that start anew with their machine."""
+CONSEQUENCES: Final = ("lost_write", "cut_tail", "clock_restart")
+"""Counted where a strike has them: unsynced writes that a power cut took, torn ones that recovery cut
+off, and clocks that start anew with their machine."""
 FAULTS: Final = WIRE_FAULTS + STRIKES
 
 ALIASES: Final = {
@@ -228,6 +228,11 @@ def draw(seed: int, rng: random.Random, asked: Asked) -> Plan:
     )
 
 
+def planned(seed: int, asked: Asked) -> Plan:
+    """The plan of a seed, for whoever wants to read it."""
+    return draw(seed, random.Random(seed), asked)
+
+
 def possible(nodes: int) -> tuple[str, ...]:
     """The kinds of fault that a cluster of so many nodes can have."""
     spare = nodes - (nodes // 2 + 1)
@@ -250,13 +255,13 @@ def _faults(rng: random.Random, nodes: int, asked: tuple[str, ...] | None) -> tu
 
 
 def _layouts(rng: random.Random, nodes: int, groups: int) -> tuple[tuple[tuple[int, ...], ...], ...]:
-    layouts = []
     alike = rng.random() < 0.3
+    layouts: list[tuple[tuple[int, ...], ...]] = []
     for _ in range(nodes):
-        workers = min(groups, rng.choice((1, 1, 2, 3)))
-        strategy = "range" if rng.random() < 0.5 else "spread"
-        if not layouts or not alike:
-            options = LayoutOptions(workers=workers, strategy="range" if strategy == "range" else "spread")
-            layout = Layout.build(options, groups, cpus=(), parallel=1)
+        options = LayoutOptions(
+            workers=min(groups, rng.choice((1, 1, 2, 3))),
+            strategy="range" if rng.random() < 0.5 else "spread",
+        )
+        layout = Layout.build(options, groups, cpus=(), parallel=1)
         layouts.append(tuple(layout.groups_of(worker) for worker in range(layout.workers)))
-    return tuple(layouts)
+    return tuple(layouts[:1] * nodes if alike else layouts)

@@ -17,8 +17,9 @@ from paxmux.tools.sim.breach import Breach
 from paxmux.tools.sim.cluster import Cluster
 from paxmux.tools.sim.ledger import Request
 from paxmux.tools.sim.load import Load
+from paxmux.tools.sim.machines import JOURNAL
 from paxmux.tools.sim.node import SimNode
-from paxmux.tools.sim.worker import SimWorker
+from paxmux.tools.sim.worker import SimWorker, State
 
 WINDOW = 1000 * MS
 TIMER_TURNS_MAX = 400
@@ -51,7 +52,7 @@ class Windows:
             if worker.timer_turns > TIMER_TURNS_MAX * passed:
                 raise Breach("nobody spins", f"{worker.name}: {worker.timer_turns} turns for timers alone")
             worker.timer_turns = 0
-            if worker.up and cluster.now >= worker.still_until:
+            if worker.state is State.IDLE and cluster.now >= worker.still_until:
                 self._worker(worker)
 
     def _worker(self, worker: SimWorker) -> None:
@@ -61,7 +62,7 @@ class Windows:
             for index, applier in worker.turn.appliers.items():
                 if applier.next < worker.turn.groups[index].instance:
                     raise Breach("nothing rests", f"{worker.name}: decided in {index}, not executed")
-        if cluster.now - worker.resumed_at < 2 * LATE or worker.slow_until > cluster.now - 2 * LATE:
+        if cluster.now - worker.resumed_at < 2 * LATE:
             return
         for request in worker.open.values():
             if local - request.deadline > LATE:
@@ -133,7 +134,7 @@ class Rest:
                     raise Breach("nothing is kept", f"{worker.name} keeps proposals of group {group}")
             for request in cluster.ledger.requests:
                 place = request.place
-                if place is None or place[0] != group or request.smid != 1:
+                if place is None or place[0] != group or request.smid != JOURNAL:
                     continue
                 if by_value.get(request.payload) != place[1]:
                     raise Breach("acknowledged is kept", f"{request.words()} was acknowledged, and is gone")

@@ -20,10 +20,12 @@ from paxmux.tools.sim.rest import Rest, Windows
 from paxmux.tools.sim.trace import Trace
 
 ROUNDS_MIN = 100
-ROUNDS_MAX = 3000
-"""Rounds of load under faults; where more would be needed, the rest comes without them."""
+ROUNDS_MAX = 1000
+STIR_MAX = 15_000 * MS
+"""Rounds of load under faults, and how long they go on; where more would be needed, the rest comes
+without them."""
 PATIENCE = 10
-"""While so little gets decided, rounds are so much rarer."""
+"""While nothing gets decided, or callers have to wait, rounds are so much rarer."""
 STALLED = 30
 """Rounds without a decision after which they are."""
 
@@ -40,6 +42,11 @@ class Report(msgspec.Struct, frozen=True):
     simulated_ms: int
     faults: dict[str, int]
     points: dict[str, int]
+
+    @property
+    def kinds(self) -> int:
+        """Kinds of fault among them."""
+        return sum(1 for kind in FAULTS if self.faults.get(kind))
 
 
 def run(seed: int, asked: Asked | None = None, trace: Trace | None = None) -> Report:
@@ -84,8 +91,7 @@ def _run(plan: Plan, rng: random.Random, trace: Trace) -> Report:
     rest.settle()
     voters = tuple(node.number for node in cluster.nodes if node.votes)
     while len(cluster.witness.decided_as) < plan.values:
-        load.round(voters)
-        rest.advance(load.pause_ns())
+        rest.advance(load.pause_ns() * (1 if load.round(voters) else PATIENCE))
     rest.progress(load)
     rest.settle()
     rest.check_replicas()
@@ -112,13 +118,14 @@ def _stir(cluster: Cluster, load: Load, windows: Windows) -> None:
     for number in range(ROUNDS_MAX):
         decided_before, decided = decided, len(cluster.witness.decided_as)
         still = still + 1 if decided == decided_before else 0
-        enough = decided >= plan.values and cluster.faults.injected >= plan.kinds_min
-        if enough and number >= ROUNDS_MIN:
+        if cluster.faults.injected >= plan.kinds_min and (
+            cluster.now > STIR_MAX or (decided >= plan.values and number >= ROUNDS_MIN)
+        ):
             break
-        load.round(plan.callers)
+        waits = not load.round(plan.callers)
         if rng.random() < plan.strike:
             cluster.faults.strike()
-        cluster.run(cluster.now + load.pause_ns() * (PATIENCE if still > STALLED else 1))
+        cluster.run(cluster.now + load.pause_ns() * (PATIENCE if waits or still > STALLED else 1))
         windows.look()
     if cluster.faults.injected < min(plan.kinds_min, len(possible(plan.nodes))):
         missing = [kind for kind in FAULTS if kind in plan.faults and not cluster.counts[kind]]

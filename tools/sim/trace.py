@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import struct
 from collections import deque
+from collections.abc import Sequence
 from hashlib import blake2b
+from typing import Any
 
 from paxmux.engine.frame import HEADER_BYTES, parse_header
 from paxmux.engine.paxos.messages import KINDS
@@ -65,14 +67,15 @@ def spell(frame: bytes) -> str:
     """The messages of a frame."""
     header = parse_header(frame)
     words: list[str] = []
-    for body in decode_sections(frame, HEADER_BYTES):
+    bodies: list[Sequence[Sequence[Any]]] = list(decode_sections(frame, HEADER_BYTES))
+    for body in bodies:
         for kind, messages in zip(KINDS, body, strict=True):
             words += [_message(kind, header.sender, header.dest, message) for message in messages]
     more = f" and {len(words) - BODIES_MAX} more" if len(words) > BODIES_MAX else ""
     return "; ".join(words[:BODIES_MAX]) + more
 
 
-def _message(kind: str, sender: int, dest: int, message: tuple[int | bytes, ...]) -> str:
+def _message(kind: str, sender: int, dest: int, message: Sequence[Any]) -> str:
     name = NAMES.get(kind, kind)
     group, *rest = message
     match kind, rest:

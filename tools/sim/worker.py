@@ -7,6 +7,7 @@ nothing about faults: they are done to it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import Enum
 from typing import TYPE_CHECKING
 
@@ -31,6 +32,10 @@ if TYPE_CHECKING:
 CLUSTER = 77
 SEGMENT_BYTES = 1 << 16
 HOUSEKEEP_NS = 100 * MS
+DAMAGE_BUDGET = 3
+"""After so many deaths of a damaged log nobody starts it again."""
+LONG_NS = 100 * MS
+"""Who synced for so long stood still."""
 LOOP_NS = 20_000
 """From a doorbell, or the end of a turn, to the next turn."""
 
@@ -42,7 +47,7 @@ class State(Enum):
     IDLE = "idle"
     SYNCING = "syncing"
     REFUSED = "refused"
-    """It cannot boot: its log is damaged."""
+    """It cannot boot, or dies again and again: its log is damaged."""
 
 
 class SimWorker:
@@ -75,6 +80,8 @@ class SimWorker:
         self.registers: dict[int, Register] = {}
         self._run_at = NEVER
         self._housekeep_at = 0
+        self._deaths = 0
+        self._began = 0
         self._sending = Point.SENDING
         self.make_disk()
 
@@ -151,6 +158,7 @@ class SimWorker:
             return
         self.state = State.IDLE
         self.resumed_at = cluster.now
+        cluster.counts["cut_tail"] += log.stats()["cut_bytes"] > 0
         cluster.witness.synced(node.number, self.index, self.disk)
         for group in self.groups:
             cluster.witness.recovered(node.number, group, log.states.get(group, EMPTY_STATE))
@@ -282,6 +290,7 @@ class SimWorker:
         self.reached(Point.SENT)
         if turn.fx.records:
             self.state = State.SYNCING
+            self._began = cluster.now
             cluster.at(cluster.now + self._sync_ns(), self._synced, (self.generation, local))
         else:
             self._second_half(local)
@@ -302,6 +311,8 @@ class SimWorker:
             cluster.at(self.still_until, self._synced, token)
             return
         self.state = State.IDLE
+        if cluster.now - self._began > LONG_NS:
+            self.resumed_at = cluster.now
         self._guard(self._second_half, local)
 
     def _second_half(self, local: int) -> None:
@@ -353,7 +364,8 @@ class SimWorker:
             if doom.skip < 0:
                 raise Crash
 
-    def _guard(self, phase, *arguments) -> None:  # type: ignore[no-untyped-def]
+    def _guard(self, phase: Callable[..., None], *arguments: object) -> None:
+        """Run a part of a turn; the process may not outlive it."""
         try:
             phase(*arguments)
         except Crash:
@@ -369,6 +381,9 @@ class SimWorker:
                 raise Breach("damage has a cause", f"{self.name}: {error}") from error
             self.node.cluster.trace.say(f"{self.name} dies of {error}")
             self.die(power=False)
+            self._deaths += 1
+            if self._deaths == DAMAGE_BUDGET:
+                self.state = State.REFUSED
             self.node.worker_died(self)
 
     def _crash(self, point: Point) -> None:
