@@ -146,7 +146,7 @@ def twin(item: Any, done: dict[int, Any]) -> Any:
     if isinstance(item, (int, bytes, tuple, Members, type(None), random.Random)):
         return item
     if id(item) not in done:
-        made = done[id(item)] = kind.__new__(kind)
+        made = done[id(item)] = object.__new__(kind)
         for name in kind.__slots__:
             part = getattr(item, name)
             setattr(made, name, part if name in SHARED else twin(part, done))
@@ -191,11 +191,11 @@ def on_prepare_reply(group: Group, sender: int, fields: tuple[Any, ...], fx: Eff
 
 
 HANDLERS: dict[str, Callable[[Group, int, tuple[Any, ...], Effects], None]] = {
-    "learned": lambda group, sender, it, fx: group.learner.on_learned(*it[1:], NOW, fx),
+    "learned": lambda group, sender, it, fx: group.learner.on_learned(it[1], it[2], it[3], it[4], NOW, fx),
     "chosen": lambda group, sender, it, fx: group.on_chosen(sender, it[1], it[2], NOW, fx),
-    "prepares": lambda group, sender, it, fx: group.on_prepare(sender, it, NOW, fx),  # type: ignore[arg-type]
+    "prepares": lambda group, sender, it, fx: group.on_prepare(sender, it, NOW, fx),
     "prepare_replies": on_prepare_reply,
-    "accepts": lambda group, sender, it, fx: group.on_accept(sender, it, NOW, fx),  # type: ignore[arg-type]
+    "accepts": lambda group, sender, it, fx: group.on_accept(sender, it, NOW, fx),
     "accept_replies": lambda group, sender, it, fx: group.proposer.on_accept_reply(
         sender, it[1], it[2], (it[3], it[4]), NOW, fx
     ),
@@ -204,7 +204,9 @@ HANDLERS: dict[str, Callable[[Group, int, tuple[Any, ...], Effects], None]] = {
     ),
     "asks": lambda group, sender, it, fx: group.learner.on_ask(sender, it[1], NOW, fx),
     "top_asks": lambda group, sender, it, fx: group.on_top_ask(sender, it[1], fx),
-    "top_replies": lambda group, sender, it, fx: group.reader.on_top_reply(sender, *it[1:], NOW, fx),
+    "top_replies": lambda group, sender, it, fx: group.reader.on_top_reply(
+        sender, it[1], it[2], it[3], NOW, fx
+    ),
     "forwards": lambda group, sender, it, fx: group.forwarder.on_forward(sender, it[1], it[2], NOW, fx),
     "forward_refusals": lambda group, sender, it, fx: group.forwarder.on_refusal(
         sender, (it[2], it[3]), NOW, fx

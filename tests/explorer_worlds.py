@@ -13,8 +13,8 @@ import sys
 import time
 from typing import NamedTuple
 
-from tests.explorer import Breach, Explorer
-from tests.explorer_node import Bounds
+from tests.explorer import Explorer
+from tests.explorer_node import Bounds, Breach
 
 STATES_MAX = 12_000_000
 """More than any of these worlds has."""

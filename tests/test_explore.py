@@ -18,8 +18,8 @@ from paxmux.engine.paxos.proposer import Proposer
 from paxmux.engine.paxos.quorum import Members
 from paxmux.engine.paxos.reader import Reader
 from paxmux.engine.storage import Record
-from tests.explorer import Breach, Explorer
-from tests.explorer_node import HANDLERS, Bounds, Disk, Steps, frozen, twin
+from tests.explorer import Explorer
+from tests.explorer_node import HANDLERS, Bounds, Breach, Disk, Steps, frozen, twin
 from tests.explorer_worlds import STATES_MAX, WORLDS
 from tests.storage_model import ACCEPT, LEARNED, PROMISE, hard_states, values
 
