@@ -12,8 +12,8 @@ from paxmux.engine.paxos.ballot import NULL
 from paxmux.engine.paxos.effects import Effects
 from paxmux.engine.paxos.group import Group
 from paxmux.engine.paxos.timers import Bounds, Timers
+from tests.calm import Calm
 from tests.core import LATER, NOW, A, B, C, entry, learn, make, synced
-from tests.minicluster import MiniCluster
 
 
 def tried(group: Group, *seqs: int) -> None:
@@ -78,16 +78,18 @@ def test_a_conflict_means_never() -> None:
 
 def conflicts(seed: int) -> int:
     """How many of three duelling nodes' proposals end with a conflict; none of them is executed."""
-    cluster = MiniCluster(seed, nodes=3, groups=1, timers=Timers(forward=0), bounds=Bounds(attempts=1))
-    cluster.loss, cluster.delay_ms = 0.1, 40
+    options = ProposalOptions(forward=False, attempts=1)
+    calm = Calm(seed, latency_us=(0, 40_000), proposals=options, chances={"loss": 0.1})
+    asked = []
     for number in range(40):
-        for node in cluster.nodes:
-            cluster.propose(node, 0, b"%d-%d" % (node, number), timeout_ms=None)
-        cluster.advance(cluster.rng.choice((1, 5, 50)))
-    cluster.settle()
-    lost = {cluster.asked[asked][1] for asked, code in cluster.outcomes.items() if code == Code.CONFLICT}
-    for node in cluster.nodes.values():
-        assert not lost.intersection(value for _, value in node.journals[0].seen)
+        for node in (1, 2, 3):
+            asked.append(calm.propose(node, b"%d-%d" % (node, number), timeout_ms=None))
+        calm.advance(calm.cluster.rng.choice((1, 5, 50)))
+    calm.cluster.faults.end()
+    calm.rest.settle()
+    lost = {request.payload for request in asked if request.code == Code.CONFLICT}
+    for node in (1, 2, 3):
+        assert not lost.intersection(calm.seen(node))
     return len(lost)
 
 

@@ -14,10 +14,13 @@ import pytest
 
 from paxmux.engine.frame import FrameKind, pack_frame
 from paxmux.engine.paxos import value as values
+from paxmux.engine.paxos.group import Group
 from paxmux.engine.paxos.messages import Batch
 from paxmux.engine.paxos.timers import MS
-from paxmux.shards.codec import BodyError, decode_sections, encode_section
-from tests.minicluster import CLUSTER, NEVER_NS, MiniCluster
+from paxmux.shards.codec import encode_section
+from paxmux.tools.sim.machines import JOURNAL
+from paxmux.tools.sim.worker import CLUSTER
+from tests.calm import Calm, acknowledged
 
 LIAR = 3
 HIGHEST = 1 << 62
@@ -27,12 +30,14 @@ HOSTILE_ENTRIES = 300
 class Liar:
     """Draws lies about what it can guess of the honest nodes' state."""
 
-    def __init__(self, cluster: MiniCluster, rng: random.Random, node: int = LIAR) -> None:
-        self.cluster = cluster
-        self.rng = rng
+    def __init__(self, calm: Calm, node: int = LIAR) -> None:
+        self.cluster = calm.cluster
+        self.rng: random.Random = calm.cluster.rng
         self.node = node
-        it = cluster.nodes[node]
-        it.up, it.boot_at = False, NEVER_NS
+        liar = calm.cluster.nodes[node - 1]
+        liar.up = False
+        for worker in liar.workers:
+            worker.die(power=False)
 
     def send(self, batch: Batch, dest: int) -> None:
         frame = pack_frame(
@@ -45,14 +50,17 @@ class Liar:
             dest=dest,
             groups=1,
         )
-        self.cluster.fly(dest, frame, MS)
+        self.cluster.arrive(self.cluster.now + MS, dest, frame, False)
+
+    def group(self, node: int) -> Group:
+        return self.cluster.nodes[node - 1].worker_of(0).turn.groups[0]
 
     def instance(self, node: int) -> int:
-        here = self.cluster.nodes[node].turn.groups[0].instance if self.cluster.nodes[node].up else 0
+        here = self.group(node).instance
         return self.rng.choice((0, max(0, here - 1), here, here + 1, here + 2, 1 << 40, HIGHEST))
 
     def round(self, node: int) -> int:
-        here = self.cluster.nodes[node].turn.groups[0].proposer.round if self.cluster.nodes[node].up else 0
+        here = self.group(node).proposer.round
         return self.rng.choice((0, here, here + 1, here + (1 << 32), here + (1 << 33), HIGHEST))
 
     def claims(self, batch: Batch, node: int) -> None:
@@ -74,6 +82,7 @@ class Liar:
         """To hand on proposals of its own, wrong in some way, and to refuse those of others."""
         rng = self.rng
         entry = (rng.choice((1, 3)), rng.getrandbits(64), rng.choice((0, 1, HIGHEST)), 0, 1, b"handed on")
+        self.cluster.witness.proposed[entry[:3]] = (0, JOURNAL, entry[5])
         forged = rng.choice((b"", b"forged", values.encode([entry]), values.encode([entry, entry])))
         batch.forwards.append((0, self.instance(node), forged))
         batch.forward_refusals.append((0, self.instance(node), self.round(node), rng.randint(0, 4)))
@@ -96,50 +105,49 @@ class Liar:
 @pytest.mark.parametrize("lie", [Liar.claims, Liar.flood, Liar.bids, Liar.forwards])
 @pytest.mark.parametrize("seed", range(8))
 def test_a_liar_stops_nobody(seed: int, lie: Callable[[Liar, Batch, int], None]) -> None:
-    cluster = MiniCluster(seed, nodes=3, groups=1)
-    liar = Liar(cluster, cluster.rng)
+    calm = Calm(seed)
+    liar, rng = Liar(calm), calm.cluster.rng
     pause_ms = 300 if lie is Liar.bids else 2
     lied_at = 0
     asked = []
     for number in range(30):
-        asked.append(cluster.propose(cluster.rng.choice((1, 2)), 0, b"%d" % number, timeout_ms=30_000))
+        asked.append(calm.propose(rng.choice((1, 2)), b"%d" % number, timeout_ms=30_000))
         for _ in range(20):
-            if cluster.now >= lied_at:
-                lied_at = cluster.now + pause_ms * MS
-                batch, node = Batch(), cluster.rng.choice((1, 2))
+            if calm.cluster.now >= lied_at:
+                lied_at = calm.cluster.now + pause_ms * MS
+                batch, node = Batch(), rng.choice((1, 2))
                 lie(liar, batch, node)
                 liar.send(batch, node)
-            cluster.advance(2)
-    cluster.advance(5000)
-    assert [cluster.outcomes.get(seq) for seq in asked] == [0] * 30
-    first, second = (cluster.nodes[node] for node in (1, 2))
-    assert first.journals[0].seen == second.journals[0].seen
+            calm.advance(2)
+    calm.advance(5000)
+    assert [request.code for request in asked] == [0] * 30
+    assert calm.seen(1) == calm.seen(2)
     # A member may propose, and what it hands on is a proposal: but none in another's name.
-    assert len([value for _, value in first.journals[0].seen if value != b"handed on"]) == 30
-    assert first.turn.messages < 100_000
+    assert len([value for value in calm.seen(1) if value != b"handed on"]) == 30
+    assert calm.cluster.nodes[0].workers[0].turn.messages < 100_000
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_a_liar_does_not_keep_a_lagging_node_from_the_truth(seed: int) -> None:
     """It claims to be ahead whenever it can, and answers no question."""
-    cluster = MiniCluster(seed, nodes=5, groups=1)
-    liar = Liar(cluster, cluster.rng, 5)
-    cluster.cut |= {(node, 4) for node in (1, 2, 3)} | {(4, node) for node in (1, 2, 3)}
+    calm = Calm(seed, nodes=5)
+    liar, cut = Liar(calm, 5), calm.cluster.wire.cut
+    cut |= {(node, 4) for node in (1, 2, 3)} | {(4, node) for node in (1, 2, 3)}
     asked = []
     for number in range(50):
-        asked.append(cluster.propose(1, 0, b"%d" % number))
-        cluster.advance(20)
-    assert all(cluster.outcomes[seq] == 0 for seq in asked)
-    lagging = cluster.nodes[4].turn.groups[0]
-    until = cluster.now + 20_000 * MS
-    while lagging.instance < 49 and cluster.now < until:
-        if cluster.now > until - 19_000 * MS:
+        asked.append(calm.propose(1, b"%d" % number))
+        calm.advance(20)
+    assert all(acknowledged(request) for request in asked)
+    lagging = liar.group(4)
+    until = calm.cluster.now + 20_000 * MS
+    while lagging.instance < 49 and calm.cluster.now < until:
+        if calm.cluster.now > until - 19_000 * MS:
             # By now it has asked the liar.
-            cluster.cut.clear()
+            cut.clear()
         batch = Batch()
         batch.positions.append((0, HIGHEST, 0))
         liar.send(batch, 4)
-        cluster.advance(1)
+        calm.advance(1)
     assert lagging.instance >= 49
 
 

@@ -1,8 +1,8 @@
 """Deliberate mistakes, one at a time: each must be found, or a check is missing.
 
 A mutation rewrites one place of a function's source and puts the result in the function's place. It is
-found if a storm of the first seeds fails, or the test that it names. The code as it is passes the same
-seeds and tests.
+found if the simulator fails with one of the first seeds, or the test that it names. The code as it is
+passes the same seeds and tests.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import inspect
 import textwrap
 from collections.abc import Callable
-from functools import partial
 from typing import Any, NamedTuple
 
 import pytest
@@ -20,17 +19,17 @@ from paxmux.engine.paxos.group import Group
 from paxmux.engine.paxos.learner import Learner
 from paxmux.engine.paxos.proposer import Proposer
 from paxmux.engine.paxos.quorum import Members
-from paxmux.engine.paxos.timers import Timers
 from paxmux.shards.applier import Applier
 from paxmux.shards.serving import Serving
 from paxmux.shards.turn import Turn
-from tests import test_minicluster, test_protocol_rules, test_turn
-from tests.storm import storm
+from paxmux.tools.sim.campaign import Failure, judge
+from paxmux.tools.sim.plan import Asked
+from tests import test_protocol_rules, test_sim_fairness, test_turn
 
 pytestmark = pytest.mark.slow
 
 SEEDS = 60
-"""Each mutation is found within so many storms, from seed 0; most are within ten."""
+"""Each mutation is found within so many seeds, from 1; most are within ten."""
 Check = Callable[[], object]
 
 
@@ -43,7 +42,7 @@ class Mutation(NamedTuple):
     old: str
     new: str
     check: Check | None = None
-    """A test that finds it, where storms do not bring about what it takes."""
+    """A test that finds it, where no seed brings about what it takes."""
 
 
 def rewrite(patch: pytest.MonkeyPatch, mutation: Mutation) -> None:
@@ -63,7 +62,8 @@ def found(mutation: Mutation) -> int | None:
     """The first seed that finds it; None if none does."""
     if mutation.check is not None:
         return 0 if fails(mutation.check) else None
-    return next((seed for seed in range(SEEDS) if fails(partial(storm, seed))), None)
+    seeds = range(1, SEEDS + 1)
+    return next((seed for seed in seeds if isinstance(judge(seed, Asked()), Failure)), None)
 
 
 def fails(check: Check) -> bool:
@@ -188,7 +188,7 @@ MUTATIONS = (
         "advance",
         "elif not bidding and not self.backoff_until:",
         "else:",
-        check=lambda: test_minicluster.test_a_busy_peer_starves_nobody(1, Timers(forward=0)),
+        check=lambda: test_sim_fairness.test_a_busy_peer_starves_nobody(1, forward=False),
     ),
     Mutation(
         "nothing is sent twice",
@@ -228,7 +228,7 @@ MUTATIONS = (
         "on_accept",
         "if instance != self.instance:",
         "if False:",
-        # In storms the chain keeps such a value out.
+        # In the simulator the chain keeps such a value out.
         check=test_protocol_rules.test_rule_5_votes_only_at_the_current_instance,
     ),
     Mutation("promises leave before their sync", Group, "on_prepare", "fx.after.peer", "fx.now.peer"),
@@ -287,7 +287,7 @@ MUTATIONS = (
         "on_learned",
         "if instance != g.instance or",
         "if",
-        # In storms the chain keeps such a value out.
+        # In the simulator the chain keeps such a value out.
         check=test_protocol_rules.test_a_decided_value_of_another_instance_changes_nothing,
     ),
     Mutation(
@@ -402,10 +402,10 @@ def test_a_mistake_is_found(mutation: Mutation, monkeypatch: pytest.MonkeyPatch)
     assert found(mutation) is not None, "no check finds it"
 
 
-@pytest.mark.parametrize("first", range(0, SEEDS, 15))
-def test_the_storms_find_nothing_in_the_code_as_it_is(first: int) -> None:
+@pytest.mark.parametrize("first", range(1, SEEDS + 1, 15))
+def test_the_simulator_finds_nothing_in_the_code_as_it_is(first: int) -> None:
     for seed in range(first, first + 15):
-        storm(seed)
+        assert not isinstance(judge(seed, Asked()), Failure)
 
 
 def test_the_named_tests_find_nothing_in_the_code_as_it_is() -> None:

@@ -43,7 +43,7 @@ class Cluster:
         self._planned = 0
         self.witness = Witness(self.seats)
         self.ledger = Ledger(self.witness, plan.proposals.attempts)
-        self.wire = Wire(plan, rng, trace, self.counts, self._arrive)
+        self.wire = Wire(plan, rng, trace, self.counts, self.arrive)
         self.nodes = [SimNode(self, number, seat) for number, seat in self.seats.items()]
         self.workers = [worker for node in self.nodes for worker in node.workers]
         self.faults = Faults(self)
@@ -68,7 +68,13 @@ class Cluster:
             what(argument)
         self.now = trace.now = until
 
-    def _arrive(self, when: int, dest: int, frame: bytes, corrupted: bool) -> None:
+    def busiest(self) -> str:
+        """Who turned most, in words."""
+        most = max(self.workers, key=lambda worker: worker.turns)
+        return f"{most.name} turned {most.turns} times, {self.wire.launched} frames were sent"
+
+    def arrive(self, when: int, dest: int, frame: bytes, corrupted: bool) -> None:
+        """Plan a frame's arrival; `corrupted` says whether real code must notice that it is."""
         self.at(when, self._land, (dest, frame, corrupted))
 
     def _land(self, flight: tuple[int, bytes, bool]) -> None:

@@ -24,6 +24,8 @@ from paxmux.tools.sim.worker import SimWorker, State
 WINDOW = 1000 * MS
 TIMER_TURNS_MAX = 400
 """Turns in a window that nothing but a timer asked for: a worker that spins makes thousands."""
+EVENTS_MAX = 1_000_000
+"""Events of a whole run; a heavy one has a tenth."""
 LATE = 1000 * MS
 """So long after its deadline a request has been given up, by a worker that can turn."""
 SETTLE_MAX = 120_000 * MS
@@ -44,6 +46,8 @@ class Windows:
     def look(self) -> None:
         """Judge the window that has passed, if one has."""
         cluster = self._cluster
+        if cluster.trace.events > EVENTS_MAX:
+            raise Breach("nobody spins", f"{cluster.trace.events} events: {cluster.busiest()}")
         if cluster.now < self._until:
             return
         passed = max(1, (cluster.now - self._until) // WINDOW + 1)
@@ -120,6 +124,10 @@ class Rest:
         healthy = [node for node in cluster.nodes if node.healthy]
         for group in range(cluster.plan.groups):
             first, *others = [node.worker_of(group) for node in healthy]
+            for worker in (first, *others):
+                fenced = worker.turn.groups[group].inquiry.fenced
+                if fenced is not None:
+                    raise Breach("nobody healthy is fenced", f"{worker.name}, group {group}: {fenced}")
             seen = first.journals[group].seen
             for worker in others:
                 if worker.journals[group].seen != seen:
