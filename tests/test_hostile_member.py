@@ -17,7 +17,7 @@ from paxmux.engine.paxos import value as values
 from paxmux.engine.paxos.group import Group
 from paxmux.engine.paxos.messages import Batch
 from paxmux.engine.paxos.timers import MS
-from paxmux.shards.codec import encode_section
+from paxmux.shards.codec import BodyError, decode_sections, encode_section
 from paxmux.tools.sim.machines import JOURNAL
 from paxmux.tools.sim.worker import CLUSTER
 from tests.calm import Calm, acknowledged
