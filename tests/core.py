@@ -24,9 +24,8 @@ def make(me: int = A, seats: dict[int, int] = SEATS, **state: object) -> Group:
         seat=SEATS[me],
         incarnation=incarnation(me),
         members=Members(seats),
-        rng=random.Random(5),
         now=NOW,
-        **state,  # type: ignore[arg-type]
+        **({"rng": random.Random(5)} | state),  # type: ignore[arg-type]
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 from paxmux.engine.paxos import value as values
 from paxmux.engine.paxos.ballot import NULL
 from paxmux.engine.paxos.effects import Effects
@@ -63,10 +65,10 @@ def test_a_read_joins_only_rounds_not_yet_sent() -> None:
     assert answer(group, B, 4).readable == [(0, 4, [2])]
 
 
-def test_answers_match_the_incarnation() -> None:
-    """A restarted node must not take an answer that was given to its earlier life."""
-    first, second = make(instance=5), make(instance=5)
-    second.reader.number += 1 << 40
+def test_answers_match_the_life_of_the_worker() -> None:
+    """A restarted one must not take an answer that was given to its earlier life, under the same
+    incarnation: it may be older than what was acknowledged since (found by simulation)."""
+    first, second = make(instance=5), make(instance=5, rng=random.Random(6))
     read(first, 1)
     read(second, 1)
     assert answer(second, B, 4, number=first.reader.number).readable == []

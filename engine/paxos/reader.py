@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from paxmux.engine.paxos.group import Group
 
 NUMBERS = 1 << 64
-"""Rounds are numbered from the incarnation on, so that an answer to an earlier life matches none."""
 ROUNDS_MAX = 8
 """While so many rounds wait for instances that are not decided, more reads wait for them to go."""
 
@@ -56,7 +55,9 @@ class Reader:
 
     def __init__(self, group: Group) -> None:
         self.g = group
-        self.number = group.incarnation
+        self.number = group.rng.getrandbits(64)
+        """Of the last round. Rounds are numbered from a random number on, so that an answer to an earlier
+        life matches none: the incarnation would not do, since it outlives a worker."""
         self.waiting: dict[int, int] = {}
         """Read (seq) -> deadline: those that join the next round."""
         self.rounds: dict[int, Round] = {}
