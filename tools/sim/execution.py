@@ -29,6 +29,22 @@ class Execution:
 
     def executed(self, instance: int, value: bytes, context: bytes | None) -> None:
         """The machine gets a value."""
+        try:
+            self._executed(instance, value, context)
+        except Breach as breach:
+            # Whoever called takes it for a failure of the machine, and goes on.
+            self._witness.swallowed = breach
+            raise
+
+    def committed(self, instance: int) -> None:
+        """The machine is told that an instance is complete."""
+        try:
+            self._committed(instance)
+        except Breach as breach:
+            self._witness.swallowed = breach
+            raise
+
+    def _executed(self, instance: int, value: bytes, context: bytes | None) -> None:
         self._move(instance)
         if self._due is None or self._next >= len(self._due):
             raise Breach("execute what is chosen", f"{self._where()}: {value!r} is one more than was decided")
@@ -40,8 +56,7 @@ class Execution:
             raise Breach("results for the right life", f"{self._where()}: the context of another's proposal")
         self._touched = True
 
-    def committed(self, instance: int) -> None:
-        """The machine is told that an instance is complete."""
+    def _committed(self, instance: int) -> None:
         if instance != self._instance:
             raise Breach("commit after the last value", f"{self._where()}: commit of {instance}")
         if not self._touched:

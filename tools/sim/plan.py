@@ -182,11 +182,11 @@ def draw(seed: int, rng: random.Random, asked: Asked) -> Plan:
     groups = drawn if asked.groups is None else asked.groups
     faults = _faults(rng, nodes, asked.faults)
     chances = {
-        name: rng.choice((0.01, 0.05, 0.2) if name in ("loss", "duplication", "reordering") else (0.01, 0.05))
+        name: rng.choice((0.02, 0.1, 0.3) if name in ("loss", "duplication", "reordering") else (0.01, 0.05))
         for name in WIRE_FAULTS
     }
     everybody = tuple(range(1, nodes + 1))
-    forward = rng.random() < 0.75
+    forward = rng.random() < 0.55
     low = rng.choice((20, 50, 50, 1000, 20_000))
     small = rng.random() < 0.25
     return Plan(

@@ -57,6 +57,8 @@ class Disk:
         """(group, instance) -> the newest value: what `Log.read` gives."""
         self.last_ballot: dict[tuple[int, int], Ballot] = {}
         """The ballot that it was accepted under; NULL if it was learned."""
+        self.voted: dict[int, int] = {}
+        """Group -> the highest instance in which it accepted anything."""
 
 
 class Witness:
@@ -75,6 +77,8 @@ class Witness:
         """Identity -> where it is decided."""
         self.proposed: dict[Identity, tuple[int, int, bytes]] = {}
         """Identity -> (group, state machine, payload) of every proposal that was ever made."""
+        self.swallowed: Breach | None = None
+        """One that was raised within a machine's call, where production code catches everything."""
         self._voters: dict[tuple[int, int, Ballot], set[int]] = {}
         self._value_of: dict[tuple[int, int, Ballot], bytes] = {}
         """What was accepted or asked for under a ballot, by whomever."""
@@ -150,6 +154,7 @@ class Witness:
             if ballot in accepted:
                 raise Breach("one accept for each ballot", _where(node, group, instance, ballot))
             accepted[ballot] = disk.last[group, instance] = value
+            disk.voted[group] = instance
             disk.last_ballot[group, instance] = ballot
             self._same_value(node, (group, instance, ballot), value)
             voters = self._voters.setdefault((group, instance, ballot), set())
@@ -244,6 +249,11 @@ class Witness:
         for group, instance, *_ in body[_AT["positions"]]:
             if instance and (group, instance - 1) not in self.chosen:
                 raise Breach("left when chosen", f"node {node} claims to stand at {group}/{instance}")
+
+        for group, _, top, _ in body[_AT["top_replies"]]:
+            if top < disk.voted.get(group, -1):
+                words = f"node {node}, group {group}: says {top}, has accepted in {disk.voted[group]}"
+                raise Breach("tops name every vote", words)
 
     def _replies(self, node: int, dest: int, body: Sequence[Sequence[Any]]) -> None:
         disk = self.disks[node]

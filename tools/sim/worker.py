@@ -117,6 +117,7 @@ class SimWorker:
         self.generation += 1
         cluster.trace.mark(cluster.now, MARK_BOOT, node.number, self.generation)
         self.inbox, self.batch = [], Batch([], [])
+        self._shown: dict[int, int] = {}
         self.doom, self.stopping = None, False
         self.replies = WatchedReplies(self.reached)
         machines = {}
@@ -323,6 +324,8 @@ class SimWorker:
             self.reached(Point.SYNCED)
         self._sending = Point.REPLYING
         turn.finish(local)
+        if cluster.witness.swallowed is not None:
+            raise cluster.witness.swallowed
         self.reached(Point.FINISHED)
         if self.replies:
             self._answer()
@@ -352,6 +355,13 @@ class SimWorker:
             if cluster.trace.wordy:
                 cluster.trace.say(f"{self.name} answers {request.words()}: {reply[1:]}")
             cluster.ledger.answered(request, reply)
+            if request.kind is not None and not reply[1]:
+                shown = self._shown.get(request.group, 0)
+                if reply[2] < shown:
+                    raise Breach(
+                        "reads go forwards", f"{self.name}: {request.words()}, {shown} was shown before"
+                    )
+                self._shown[request.group] = reply[2]
         self.replies.clear()
 
     # Dying
