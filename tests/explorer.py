@@ -36,6 +36,7 @@ class Found(NamedTuple):
 
     states: int
     moves: int
+    """Steps from one state to another; what changes nothing, or goes beyond a bound, is none."""
     steps: int
     """Steps of single nodes that the production code computed."""
     decided: int
@@ -259,7 +260,7 @@ class Explorer:
             state = waiting.pop() if deep else waiting.popleft()
             try:
                 for _, _, after in self.next(state):
-                    moves += 1
+                    moves += after != state
                     if after not in before:
                         before[after] = state
                         waiting.append(after)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 import random
+import re
 import textwrap
 from typing import Any, NamedTuple
 
@@ -21,6 +23,7 @@ from paxmux.engine.storage import Record
 from tests.explorer import Explorer
 from tests.explorer_node import HANDLERS, Bounds, Breach, Disk, Steps, frozen, twin
 from tests.explorer_worlds import STATES_MAX, WORLDS
+from tests.source_tree import ROOT
 from tests.storage_model import ACCEPT, LEARNED, PROMISE, hard_states, values
 
 QUICK = [name for name, world in WORLDS.items() if not world.large]
@@ -54,6 +57,15 @@ READ = WORLDS["read"].bounds
 FORWARD = Bounds(proposals=(1, 1, 0), completers=(), forward=True)
 
 MISTAKES = (
+    Mistake(
+        "the promise to another ends with its instance",
+        Group,
+        "decide",
+        "self.acceptor.advance()",
+        "self.acceptor.advance(); "
+        "self.acceptor.promised = self.acceptor.promised if self.acceptor.promised[1] == self.me else (0, 0)",
+        WORLDS["duel-over-a-held-ballot"].bounds,
+    ),
     Mistake("accepts below its promise", Acceptor, "accept", "if ballot < self.promised:", "if False:", DUEL),
     Mistake(
         "what others accepted is ignored", Proposer, "_promised", "if self.best != NULL:", "if False:", DUEL
@@ -150,7 +162,7 @@ def test_a_mistake_is_found(mistake: Mistake, monkeypatch: pytest.MonkeyPatch) -
     exec(compile(source.replace(mistake.old, mistake.new), mistake.name, "exec"), original.__globals__, made)
     monkeypatch.setattr(mistake.owner, mistake.function, made[mistake.function])
     with pytest.raises(Breach, match="after\n  node"):
-        Explorer(mistake.bounds).explore(1_000_000)
+        Explorer(mistake.bounds).explore(3_000_000)
 
 
 def test_every_kind_of_message_arrives() -> None:
@@ -198,3 +210,49 @@ def test_what_is_not_understood_is_never_left_out() -> None:
     node = Steps(DUEL).newborn(1)
     with pytest.raises(TypeError, match="Other"):
         frozen([Other()], node.group)
+
+
+SPECIFICATION = ROOT / "docs" / "specification.md"
+
+
+def test_the_specification_names_every_world() -> None:
+    text = SPECIFICATION.read_text(encoding="utf-8")
+    rows = re.findall(
+        r"^\| `([a-z-]+)`: (.+?) \| ([\d,]+) \| [\d,]+ \| (\d+) \| (.*?)\|$", text, re.MULTILINE
+    )
+    assert [(name, what) for name, what, *_ in rows] == [(name, world.what) for name, world in WORLDS.items()]
+    assert [int(decided) for *_, decided, _ in rows] == [world.decided for world in WORLDS.values()]
+    assert [bool(mark.strip()) for *_, mark in rows] == [world.large for world in WORLDS.values()]
+
+
+def test_the_specification_names_checkers_that_exist() -> None:
+    sources = "".join(file.read_text(encoding="utf-8") for file in (ROOT / "tools" / "sim").glob("*.py"))
+    checkers = set(re.findall(r'Breach\(\s*"([^"]+)"', sources))
+    watched = re.findall(r"\*Watched by\* sim:(.*?)(?=Explorer:|Tests:|\n\n)", _text(), re.DOTALL)
+    named = {
+        " ".join(name.split())
+        for part in watched
+        for name in re.findall(r"`([^`]+)`", part)
+        if "/" not in name
+    }
+    assert len(named) > 30
+    assert named <= checkers, named - checkers
+
+
+def test_the_specification_names_code_that_exists() -> None:
+    files = [ROOT / "engine" / "paxos", ROOT / "shards"]
+    classes = {
+        node.name: ast.dump(node)
+        for folder in files
+        for file in folder.glob("*.py")
+        for node in ast.parse(file.read_text(encoding="utf-8")).body
+        if isinstance(node, ast.ClassDef)
+    }
+    named = set(re.findall(r"`([A-Z][a-z]+)\.([a-z_]+)`", _text()))
+    assert len(named) > 40
+    missing = [f"{cls}.{name}" for cls, name in sorted(named) if f"'{name}'" not in classes.get(cls, "")]
+    assert not missing
+
+
+def _text() -> str:
+    return SPECIFICATION.read_text(encoding="utf-8")
