@@ -57,6 +57,10 @@ GOOD = {
         B:   [cas a b ?
         C:     [cas b c ?
         D:           [get -] [get c]""",
+    "an unknown write that only an unknown cas saw, told in any order": """
+        A: [cas a b ?
+        B: [put a ?
+        C:            [get b]""",
     "an unknown delete": """
         A: [put a] [delete ?
         B:            [get a] [get -] [put c] [get c]""",
@@ -88,6 +92,10 @@ BAD = {
     "a lost update": """
         A: [put a] [cas a b = a]
         B:         [cas a c = a]""",
+    "a lost update of a write that is still under way": """
+        A: [put a          ]
+        B: [cas a b = a    ]
+        C: [cas a c = a    ]""",
     "an acknowledged write that nobody sees": """
         A: [put a]
         B:         [get -]""",
