@@ -52,6 +52,8 @@ class Calls:
                 self._calls.append(call)
             elif group.inquiry.fenced is not None:
                 self._fail(seq, Code.SYSTEM_ERROR, f"group {index} is fenced here: {group.inquiry.fenced}")
+            elif not group.voter:
+                self._fail(seq, Code.NOT_A_MEMBER, f"this node's seat is not a member of group {index}")
             else:
                 self._reads[seq] = call
                 group.reader.join(seq, deadline, fx)
@@ -73,11 +75,16 @@ class Calls:
         for seq in self._reads:
             self._fail(seq, Code.TIMEOUT, "the node stopped before the read could be answered")
         self._reads.clear()
+        for call in self._calls:
+            self._fail(call[0], Code.TIMEOUT, "the node stopped before its log was replayed")
+        self._calls.clear()
 
-    def answer(self, readable: Sequence[tuple[int, int, list[int]]], behind: Container[int]) -> None:
+    def answer(
+        self, readable: Sequence[tuple[int, int, list[int]]], behind: Container[int], now: int
+    ) -> None:
         """Answer what can be answered. `behind`: the groups that have decided values to execute."""
         if readable or self._readable:
-            self._release([*self._readable, *readable])
+            self._release([*self._readable, *readable], now)
         if not self._calls:
             return
         calls, self._calls = self._calls, []
@@ -87,14 +94,24 @@ class Calls:
             else:
                 self._answer(call)
 
-    def _release(self, readable: Sequence[tuple[int, int, list[int]]]) -> None:
+    def _release(self, readable: Sequence[tuple[int, int, list[int]]], now: int) -> None:
         self._readable = []
-        for item in readable:
-            index, instance, reads = item
-            if self._appliers[index].next > instance:
-                self._calls += [self._reads.pop(seq) for seq in reads]
-            else:
-                self._readable.append(item)
+        for index, instance, reads in readable:
+            late = [seq for seq in reads if self._reads[seq][3] <= now]
+            for seq in late:
+                del self._reads[seq]
+                self._fail(seq, Code.TIMEOUT, "deadline passed before this node had executed what it must")
+            left = [seq for seq in reads if seq in self._reads] if late else reads
+            fenced = self._groups[index].inquiry.fenced
+            if fenced is not None:
+                for seq in left:
+                    del self._reads[seq]
+                    self._fail(seq, Code.SYSTEM_ERROR, f"group {index} is fenced here: {fenced}")
+            elif self._appliers[index].next > instance:
+                for seq in left:
+                    self._answer(self._reads.pop(seq))
+            elif left:
+                self._readable.append((index, instance, left))
 
     def _answer(self, call: Call) -> None:
         seq, kind, index, _deadline, argument, payload = call

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from paxmux.engine.paxos import value as values
 from paxmux.engine.paxos.effects import Effects, Outbox
@@ -67,7 +67,16 @@ class Stream:
 class Serving:
     """Answers from the log, for all groups of one worker."""
 
-    __slots__ = ("_chains", "_groups", "_log", "_streams", "_unreadable", "_waiting", "max_bytes")
+    __slots__ = (
+        "_chains",
+        "_groups",
+        "_log",
+        "_streams",
+        "_suspects",
+        "_unreadable",
+        "_waiting",
+        "max_bytes",
+    )
 
     def __init__(self, groups: Mapping[int, Group], log: Log, max_bytes: int) -> None:
         """`max_bytes`: decided values sent in one turn."""
@@ -80,11 +89,13 @@ class Serving:
         """Streams that have more to send and room in their window; served in this order."""
         self._chains: list[tuple[int, int, int]] = []
         self._unreadable: set[int] = set()
+        self._suspects: dict[int, Group] = {}
+        """Groups whose log has to be checked again, one in a turn."""
 
     @property
     def waiting(self) -> bool:
-        """Whether there is more to serve."""
-        return bool(self._waiting)
+        """Whether there is more to serve, or to check."""
+        return bool(self._waiting or self._suspects)
 
     def take(self, fx: Effects) -> None:
         """Note what was asked for in a turn."""
@@ -97,14 +108,19 @@ class Serving:
                 stream.acknowledge(first)
             self._waiting[key] = None
         self._chains += fx.chain_reads[:CHAINS_MAX]
+        for group in fx.suspects:
+            self._suspects[group.index] = group
 
-    def answer(self) -> Outbox:
-        """What goes to peers in this turn; what is beyond the budget waits for the next one."""
+    def answer(self, fx: Effects) -> Outbox:
+        """What goes to peers in this turn; what is beyond the budget waits for the next one. A group whose
+        own log contradicts it is fenced."""
         box = Outbox()
         if self._waiting:
             self._serve(box)
         if self._chains:
             self._tell_chains(box)
+        if self._suspects:
+            self._verify(fx)
         return box
 
     def _serve(self, box: Outbox) -> None:
@@ -155,14 +171,14 @@ class Serving:
                 chain = int.from_bytes(values.chain_after(before[2]), "little")
                 box.peer(peer).chain_replies.append((index, instance, chain))
 
-    def verify(self, groups: Sequence[Group], fx: Effects) -> None:
-        """A peer has another history: do these groups' own logs still say what the groups go by?"""
-        for group in groups:
-            words = "group %d: a peer has another history below instance %d; all members are asked"
-            _log.warning(words, group.index, group.instance)
-            problem = self._problem(group)
-            if problem is not None:
-                group.inquiry.fence(problem, fx)
+    def _verify(self, fx: Effects) -> None:
+        """A peer has another history: does a group's own log still say what the group goes by?"""
+        index, group = self._suspects.popitem()
+        words = "group %d: a peer has another history below instance %d; all members are asked"
+        _log.warning(words, index, group.instance)
+        problem = self._problem(group)
+        if problem is not None:
+            group.inquiry.fence(problem, fx)
 
     def _problem(self, group: Group) -> str | None:
         first = max(0, group.instance - VERIFY_COUNT)

@@ -162,14 +162,12 @@ class Turn:
             self._apply(decided, now)
         if self._behind:
             self._replay()
-        if done.serve or done.chain_reads or self.serving.waiting:
+        if done.serve or done.chain_reads or done.suspects or self.serving.waiting:
             self.serving.take(done)
-            box = self.serving.answer()
+            box = self.serving.answer(fx)
             if box:
                 self.outlet.send(box)
-        if done.suspects:
-            self.serving.verify(done.suspects, fx)
-        self.calls.answer(done.readable + fx.readable, self._behind)
+        self.calls.answer(done.readable + fx.readable, self._behind, now)
         self._give_up(done)
         self._give_up(fx)
         fx.readable, fx.conflicts, fx.expired, fx.fenced, fx.abandoned = [], [], [], [], []

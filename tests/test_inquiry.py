@@ -133,15 +133,17 @@ def test_rule_16_a_fenced_group_takes_no_part() -> None:
 # With a log
 
 
-def turn_of(log: MemoryLog, replies: list[Reply], sink: Sink) -> Turn:
+def turn_of(
+    log: MemoryLog, replies: list[Reply], sink: Sink, *, groups: int = 1, seats: dict[int, int] = SEATS
+) -> Turn:
     identity = Identity(7, A, SEATS[A], 99, 0, 1)
     turn = build_turn(
         identity,
-        {0: {}},
+        {index: {} for index in range(groups)},
         log,
         sink,
         replies,
-        members=Members(SEATS),
+        members=Members(seats),
         rng=random.Random(1),
         now=NOW,
         timers=TimerOptions(),
@@ -208,6 +210,26 @@ def test_rule_16_a_log_that_contradicts_itself_fences_its_group() -> None:
     turn.run(NOW + MS, [], [Batch([(1, 0, LATER, 0, b"x", None)], [read])])
     assert sorted(reply[:2] for reply in replies) == [(1, Code.SYSTEM_ERROR), (2, Code.SYSTEM_ERROR)]
     assert all(b"fenced" in (reply[4] or b"") for reply in replies)
+
+
+def test_rule_16_one_group_is_checked_in_a_turn() -> None:
+    """A peer whose every group differs must not hold up the votes of all."""
+    turn = turn_of(written(history(20)), [], Sink(), groups=5)
+    for group in turn.groups.values():
+        group.inquiry.suspect(NOW, turn.fx)
+        group.chain = OTHER
+    for left in (True, True, True, True, False):
+        turn.run(NOW + MS)
+        assert turn.serving.waiting == left
+    fenced = [index for index, group in turn.groups.items() if group.inquiry.fenced is not None]
+    assert fenced == [0], "the others have nothing in their logs that could contradict them"
+
+
+def test_rule_7_a_node_without_its_seat_answers_no_linearizable_read() -> None:
+    replies: list[Reply] = []
+    turn = turn_of(written([]), replies, Sink(), seats={**SEATS, A: 999})
+    turn.run(NOW + MS, [], [Batch([], [(2, CallKind.LINEARIZABLE_QUERY, 0, LATER, 1, b"")])])
+    assert [reply[:2] for reply in replies] == [(2, Code.NOT_A_MEMBER)]
 
 
 def test_rule_16_memory_that_contradicts_the_log_fences_its_group() -> None:

@@ -42,6 +42,7 @@ class Forwarder:
         "refused",
         "resend_after",
         "resend_at",
+        "sent_at",
         "taken",
         "until",
     )
@@ -56,6 +57,9 @@ class Forwarder:
         self.until = 0
         """Until when to leave it to that node."""
         self.patience = group.timers.forward
+        """How long a forward may take: twice as long as the last one took that was decided, twice as long as
+        the last patience after one that was not."""
+        self.sent_at = 0
         self.resend_at = NEVER
         self.resend_after = 0
         self.refused: Ballot = NULL
@@ -83,14 +87,13 @@ class Forwarder:
         ballot = self.holder()
         if ballot == NULL or ballot == self.refused:
             return False
-        if next(iter(g.own)) > self.last_seq:
-            self.patience = g.timers.forward
-        elif ballot == self.ballot:
+        if ballot == self.ballot and next(iter(g.own)) <= self.last_seq:
             if now < self.until:
                 self.resend_at = min(self.resend_at, self.until)
                 return True
             return False
         self.ballot = ballot
+        self.sent_at = now
         self.until = now + self.patience
         self.resend_after = min(g.timers.resend_first, self.patience)
         self._send(now, fx)
@@ -143,6 +146,15 @@ class Forwarder:
             self._send(now, fx)
         return min(self.resend_at, self.until)
 
+    def on_decided(self, now: int) -> None:
+        """An instance was decided while something was on its way."""
+        g = self.g
+        if self.until > now and (not g.own or next(iter(g.own)) > self.last_seq):
+            # With less patience than a forward takes, nodes far apart would outbid each other for ever.
+            patience = max(g.timers.forward, 2 * (now - self.sent_at))
+            self.patience = min(patience, g.timers.phase_max)
+            self.resend_at = NEVER
+
     # Taking in
 
     def on_forward(self, sender: int, born: int, batch: bytes, now: int, fx: Effects) -> None:
@@ -152,12 +164,11 @@ class Forwarder:
             g.learner.ask(sender, now, fx)
         mark = self.marks.get(sender)
         known = born >= self.known_from if mark is None else born > mark[2]
-        if g.acceptor.promised[1] != g.me or not g.voter or born > g.instance:
-            ballot = max(g.acceptor.promised, g.proposer.seen)
-            fx.now.peer(sender).forward_refusals.append((g.index, g.instance, *ballot))
-            return
+        ballot = max(g.acceptor.promised, g.proposer.seen)
         entries = values.decode(batch)
-        if len(entries) > 1 and len(batch) > 2 * g.bounds.batch_max_bytes:
+        too_large = len(entries) > 1 and len(batch) > 2 * g.bounds.batch_max_bytes
+        if ballot[1] != g.me or not g.voter or born > g.instance or too_large:
+            fx.now.peer(sender).forward_refusals.append((g.index, g.instance, *ballot))
             return
         fresh: list[values.Entry] = []
         if known:

@@ -148,7 +148,7 @@ class Group:
         if self.forwarder.taken:
             entries = self._share(entries)
         if self.bounds.attempts:
-            self.tried = [entry[2] for entry in entries]
+            self.tried = [entry[2] for entry in entries if entry[0] == self.me]
         return values.encode(entries, self.chain) if entries else b""
 
     def _share(self, own: list[values.Entry]) -> list[values.Entry]:
@@ -156,13 +156,16 @@ class Group:
         that a large value of one cannot keep the others out."""
         sources = [own, *self.forwarder.taken.values()] if own else list(self.forwarder.taken.values())
         first = self.instance % len(sources)
-        count_max = max(1, self.bounds.batch_max_count // len(sources))
+        sources = sources[first:] + sources[:first]
+        bounds = self.bounds
+        share = max(1, bounds.batch_max_count // len(sources))
         size = 0
         entries: list[values.Entry] = []
-        for source in sources[first:] + sources[:first]:
-            for entry in source[:count_max]:
+        # What some leave of their shares is for the others.
+        for part in [source[:share] for source in sources] + [source[share:] for source in sources]:
+            for entry in part:
                 size += len(entry[5]) + values.ENTRY_OVERHEAD_BYTES
-                if entries and size > self.bounds.batch_max_bytes:
+                if entries and (size > bounds.batch_max_bytes or len(entries) == bounds.batch_max_count):
                     return entries
                 entries.append(entry)
         return entries
@@ -238,7 +241,7 @@ class Group:
 
     def on_chosen(self, sender: int, instance: int, round: int, now: int, fx: Effects) -> None:
         """The sender saw a majority accept its ballot."""
-        if instance < self.instance:
+        if instance < self.instance or self.inquiry.fenced is not None:
             return
         if instance == self.instance and self.acceptor.accepted == (round, sender):
             self.decide(self.acceptor.value, now, fx, own_ballot=False)
@@ -290,7 +293,9 @@ class Group:
         self.acceptor.advance()
         self.learner.advance()
         self.proposer.advance(now, fx, own_ballot=own_ballot)
-        if self.own or self.early_prepare or self.early_accept:
+        if self.forwarder.resend_at != NEVER:
+            self.forwarder.on_decided(now)
+        if self.own or self.forwarder.taken or self.early_prepare or self.early_accept:
             fx.ready.append(self)
         if self.reader.rounds:
             self.reader.on_decided(fx)

@@ -117,7 +117,7 @@ class Learner:
         g = self.g
         if now >= self.position_at:
             self.position_at = self._next_position(now)
-            if len(g.members.seats) > 1:
+            if len(g.members.seats) > 1 and g.inquiry.fenced is None:
                 fx.now.peer(g.random_peer()).positions.append(g.position())
         if now >= self.leftover_at:
             self._leftover(now, fx)

@@ -112,7 +112,7 @@ class Reader:
             else:
                 # As a rule its notice is on the way; if not, ask for it.
                 round.resend_at = min(round.resend_at, now + LATE_NOTICE)
-                fx.wake_at = min(fx.wake_at, round.resend_at)
+            fx.wake_at = min(fx.wake_at, round.resend_at, round.complete_at)
         if self.waiting:
             fx.ready.append(g)
 
@@ -129,7 +129,8 @@ class Reader:
             else:
                 # Other members may have decided more by now: ask those.
                 self.waiting = round.reads | self.waiting
-                fx.ready.append(g)
+        if self.waiting:
+            fx.ready.append(g)
 
     def on_timer(self, now: int, fx: Effects) -> int:
         """Do what is due; returns when the next timer of the reader is."""
@@ -144,6 +145,10 @@ class Reader:
                     # Who proposed it may be dead: decide it, whatever it is, so that the reads can go on.
                     self.g.proposer.complete(now, fx, fill=True)
             due = min(due, round.resend_at, round.complete_at)
+        if self.waiting:
+            # The round that kept them from asking may have ended without an answer.
+            self.open(now, fx)
+            due = min([due, *[round.resend_at for round in self.rounds.values()]])
         return due
 
     def refuse(self, fx: Effects) -> None:

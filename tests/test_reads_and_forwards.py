@@ -1,8 +1,6 @@
-"""Reproductions of faults that are known and not repaired yet; each fails once it is, and then moves."""
+"""Reads and forwards that once hung, duelled or ended wrongly: each reproduced, then mended."""
 
 from __future__ import annotations
-
-import pytest
 
 from paxmux.engine.errors import Code
 from paxmux.engine.paxos.ballot import NULL
@@ -16,7 +14,6 @@ from tests.test_forwarding import holding, opened, take
 from tests.test_reader import answer, read
 
 
-@pytest.mark.xfail(strict=True, reason="Reader.expire drops the last round; nothing opens the next one")
 def test_reads_go_on_when_the_round_before_them_expires() -> None:
     group = make(instance=5)
     read(group, 1, deadline=NOW + 100 * MS)
@@ -30,7 +27,6 @@ def test_reads_go_on_when_the_round_before_them_expires() -> None:
     assert fx.now.all.top_asks
 
 
-@pytest.mark.xfail(strict=True, reason="as above: reads that overlap keep `waiting` from ever being empty")
 def test_reads_come_back_after_a_cut() -> None:
     calm = Calm(3)
     calm.propose(1, b"first")
@@ -49,7 +45,6 @@ def test_reads_come_back_after_a_cut() -> None:
     assert any(request.code == Code.OK for request in late)
 
 
-@pytest.mark.xfail(strict=True, reason="Reader.on_decided makes room for a round, and opens none")
 def test_reads_beyond_the_bound_of_rounds_go_on() -> None:
     group = make(instance=5)
     for seq in range(1, 9):
@@ -63,7 +58,6 @@ def test_reads_beyond_the_bound_of_rounds_go_on() -> None:
     assert fx.now.all.top_asks
 
 
-@pytest.mark.xfail(strict=True, reason="Group.decide looks at `own` only, not at what others handed on")
 def test_what_is_taken_while_an_instance_is_open_goes_into_the_next_at_once() -> None:
     group = holding()
     take(group, entry(A, 4))
@@ -77,7 +71,6 @@ def test_what_is_taken_while_an_instance_is_open_goes_into_the_next_at_once() ->
     assert opened(group) == [9]
 
 
-@pytest.mark.xfail(strict=True, reason="patience begins anew with each batch: outcomes later than it duel")
 def test_forwarding_settles_where_outcomes_take_longer_than_the_first_patience() -> None:
     calm = Calm(3, latency_us=(60_000, 60_500))
     calm.propose(1, b"first")
@@ -91,7 +84,6 @@ def test_forwarding_settles_where_outcomes_take_longer_than_the_first_patience()
     assert sum(node.worker_of(0).turn.prepares for node in calm.cluster.nodes) < 30
 
 
-@pytest.mark.xfail(strict=True, reason="Group.tried holds the seqs of every origin in the batch")
 def test_only_own_proposals_can_lose() -> None:
     group = holding()
     group.bounds = Bounds(2, 1 << 20, attempts=1)
