@@ -85,7 +85,7 @@ class Applier:
             self._execute(instance, entries, owned)
             self.next = max(self.next, instance + 1)
         elif owned is not None:
-            self._owned[instance] = owned
+            self._owned[instance] = owned  # reach: decided-before-replayed
 
     def replay(self, decided: int) -> bool:
         """Execute a slice of what the log has decided below `decided`; True while there is more.

@@ -90,7 +90,7 @@ class Calls:
         calls, self._calls = self._calls, []
         for call in calls:
             if call[2] in behind and call[1] != CallKind.GROUP_STATUS:
-                self._calls.append(call)
+                self._calls.append(call)  # reach: call-waits-for-replay
             else:
                 self._answer(call)
 

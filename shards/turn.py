@@ -290,7 +290,7 @@ class Turn:
         for group in self.groups.values():
             group.expire(now, fx)
             group.reader.expire(now, fx)
-        self.scan_at = now + RECHECK_EVERY
+        self.scan_at = now + RECHECK_EVERY  # reach: disk-full
         if now >= self.mark_at:
             self.mark_at = now + RECHECK_EVERY
 
@@ -381,4 +381,4 @@ class Turn:
         index = next(iter(self._behind))
         del self._behind[index]
         if self.appliers[index].replay(self.groups[index].instance):
-            self._behind[index] = None
+            self._behind[index] = None  # reach: replay-takes-turns

@@ -31,7 +31,7 @@ class Acceptor:
             self.promised = ballot
             fx.records.append((PROMISE, self.index, instance, ballot[0], ballot[1], b""))
         elif ballot < self.promised:
-            return self.promised
+            return self.promised  # reach: promise-refused
         return NULL
 
     def accept(self, instance: int, ballot: Ballot, value: bytes, fx: Effects) -> Ballot:
@@ -41,7 +41,7 @@ class Acceptor:
         date, so that no two values can ever be chosen under one ballot.
         """
         if ballot < self.promised:
-            return self.promised
+            return self.promised  # reach: accept-refused
         if ballot == self.accepted:
             return NULL if value == self.value else ballot
         self.promised = self.accepted = ballot

@@ -96,7 +96,7 @@ class Forwarder:
         self.sent_at = now
         self.until = now + self.patience
         self.resend_after = min(g.timers.resend_first, self.patience)
-        self._send(now, fx)
+        self._send(now, fx)  # reach: forwarded
         fx.wake_at = min(fx.wake_at, self.until)
         return True
 
@@ -119,7 +119,7 @@ class Forwarder:
         if ballot > self.ballot:
             g.proposer.saw(ballot)
         if self.holder() in (self.ballot, NULL):
-            self.refused = self.ballot
+            self.refused = self.ballot  # reach: forward-refused-by-holder
             self.until = now
             if not g.proposer.backoff_until:
                 g.proposer.back_off(now, fx)
@@ -137,13 +137,13 @@ class Forwarder:
                 fx.ready.append(g)
             return NEVER
         if now >= self.until:
-            self.patience = min(2 * self.patience, g.timers.phase_max)
+            self.patience = min(2 * self.patience, g.timers.phase_max)  # reach: forward-given-up
             self.resend_at = NEVER
             fx.ready.append(g)
             return NEVER
         if now >= self.resend_at:
             self.resend_after = min(2 * self.resend_after, g.timers.phase_max)
-            self._send(now, fx)
+            self._send(now, fx)  # reach: forward-resent
         return min(self.resend_at, self.until)
 
     def on_decided(self, now: int) -> None:
@@ -161,10 +161,10 @@ class Forwarder:
         """Proposals of `sender`, for this node to propose."""
         g = self.g
         if born > g.instance:
-            g.learner.ask(sender, now, fx)
+            g.learner.ask(sender, now, fx)  # reach: forward-from-one-ahead
         mark = self.marks.get(sender)
         known = born >= self.known_from if mark is None else born > mark[2]
-        ballot = max(g.acceptor.promised, g.proposer.seen)
+        ballot = max(g.acceptor.promised, g.proposer.seen)  # reach: forward-refused
         entries = values.decode(batch)
         too_large = len(entries) > 1 and len(batch) > 2 * g.bounds.batch_max_bytes
         if ballot[1] != g.me or not g.voter or born > g.instance or too_large:
@@ -181,11 +181,11 @@ class Forwarder:
                 if mark is None or mark[0] != incarnation or seq > mark[1]:
                     fresh.append(entry)
         if fresh:
-            self.taken[sender] = fresh
+            self.taken[sender] = fresh  # reach: forward-taken
             fx.ready.append(g)
         else:
             # All of it is decided, or may be: the sender has to learn that first.
-            fx.now.peer(sender).positions.append(g.position())
+            fx.now.peer(sender).positions.append(g.position())  # reach: forward-known-already
 
     def drop(self) -> None:
         """The ballot is gone: whose proposals these are hands them on to somebody else."""
@@ -221,6 +221,6 @@ class Forwarder:
         if waiting is not None:
             left = [entry for entry in waiting if entry[1] == incarnation and entry[2] > seq]
             if left:
-                self.taken[origin] = left
+                self.taken[origin] = left  # reach: forward-decided-in-part
             else:
-                del self.taken[origin]
+                del self.taken[origin]  # reach: forward-decided-elsewhere

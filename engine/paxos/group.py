@@ -179,10 +179,10 @@ class Group:
         for seq, (born, _deadline, smid, payload, _context) in self.own.items():
             size += len(payload) + values.ENTRY_OVERHEAD_BYTES
             if entries and size > bounds.batch_max_bytes:
-                break
+                break  # reach: batch-full-by-bytes
             entries.append((me, incarnation, seq, born, smid, payload))
             if len(entries) == bounds.batch_max_count:
-                break
+                break  # reach: batch-full-by-count
         return entries
 
     def expire(self, now: int, fx: Effects) -> None:
@@ -192,7 +192,7 @@ class Group:
         late = [seq for seq, proposal in self.own.items() if proposal[1] <= now]
         for seq in late:
             del self.own[seq]
-            self.tries.pop(seq, None)
+            self.tries.pop(seq, None)  # reach: deadline-passed
         fx.expired += late
         self.expire_at = NEVER
         if self.own:
@@ -205,7 +205,7 @@ class Group:
         _, instance, round = message
         if instance != self.instance:
             if instance == self.instance + 1:
-                self.early_prepare = (sender, message)
+                self.early_prepare = (sender, message)  # reach: prepare-early
             self._elsewhere(sender, instance, now, fx)
             return
         if not self.voter or self.proposer.leaps(round):
@@ -225,7 +225,7 @@ class Group:
         _, instance, round, value = message
         if instance != self.instance:
             if instance == self.instance + 1:
-                self.early_accept = (sender, message)
+                self.early_accept = (sender, message)  # reach: accept-early
             self._elsewhere(sender, instance, now, fx)
             return
         if not self.voter or self.proposer.leaps(round):
@@ -246,7 +246,7 @@ class Group:
         if instance == self.instance and self.acceptor.accepted == (round, sender):
             self.decide(self.acceptor.value, now, fx, own_ballot=False)
         else:
-            self.learner.ask(sender, now, fx)
+            self.learner.ask(sender, now, fx)  # reach: notice-without-value
 
     def on_top_ask(self, sender: int, read: int, fx: Effects) -> None:
         """A quorum read wants to know how far decisions may have gone (design, rule 18)."""
@@ -309,7 +309,7 @@ class Group:
                     self.tries[seq] = tries
                     continue
                 del self.own[seq]
-                fx.conflicts.append(seq)
+                fx.conflicts.append(seq)  # reach: attempts-used-up
             self.tries.pop(seq, None)
         self.tried = []
 
@@ -318,9 +318,9 @@ class Group:
         prepare, accept = self.early_prepare, self.early_accept
         self.early_prepare = self.early_accept = None
         if prepare is not None and prepare[1][1] >= self.instance:
-            self.on_prepare(*prepare, now, fx)
+            self.on_prepare(*prepare, now, fx)  # reach: early-prepare-taken
         if accept is not None and accept[1][1] >= self.instance:
-            self.on_accept(*accept, now, fx)
+            self.on_accept(*accept, now, fx)  # reach: early-accept-taken
 
     # Timers
 

@@ -55,7 +55,7 @@ class Learner:
         if self.asked_from == g.instance:
             patience = g.timers.ask_retry if peer == self.asked_peer else 0
             if now < self.ask_again_at + patience:
-                return
+                return  # reach: question-still-young
         self.asked_from = g.instance
         self.asked_peer = peer
         self.ask_again_at = now + g.timers.ask_retry
@@ -79,7 +79,7 @@ class Learner:
         if instance < g.instance:
             fx.serve.append((sender, g.index, instance))
         elif instance > g.instance and g.members.seats.get(sender) is not None:
-            self.ask(sender, now, fx)
+            self.ask(sender, now, fx)  # reach: asked-by-one-ahead
 
     def on_learned(self, instance: int, round: int, node: int, value: bytes, now: int, fx: Effects) -> None:
         """A decided value from a peer. It is recorded, and says nothing about promises."""
@@ -90,7 +90,7 @@ class Learner:
             g.inquiry.suspect(now, fx)
             return
         if g.acceptor.accepted != (round, node) or g.acceptor.value != value:
-            fx.records.append((LEARNED, g.index, instance, round, node, value))
+            fx.records.append((LEARNED, g.index, instance, round, node, value))  # reach: learned-and-recorded
         self.asked_from = -1
         g.decide(value, now, fx, own_ballot=False)
 
@@ -103,13 +103,13 @@ class Learner:
     def on_restart(self, now: int, fx: Effects) -> None:
         """The log gave back an accepted value. Where all nodes restarted nobody knows whether it is
         decided, so it is completed soon: what was acknowledged must become visible again."""
-        self.ask_first = False
+        self.ask_first = False  # reach: accepted-value-recovered
         self.leftover_at = now + self.g.rng.randint(self.leftover_after // 10, self.leftover_after)
         fx.wake_at = min(fx.wake_at, self.leftover_at)
 
     def hurry(self, within: int, now: int, fx: Effects) -> None:
         """A peer is one instance ahead: its notice is late or lost. Ask soon if it does not come."""
-        self.leftover_at = min(self.leftover_at, now + within)
+        self.leftover_at = min(self.leftover_at, now + within)  # reach: notice-late
         fx.wake_at = min(fx.wake_at, self.leftover_at)
 
     def on_timer(self, now: int, fx: Effects) -> int:
@@ -134,14 +134,14 @@ class Learner:
         """First tell everybody where we stand, then, if that brings nothing, complete the instance."""
         g = self.g
         if g.proposer.phase:
-            self.leftover_at = NEVER
+            self.leftover_at = NEVER  # reach: leftover-while-bidding
             return
         ask_only, self.ask_first = self.ask_first, False
         self.leftover_after = min(2 * self.leftover_after, g.timers.phase_max)
         self.leftover_at = now + self.leftover_after + g.rng.randint(0, self.leftover_after)
         fx.now.all.positions.append(g.position())
         if not ask_only and g.acceptor.accepted != NULL:
-            g.proposer.complete(now, fx)
+            g.proposer.complete(now, fx)  # reach: leftover-completed
 
     def advance(self) -> None:
         """The instance is decided."""

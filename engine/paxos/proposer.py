@@ -102,11 +102,11 @@ class Proposer:
         if self.held and g.acceptor.promised == (self.round, g.me):
             batch = g.take_batch(now, fx)
             if batch:
-                self._accept(batch, now, fx)
+                self._accept(batch, now, fx)  # reach: prepare-skipped
         elif not self.completing and g.forwarder.hand_on(now, fx):
             return
         elif now < self.backoff_until:
-            fx.wake_at = min(fx.wake_at, self.backoff_until)
+            fx.wake_at = min(fx.wake_at, self.backoff_until)  # reach: bid-waits
         else:
             self._prepare(now, fx)
 
@@ -114,7 +114,7 @@ class Proposer:
         """Get what is accepted in the current instance decided, whoever proposed it, by a full Prepare;
         with `fill` a no-op if nothing is."""
         if not self.phase:
-            self.held = False
+            self.held = False  # reach: completed-by-full-prepare
         self.completing = True
         self.filling = self.filling or fill
         self.open(now, fx)
@@ -222,7 +222,7 @@ class Proposer:
             return
         # A value without bytes is a value: not to adopt it could choose a second one.
         if self.best != NULL:
-            self._accept(self.best_value, now, fx)
+            self._accept(self.best_value, now, fx)  # reach: value-adopted
         elif batch := g.take_batch(now, fx):
             self._accept(batch, now, fx)
         elif self.filling:
@@ -244,13 +244,13 @@ class Proposer:
         if round != self.round or not self.saw(rejected_by):
             return
         fx.rejects += 1
-        self.outbid = True
+        self.outbid = True  # reach: ballot-rejected
         self.held = False
         if self.phase != phase or instance != self.g.instance:
-            return
+            return  # reach: late-reject
         self.rejects.add(sender)
         if self.g.members.hopeless(len(self.rejects)):
-            self.lose(now, fx)
+            self.lose(now, fx)  # reach: ballot-hopeless
 
     # Losing, timers, next instance
 
@@ -290,7 +290,7 @@ class Proposer:
             self.completing = self.filling or not g.timers.forward or g.forwarder.holder() == NULL
             g.learner.on_accepted(now, fx)
             self.back_off(now, fx)
-            self.losses += 1
+            self.losses += 1  # reach: open-ballot-lost
         if g.own:
             fx.ready.append(g)
 
@@ -314,7 +314,7 @@ class Proposer:
             self.phase = IDLE
             self.own_vote_due = False
             self.held = False
-            self.completing = True
+            self.completing = True  # reach: phase-timed-out
             self.phase_timeout = min(2 * self.phase_timeout, self.g.timers.phase_max)
             self.open(now, fx)
         elif now >= self.resend_at:
@@ -325,7 +325,7 @@ class Proposer:
 
     def _resend(self, fx: Effects) -> None:
         g = self.g
-        fx.resends += 1
+        fx.resends += 1  # reach: resent
         for node in g.members.seats:
             if node == g.me or node in self.votes or node in self.rejects:
                 continue
@@ -349,5 +349,5 @@ class Proposer:
         elif not bidding and not self.backoff_until:
             # Somebody else is proposing: let him run a while instead of outbidding each instance. But one
             # pause is enough, and who was bidding bids on: a busy peer must not keep him for ever.
-            self.back_off(now, fx)
+            self.back_off(now, fx)  # reach: gave-way
         self.held = self.held and own_ballot

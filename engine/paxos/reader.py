@@ -108,7 +108,7 @@ class Reader:
         elif round.complete_at == NEVER:
             round.complete_at = now + g.timers.accept_first
             if target > g.instance and voter != g.me:
-                g.learner.ask(voter, now, fx)
+                g.learner.ask(voter, now, fx)  # reach: read-of-what-others-know
             else:
                 # As a rule its notice is on the way; if not, ask for it.
                 round.resend_at = min(round.resend_at, now + LATE_NOTICE)
@@ -125,7 +125,7 @@ class Reader:
                 continue
             del self.rounds[number]
             if round.members is g.members:
-                fx.readable.append((g.index, target, list(round.reads)))
+                fx.readable.append((g.index, target, list(round.reads)))  # reach: read-released
             else:
                 # Other members may have decided more by now: ask those.
                 self.waiting = round.reads | self.waiting
@@ -143,7 +143,7 @@ class Reader:
                 round.complete_at = now + self.g.timers.accept_first
                 if round.target() == self.g.instance:
                     # Who proposed it may be dead: decide it, whatever it is, so that the reads can go on.
-                    self.g.proposer.complete(now, fx, fill=True)
+                    self.g.proposer.complete(now, fx, fill=True)  # reach: read-completed-an-instance
             due = min(due, round.resend_at, round.complete_at)
         if self.waiting:
             # The round that kept them from asking may have ended without an answer.
@@ -165,7 +165,7 @@ class Reader:
         round.resend_at = now + round.resend_after
         for node in round.members.seats:
             if node != g.me and node not in round.tops:
-                fx.now.peer(node).top_asks.append((g.index, number))
+                fx.now.peer(node).top_asks.append((g.index, number))  # reach: top-asked-again
         target = round.target()
         if target is not None:
             ahead = [node for node, top in round.tops.items() if top >= target and node != g.me]
@@ -180,7 +180,7 @@ class Reader:
         for reads in (self.waiting, *[round.reads for round in self.rounds.values()]):
             late = [seq for seq, deadline in reads.items() if deadline <= now]
             for seq in late:
-                del reads[seq]
+                del reads[seq]  # reach: read-expired
             fx.expired += late
             if reads:
                 self.expire_at = min(self.expire_at, max(min(reads.values()), now + EXPIRE_GAP))
