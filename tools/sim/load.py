@@ -32,14 +32,15 @@ class Load:
         """(group, key) -> the last values that somebody tried to write."""
 
     def round(self, callers: tuple[int, ...]) -> bool:
-        """One of the callers asks for something, or for much; False if it has to wait."""
+        """One of the callers asks for something, or for much, or a reader reads; False if it has to wait."""
         cluster = self._cluster
         rng, plan = cluster.rng, cluster.plan
-        node = cluster.nodes[rng.choice(callers) - 1]
+        reads = rng.random() < plan.reads
+        node = cluster.nodes[rng.choice(plan.readers if reads else callers) - 1]
         group = int(rng.random() * plan.groups)
         if not node.takes(group) or sum(len(worker.open) for worker in node.workers) > WAITING_MAX:
             return False
-        if rng.random() < plan.reads:
+        if reads:
             self._read(node, group)
             return True
         self._bursts += 1

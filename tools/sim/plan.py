@@ -108,6 +108,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     pace_ms: float
     """Mean time between two rounds of the load."""
     callers: tuple[int, ...]
+    readers: tuple[int, ...]
+    """Who reads; `callers` propose."""
     burst: float
     """Chance that a round proposes much at once."""
     large: float
@@ -149,6 +151,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
             (
                 f"{self.nodes} nodes, {self.groups} groups, on workers {layouts}",
                 f"durable machines: {self.durable}; callers: {self.callers}; "
+                f"readers: {self.readers}; "
                 f"a round of load each {self.pace_ms:g} ms; sync {self.sync_us} us; "
                 f"frames take {self.latency_us[0]}..{self.latency_us[1]} us",
                 f"faults: {', '.join(self.faults) or 'none'}; {chances}",
@@ -187,6 +190,7 @@ def draw(seed: int, rng: random.Random, asked: Asked) -> Plan:
     }
     everybody = tuple(range(1, nodes + 1))
     forward = rng.random() < 0.55
+    callers = rng.choice((everybody, everybody, everybody[:1], everybody[:2]))
     low = rng.choice((20, 50, 50, 1000, 20_000))
     small = rng.random() < 0.25
     return Plan(
@@ -201,14 +205,15 @@ def draw(seed: int, rng: random.Random, asked: Asked) -> Plan:
         kinds_min=KINDS_MIN if asked.faults is None else 0,
         values=asked.proposals,
         pace_ms=rng.choice(PACES_MS),
-        callers=rng.choice((everybody, everybody, everybody[:1], everybody[:2])),
+        callers=callers,
+        readers=rng.choice((everybody, everybody, callers)),
         burst=rng.choice((0.0, 0.05, 0.2)),
         large=rng.choice((0.0, 0.0, 0.01)),
         reads=rng.choice((0.1, 0.3, 0.5)),
         latency_us=(low, low * rng.choice((2, 5))),
         sync_us=rng.choice((30, 100, 100, 1000)),
         drift=tuple(rng.randint(900, 1100) if "clock_drift" in faults else 1000 for _ in range(nodes)),
-        replay_count=rng.choice((256, 256, 1)),
+        replay_count=rng.choice((256, 1)),
         serve_count=rng.choice((1000, 1000, 3)),
         timers=TimerOptions(
             notice_ms=rng.choice((0, 2, 2, 10)),
@@ -218,7 +223,7 @@ def draw(seed: int, rng: random.Random, asked: Asked) -> Plan:
         proposals=ProposalOptions(
             forward=forward,
             forward_ms=rng.choice((200, 200, 20)),
-            attempts=0 if forward else rng.choice((0, 0, 3)),
+            attempts=0 if forward else rng.choice((0, 1, 3)),
         ),
         limits=LimitOptions(
             batch_max_count=2 if small else 512,

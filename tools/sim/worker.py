@@ -24,7 +24,7 @@ from paxmux.tools.sim.execution import Execution
 from paxmux.tools.sim.ledger import Request
 from paxmux.tools.sim.machines import JOURNAL, REGISTER, Journal, Register, Shelf
 from paxmux.tools.sim.points import Crash, Doom, Point, WatchedLog, WatchedReplies
-from paxmux.tools.sim.trace import MARK_BOOT, MARK_REPLY, MARK_TURN
+from paxmux.tools.sim.trace import MARK_BOOT, MARK_REPLY, MARK_TURN, spell
 
 if TYPE_CHECKING:
     from paxmux.tools.sim.node import SimNode
@@ -407,7 +407,11 @@ class SimWorker:
         """A frame leaves."""
         node = self.node
         cluster = node.cluster
-        cluster.witness.leaves(data)
+        try:
+            cluster.witness.leaves(data)
+        except Breach:
+            cluster.trace.say(f"{self.name} is about to send: {spell(data)}")
+            raise
         cluster.wire.launch(cluster.now, node.number, int.from_bytes(data[56:64], "little"), data)
         self.reached(self._sending)
         return True
