@@ -10,10 +10,11 @@ import pytest
 
 from paxmux.engine.errors import ExitCode
 from paxmux.engine.paxos.acceptor import Acceptor
+from paxmux.tools.cmd_sim import KINDS
 from paxmux.tools.main import main
 from paxmux.tools.sim.campaign import Failure, campaign, judge
 from paxmux.tools.sim.minimize import minimize
-from paxmux.tools.sim.plan import VALUES_MIN, Asked
+from paxmux.tools.sim.plan import ALIASES, FAULTS, VALUES_MIN, Asked
 from paxmux.tools.sim.reach import Reach
 
 
@@ -110,6 +111,15 @@ def test_wrong_arguments_are_named(
         main(["sim", *words])
     assert ended.value.code == ExitCode.USAGE
     assert expected in capsys.readouterr().err
+
+
+def test_every_kind_of_fault_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
+    assert tuple(KINDS) == FAULTS
+    with pytest.raises(SystemExit):
+        main(["sim", "--help"])
+    out = capsys.readouterr().out
+    for name in (*FAULTS, *ALIASES):
+        assert f"\n  {name} " in out
 
 
 def test_arguments_that_do_not_go_together_are_named(capsys: pytest.CaptureFixture[str]) -> None:

@@ -41,6 +41,37 @@ SEED_MAX = 2**63
 SHOWN_MAX = 10
 """Failing seeds whose words are shown; all are counted, and in the report."""
 
+KINDS = {
+    "loss": "a frame never arrives",
+    "duplication": "a frame arrives twice",
+    "reordering": "a frame is overtaken by later ones",
+    "delay": "a frame arrives much later",
+    "stale": "an old frame, perhaps of an earlier life, arrives once more",
+    "corruption": "bits of a frame flip in flight, or its end is missing",
+    "one_way_cut": "one direction between two nodes is cut for a while",
+    "bridge": "two halves of the cluster hear only one node in common",
+    "worker_crash": "a worker dies, at any moment of a turn",
+    "node_crash": "all processes of a node die",
+    "power_cut": "a machine loses power, and with it what its disks had not synced, in part or torn",
+    "tail_flip": "a worker dies, and a bit of its last, unsynced write flips",
+    "synced_flip": "a bit of synced data flips; at most in a minority of nodes",
+    "wiped_disk": "a node comes back with empty disks; at most a minority of nodes does",
+    "full_disk": "a log has no room for its next segment for a while",
+    "failed_sync": "a write or sync fails",
+    "slow_disk": "syncs take long for a while",
+    "worker_pause": "a worker stands still, then gets everything at once",
+    "node_pause": "so does a node",
+    "clock_drift": "clocks go up to a tenth too fast or too slow, and change that",
+    "clock_jump": "a clock jumps forward",
+    "clean_stop": "a node stops cleanly, and starts again",
+}
+"""Of fault, in words."""
+
+_KINDS = "\n".join(f"  {kind:<13} {words}" for kind, words in KINDS.items())
+_ALIASES = "\n".join(
+    f"  {alias:<13} {', '.join(kinds)}" for alias, kinds in ALIASES.items() if alias != "wire"
+)
+
 _EPILOG = f"""\
 One seed is one run: it decides the cluster (1 to {NODES_MAX} nodes, groups, each node's own layout), the
 options, the load and the faults. The turns, the log, the state machines' calls and the check of frames
@@ -54,11 +85,11 @@ one without, in which everything must settle, make progress and fall silent. Eac
   --seeds A..B      run a campaign of the seeds A to B
   --minimize        with --seed: look for fewer faults and values with which it still fails
 
-faults, for --faults (a list, `none` for none):
-  {", ".join(FAULTS[:6])},
-  {", ".join(FAULTS[6:14])},
-  {", ".join(FAULTS[14:])}
-  or for several of them: {", ".join(ALIASES)}
+kinds of fault, for --faults (a list with commas; `none` for none):
+{_KINDS}
+or for several of them:
+{_ALIASES}
+  wire          all of single frames
 
 A campaign of at least {REACH_SEEDS} seeds fails too if a line of the protocol that is marked as worth
 reaching was never reached. The exit code is 0 only if every seed passed.
@@ -183,15 +214,16 @@ def _campaign(args: argparse.Namespace, asked: Asked, console: Console) -> int:
     began = time.monotonic()
     shown = 0
     with Steps(Console(stderr=True)) as steps:
-        steps.step(f"{len(seeds)} seeds", total_s=len(seeds))
+        steps.step(f"{len(seeds)} seeds", plain=False)
 
         def progress(tally: Tally) -> None:
             nonlocal shown
             for failure in tally.failures[shown:SHOWN_MAX]:
                 steps.say(f"seed {failure.seed} FAILED: {failure.words[:500]}")
             shown = max(shown, len(tally.failures))
-            rate = tally.seeds / (time.monotonic() - began)
-            steps.at(tally.seeds, f"{tally.seeds} of {len(seeds)} seeds, {rate:.1f} seeds/s")
+            passed_s = time.monotonic() - began
+            rate = tally.seeds / passed_s
+            steps.at(passed_s, f"{tally.seeds} of {len(seeds)} seeds, {rate:.1f} seeds/s")
 
         tally = campaign(seeds, asked, args.jobs, progress)
     took = time.monotonic() - began
