@@ -44,6 +44,8 @@ class Bounds(NamedTuple):
     crashes: int = 0
     mortal: tuple[int, ...] = (1, 2, 3)
     """Nodes that may die."""
+    whole: bool = False
+    """Whether the node dies, and comes back with another incarnation; else its worker, under the same one."""
     catch_up: bool = False
     """Whether positions and questions travel, and with them decided values."""
     forward: bool = False
@@ -82,13 +84,24 @@ class Disk(NamedTuple):
 
 
 class First(random.Random):
-    """No chance: how long a pause is does not matter where timers fire at any moment."""
+    """No chance: how long a pause is does not matter where timers fire at any moment. What must differ from
+    life to life does; what nobody has thought about is an error."""
+
+    def __init__(self, me: int, life: int) -> None:
+        super().__init__(0)
+        self._life = (100 * me + life) << 20
+
+    def getrandbits(self, k: int) -> int:
+        return self._life
 
     def randint(self, a: int, b: int) -> int:
         return a
 
     def choice(self, seq: Any) -> Any:
         return seq[0]
+
+    def random(self) -> float:
+        raise NotImplementedError("chance in an exploration")
 
 
 class Node(NamedTuple):
@@ -228,7 +241,6 @@ class Steps:
         self.bounds = bounds
         self.members = Members({1: 11, 2: 12, 3: 13})
         self.timers = Timers(forward=200 * MS if bounds.forward else 0)
-        self.rng = First()
         quiet = () if bounds.catch_up else ("positions", "asks")
         self._kinds = [(index, kind) for index, kind in enumerate(KINDS) if kind not in quiet]
 
@@ -243,7 +255,7 @@ class Steps:
         group = node.group
         if node.left:
             yield "propose"
-        if node.reads:
+        if node.reads and not group.reader.waiting and not group.reader.rounds:
             yield "read"
         if node.fx.records or node.fx.after:
             yield "go on"
@@ -345,9 +357,9 @@ class Steps:
             0,
             me=me,
             seat=10 + me,
-            incarnation=100 * me + life,
+            incarnation=100 * me + (life if self.bounds.whole else 1),
             members=self.members,
-            rng=self.rng,
+            rng=First(me, life),
             now=NOW,
             instance=state.instance,
             promised=state.promised,

@@ -42,11 +42,11 @@ WORLDS = {
         decided=2,
     ),
     "leftover-and-crash": World(
-        "one proposal, another node completes leftovers; any node dies once, at any point of a turn",
+        "one proposal, another node completes leftovers; any worker dies once, at any point of a turn",
         Bounds(proposals=(1, 0, 0), completers=(2,), crashes=1),
     ),
     "catch-up-and-crash": World(
-        "one proposal; positions, questions and decided values travel; any node dies once",
+        "one proposal; positions, questions and decided values travel; any worker dies once",
         Bounds(proposals=(1, 0, 0), bids=1, completers=(), catch_up=True, crashes=1),
     ),
     "catch-up-and-duel": World(
@@ -60,12 +60,12 @@ WORLDS = {
         decided=3,
     ),
     "forward-and-crash": World(
-        "a proposal handed on, two ballots; the holder dies once",
+        "a proposal handed on, two ballots; the holder's worker dies once",
         Bounds(proposals=(1, 1, 0), bids=1, completers=(), forward=True, crashes=1, mortal=(1,)),
         decided=2,
     ),
     "forward-and-rebid": World(
-        "one proposal, two ballots, handed on to whoever has the higher one; that node dies once",
+        "one proposal, two ballots, handed on to whoever has the higher one; its worker dies once",
         Bounds(proposals=(0, 1, 0), completers=(1,), forward=True, crashes=1, mortal=(1,)),
         large=True,
     ),
@@ -75,8 +75,22 @@ WORLDS = {
         decided=2,
     ),
     "read-and-crash": World(
-        "one proposal, and a linearizable read at another node; any node dies once",
+        "one proposal, and a linearizable read at another node; any worker dies once",
         Bounds(proposals=(1, 0, 0), bids=1, completers=(), reads=(0, 0, 1), crashes=1),
+    ),
+    "reads-in-two-lives": World(
+        "one proposal, and two reads at a node whose worker dies once",
+        Bounds(proposals=(1, 0, 0), bids=1, completers=(), reads=(0, 0, 2), crashes=1, mortal=(3,)),
+    ),
+    "forward-and-origin-crash": World(
+        "three proposals, two of them handed on by a node whose worker dies once",
+        Bounds(proposals=(1, 2, 0), bids=1, completers=(), forward=True, crashes=1, mortal=(2,)),
+        decided=3,
+    ),
+    "forward-and-node-crash": World(
+        "three proposals, two of them handed on by a node that dies once, worker and all",
+        Bounds(proposals=(1, 2, 0), bids=1, completers=(), forward=True, crashes=1, mortal=(2,), whole=True),
+        decided=3,
     ),
     "read-and-duel": World(
         "one proposal, two ballots, and a linearizable read, which completes what it waits for",
@@ -84,13 +98,13 @@ WORLDS = {
         large=True,
     ),
     "duel-and-voter-crash": World(
-        "two proposers, two ballots; the third node dies once",
+        "two proposers, two ballots; the third node's worker dies once",
         Bounds(proposals=(1, 1, 0), completers=(), crashes=1, mortal=(3,)),
         decided=2,
         large=True,
     ),
     "duel-and-proposer-crash": World(
-        "two proposers, two ballots; one of them dies once",
+        "two proposers, two ballots; the worker of one dies once",
         Bounds(proposals=(1, 1, 0), completers=(), crashes=1, mortal=(2,)),
         decided=2,
         large=True,

@@ -150,6 +150,15 @@ MISTAKES = (
     Mistake(
         "a read does not wait for its instance", Reader, "on_decided", "target >= g.instance", "False", READ
     ),
+    Mistake(
+        # A true one: found by the simulator, and not here while each life had an incarnation of its own.
+        "rounds of reads are numbered alike in each life",
+        Reader,
+        "__init__",
+        "group.rng.getrandbits(64)",
+        "group.incarnation",
+        WORLDS["reads-in-two-lives"].bounds,
+    ),
 )
 
 
