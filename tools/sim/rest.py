@@ -29,7 +29,10 @@ EVENTS_MAX = 1_000_000
 LATE = 1000 * MS
 """So long after its deadline a request has been given up, by a worker that can turn."""
 SETTLE_MAX = 120_000 * MS
-PROGRESS_MAX = 120_000 * MS
+PROGRESS_MAX = 30_000 * MS
+DUEL_MAX = 120_000 * MS
+"""Until when everybody has had something decided; where nobody forwards, and all outbid each other over a
+slow network, pauses double up to 8 s before one gets through."""
 LOOK = 250 * MS
 IDLE = 10_000 * MS
 IDLE_EVENTS_PER_S = 5
@@ -98,10 +101,11 @@ class Rest:
         ]
         if not places:
             raise Breach("progress", "no healthy node is up after the faults")
-        until = cluster.now + PROGRESS_MAX
+        limit = PROGRESS_MAX if cluster.plan.proposals.forward else DUEL_MAX
+        until = cluster.now + limit
         while places:
-            asked = [(load.journal(*place, PROGRESS_MAX / MS), place) for place in places]
-            self._wait(PROGRESS_MAX + LATE, partial(_ended, asked), "ends a proposal")
+            asked = [(load.journal(*place, limit / MS), place) for place in places]
+            self._wait(limit + LATE, partial(_ended, asked), "ends a proposal")
             # Who may try only so often may lose so often: then its caller tries again.
             places = [place for request, place in asked if request.code == Code.CONFLICT]
             codes = Counter(request.code for request, _ in asked)
