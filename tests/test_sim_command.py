@@ -55,10 +55,10 @@ def test_a_failing_seed_shows_its_trace_and_how_to_reproduce_it(
 ) -> None:
     monkeypatch.setattr(Acceptor, "promise", forgetful)
     file = tmp_path / "report.json"
-    words = ["sim", "--seeds", "1..3", "--nodes", "3", "--events", "20", "--json", str(file)]
+    words = ["sim", "--seeds", "1..3", "--nodes", "3", "--events", "5", "--json", str(file)]
     assert main(words) == ExitCode.FAILED
     out = capsys.readouterr().out
-    assert "the last 20 events before the failure:" in out
+    assert "the last 5 events before the failure:" in out
     assert re.search(r"\d+\.\d{3} ms  n\d\.w\d is about to send: Prepare g\d i0 b\(\d+,\d\)", out)
     assert "nothing before its sync" in out
     assert out.endswith("reproduce: paxmux sim --seed 1 --nodes 3\n")

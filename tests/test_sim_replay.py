@@ -54,7 +54,7 @@ def test_a_plan_keeps_its_bounds(seed: int) -> None:
 
 
 def test_every_size_of_cluster_has_faults_enough() -> None:
-    assert [len(possible(nodes)) for nodes in (1, 2, 3, 7)] == [12, 19, len(FAULTS), len(FAULTS)]
+    assert [len(possible(nodes)) for nodes in (1, 2, 3, 7)] == [13, 20, len(FAULTS), len(FAULTS)]
 
 
 def test_the_command_line_overrides_the_seed() -> None:

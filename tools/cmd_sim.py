@@ -55,6 +55,8 @@ KINDS = {
     "power_cut": "a machine loses power, and with it what its disks had not synced, in part or torn",
     "tail_flip": "a worker dies, and a bit of its last, unsynced write flips",
     "synced_flip": "a bit of synced data flips; at most in a minority of nodes",
+    "memory_flip": "a bit of what a group remembers of its history flips; at most in a minority of nodes",
+    "lost_index": "a worker dies, and its log has lost its index",
     "wiped_disk": "a node comes back with empty disks; at most a minority of nodes does",
     "full_disk": "a log has no room for its next segment for a while",
     "failed_sync": "a write or sync fails",

@@ -131,11 +131,37 @@ class Faults:
         if not (self._may_lose_a_node() and node.votes):
             return
         worker = cluster.rng.choice(node.workers)
+        if worker.disk.medium.notebook.spoilt:
+            return  # what proved the bytes to be durable is gone: a bad one would look torn
         where = worker.disk.flip(cluster.rng, synced=True)
         if where is not None:
             node.failed = True
+            cluster.witness.damaged.add(node.number)
             cluster.counts["synced_flip"] += 1
             self._say(f"{worker.name}: a synced bit flips: {where}")
+
+    def _lost_index(self) -> None:
+        worker = self._a_worker()
+        if worker is not None and worker.node.healthy:
+            worker.disk.spoil_index()
+            self._cluster.counts["lost_index"] += 1
+            self._say(f"{worker.name} loses its index")
+            self.crash(worker, "worker_crash", Point.IDLE)
+
+    def _memory_flip(self) -> None:
+        """A replica goes by a history that is not what its log says."""
+        cluster = self._cluster
+        worker = self._a_worker()
+        if worker is None or not (self._may_lose_a_node() and worker.node.votes):
+            return
+        group = worker.turn.groups[cluster.rng.choice(worker.groups)]
+        if group.instance:
+            flipped = int.from_bytes(group.chain, "little") ^ 1 << cluster.rng.randrange(32)
+            group.chain = flipped.to_bytes(4, "little")
+            worker.node.failed = True
+            cluster.witness.damaged.add(worker.node.number)
+            cluster.counts["memory_flip"] += 1
+            self._say(f"{worker.name}: the chain of group {group.index} has a wrong bit")
 
     def _full_disk(self) -> None:
         worker = self._cluster.rng.choice(self._cluster.workers)

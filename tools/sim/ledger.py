@@ -136,8 +136,7 @@ class Ledger:
             self._read(request, code, instance)
 
     def _proposal(self, request: Request, code: int, instance: int, position: int) -> None:
-        seatless = request.node in self._witness.seatless and code == Code.NOT_A_MEMBER
-        if code not in self._codes and not seatless:
+        if code not in self._codes and not self._excused(request, code):
             raise Breach("answers make sense", f"{request.words()} ended with {code}: {request.result!r}")
         if code != Code.OK:
             return
@@ -151,8 +150,7 @@ class Ledger:
         self._acked_in[request.group] = max(self._acked_in.get(request.group, -1), instance)
 
     def _read(self, request: Request, code: int, following: int) -> None:
-        seatless = request.node in self._witness.seatless and code == Code.NOT_A_MEMBER
-        if code not in _READS and not seatless:
+        if code not in _READS and not self._excused(request, code):
             raise Breach("answers make sense", f"{request.words()} ended with {code}: {request.result!r}")
         if code != Code.OK:
             return
@@ -165,6 +163,12 @@ class Ledger:
                     f"{request.words()}: up to {following}, {request.acked_before} was acknowledged before"
                 )
                 raise Breach("linearizable reads", words)
+
+    def _excused(self, request: Request, code: int) -> bool:
+        """Whether a node that was lost for good may say so."""
+        if code == Code.NOT_A_MEMBER:
+            return request.node in self._witness.seatless
+        return code == Code.SYSTEM_ERROR and request.node in self._witness.damaged
 
     # At the end
 

@@ -15,7 +15,7 @@ from paxmux.tools.sim.node import SimNode
 
 KEYS = (b"a", b"b", b"c")
 TIMEOUTS_MS = (30, 300, 5000, 5000, None)
-READ_TIMEOUTS_MS = (300, 5000)
+READ_TIMEOUTS_MS = (300, 5000, None)
 BURST_MAX = 12
 LARGE_BYTES = (5_000, 60_000, 60_000, 1_200_000)
 WAITING_MAX = 64
@@ -79,8 +79,12 @@ class Load:
         rng = self._cluster.rng
         timeout_ms = rng.choice(READ_TIMEOUTS_MS)
         kind = CallKind.QUERY if rng.random() < 0.2 else CallKind.LINEARIZABLE_QUERY
-        key = rng.choice(KEYS)
-        node.ask(kind, group, REGISTER, key, timeout_ms, RegisterCall("get", key, ABSENT, ABSENT))
+        self.read(kind, node, group, timeout_ms)
+
+    def read(self, kind: CallKind, node: SimNode, group: int, timeout_ms: float | None) -> Request:
+        """A read of a register."""
+        key = self._cluster.rng.choice(KEYS)
+        return node.ask(kind, group, REGISTER, key, timeout_ms, RegisterCall("get", key, ABSENT, ABSENT))
 
     def pause_ns(self) -> int:
         """Until the next round."""

@@ -32,6 +32,8 @@ STRIKES: Final = (
     "power_cut",
     "tail_flip",
     "synced_flip",
+    "memory_flip",
+    "lost_index",
     "wiped_disk",
     "full_disk",
     "failed_sync",
@@ -53,13 +55,13 @@ ALIASES: Final = {
     "cut": ("one_way_cut", "bridge"),
     "pause": ("worker_pause", "node_pause"),
     "clock": ("clock_drift", "clock_jump"),
-    "disk": ("tail_flip", "synced_flip", "wiped_disk", "full_disk", "failed_sync", "slow_disk"),
+    "disk": ("tail_flip", "synced_flip", "lost_index", "wiped_disk", "full_disk", "failed_sync", "slow_disk"),
     "wire": WIRE_FAULTS,
 }
 """Names on the command line for several kinds."""
 
 _PEERS_NEEDED: Final = {**dict.fromkeys((*WIRE_FAULTS, "one_way_cut"), 2), "bridge": 3}
-_MINORITY_NEEDED: Final = frozenset({"synced_flip", "wiped_disk"})
+_MINORITY_NEEDED: Final = frozenset({"synced_flip", "memory_flip", "wiped_disk"})
 
 NODES: Final = (1, 2, 3, 3, 3, 3, 4, 5, 5, 6, 7)
 PACES_MS: Final = (0.5, 1.0, 3.0, 3.0, 10.0, 40.0)
@@ -216,6 +218,8 @@ def draw(seed: int, rng: random.Random, asked: Asked) -> Plan:
         replay_count=rng.choice((256, 1)),
         serve_count=rng.choice((1000, 1000, 3)),
         timers=TimerOptions(
+            prepare_first_ms=rng.choice((2000, 2000, 100)),
+            accept_first_ms=rng.choice((1000, 1000, 30)),
             notice_ms=rng.choice((0, 2, 2, 10)),
             leftover_ms=rng.choice((500, 500, 100)),
             ask_retry_ms=rng.choice((200, 200, 50)),

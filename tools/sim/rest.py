@@ -103,6 +103,12 @@ class Rest:
             raise Breach("progress", "no healthy node is up after the faults")
         limit = PROGRESS_MAX if cluster.plan.proposals.forward else DUEL_MAX
         until = cluster.now + limit
+        kind = CallKind.LINEARIZABLE_QUERY
+        reads = [(load.read(kind, *place, limit / MS), place) for place in places]
+        self._wait(limit + LATE, partial(_ended, reads), "ends a read")
+        codes = Counter(request.code for request, _ in reads)
+        if set(codes) != {Code.OK}:
+            raise Breach("progress", f"reads after the faults ended: {dict(codes)}")
         while places:
             asked = [(load.journal(*place, limit / MS), place) for place in places]
             self._wait(limit + LATE, partial(_ended, asked), "ends a proposal")

@@ -50,6 +50,8 @@ class Disk:
         self.read: dict[int, int] = {}
         """Worker -> batches of its log that were read."""
         self.promised: dict[int, Ballot] = {}
+        self.ballots: set[tuple[int, Ballot]] = set()
+        """(group, ballot) of every promise and accept."""
         self.instance: dict[int, int] = {}
         self.accepts: dict[tuple[int, int], dict[Ballot, bytes]] = {}
         """(group, instance) -> every value accepted there, in the order of the log."""
@@ -67,6 +69,8 @@ class Witness:
     def __init__(self, nodes: Iterable[int]) -> None:
         self.seatless: set[int] = set()
         """Nodes without their seat, which must learn and never vote."""
+        self.damaged: set[int] = set()
+        """Nodes with a wrong bit on disk or in memory, whose groups may find that out and be fenced."""
         self.disks = {node: Disk() for node in nodes}
         self.majority = len(self.disks) // 2 + 1
         self.chosen: dict[tuple[int, int], bytes] = {}
@@ -162,6 +166,7 @@ class Witness:
             if len(voters) == self.majority:
                 self._choose(node, group, instance, ballot, value)
         disk.promised[group] = ballot
+        disk.ballots.add((group, ballot))
 
     def _same_value(self, node: int, key: tuple[int, int, Ballot], value: bytes) -> None:
         if self._value_of.setdefault(key, value) != value:
@@ -174,6 +179,12 @@ class Witness:
                 words = f"{_where(node, group, instance, ballot)}: chosen {value!r}, but {known!r} was before"
                 raise Breach("one value for each instance", words)
             return
+        before = self.chosen.get((group, instance - 1))
+        chain = values.FIRST if before is None else values.chain_after(before)
+        if values.chain_in(value) != chain:
+            raise Breach(
+                "one history", f"{_where(node, group, instance, ballot)}: {value!r} after {before!r}"
+            )
         self.chosen[group, instance] = value
         entries = self.entries[group, instance] = values.decode(value)
         for position, entry in enumerate(entries):
@@ -272,8 +283,8 @@ class Witness:
         self, node: int, group: int, instance: int, ballot: Ballot, accepted: Ballot, value: bytes
     ) -> None:
         disk = self.disks[node]
-        if disk.promised.get(group, NULL) < ballot:
-            words = f"{_where(node, group, instance, ballot)}: a promise left before its sync"
+        if (group, ballot) not in disk.ballots:
+            words = f"{_where(node, group, instance, ballot)}: promised, and no disk says so"
             raise Breach("nothing before its sync", words)
         held = disk.accepts.get((group, instance), {})
         if accepted != NULL and held.get(accepted) != value:

@@ -218,11 +218,12 @@ class SimWorker:
         turn.close()
         cluster.witness.synced(self.node.number, self.index, self.disk)
         self._answer()
+        if self.open:
+            left = [request.words() for request in self.open.values()]
+            raise Breach("a stop answers everybody", f"{self.name} stops and owes {left[:3]}")
         turn.log.close(clean=True)
         self.state = State.DOWN
         self._run_at = NEVER
-        cluster.ledger.lost(self.open.values())
-        self.open.clear()
         self.node.worker_died(self)
 
     # The loop
@@ -342,7 +343,10 @@ class SimWorker:
         turn, batch = self.turn, self.batch
         if self.inbox or batch.proposals or batch.calls or turn.busy or self.stopping:
             self._run(soon)
-        elif turn.wake_at < NEVER:
+            return
+        if turn.fx.after:
+            raise Breach("nothing rests", f"{self.name} sleeps with something to send")
+        if turn.wake_at < NEVER:
             self._run(max(soon, self.node.clock.when(turn.wake_at)))
 
     def _answer(self) -> None:
