@@ -17,6 +17,7 @@ from typing import Any
 
 from paxmux.engine.errors import Code
 from paxmux.engine.frame import HEADER_BYTES, parse_header
+from paxmux.engine.paxos.ballot import NULL
 from paxmux.engine.paxos.effects import DECIDED, Decided, Effects, Outbox
 from paxmux.engine.paxos.group import Group
 from paxmux.engine.paxos.messages import Body, Chosen
@@ -237,7 +238,8 @@ class Turn:
         for index, instance, round, rejected_by, node in accepteds:
             group = groups.get(index)
             if group is not None and group.members.seats.get(sender) == seat:
-                group.proposer.on_accept_reply(sender, instance, round, (rejected_by, node), now, fx)
+                promised = (rejected_by, node) if rejected_by else NULL
+                group.proposer.on_accept_reply(sender, instance, round, promised, now, fx)
         for index, instance, chain in positions:
             group = groups.get(index)
             if group is not None and sender in group.members.seats:

@@ -9,7 +9,8 @@ Nothing is executed twice, whoever dies (design, rule 9). A forward says `born`:
 is decided below that instance. Whoever takes it in knows what was decided since, as one number for each
 origin: the highest seq, because all that any node ever proposes for an origin is the front of what that
 origin has left, in its order. What is not above that number is dropped, and so is a forward that was
-born before the number counts. Forwarding is one hop: who does not hold the ballot refuses.
+born before the number counts; it does so from when this node last began to lead. Forwarding is one hop:
+who does not hold the ballot refuses.
 """
 
 from __future__ import annotations
@@ -24,9 +25,9 @@ from paxmux.engine.paxos.timers import NEVER
 if TYPE_CHECKING:
     from paxmux.engine.paxos.group import Group
 
-Mark = tuple[int, int, int]
-"""(incarnation, seq, since): the highest seq decided of an origin's present incarnation, which has been
-the only one of that origin after the instance `since`."""
+Mark = list[int]
+"""[incarnation, seq, since]: the highest seq decided of an origin's present incarnation, which has been
+the only one of that origin after the instance `since`. A list, since it changes with each decision."""
 
 
 class Forwarder:
@@ -69,7 +70,8 @@ class Forwarder:
         """Origin -> its proposals that go into the next instance opened here."""
         self.marks: dict[int, Mark] = {}
         self.known_from = group.instance
-        """Of what was decided below nothing is known here but that it was decided."""
+        """Of what was decided below nothing is known here but that it was decided. Nor is what others
+        decided since, while this node did not lead; but then it takes in nothing."""
 
     # Handing on
 
@@ -187,6 +189,11 @@ class Forwarder:
             # All of it is decided, or may be: the sender has to learn that first.
             fx.now.peer(sender).positions.append(g.position())  # reach: forward-known-already
 
+    def begin(self) -> None:
+        """This node is about to lead: what is decided from now on counts, and only that is known."""
+        self.marks.clear()
+        self.known_from = self.g.instance
+
     def drop(self) -> None:
         """The ballot is gone: whose proposals these are hands them on to somebody else."""
         self.taken.clear()
@@ -198,27 +205,28 @@ class Forwarder:
         foreign = False
         origin = incarnation = last = 0
         for entry in entries:
-            if entry[0] != origin or entry[1] != incarnation:
-                if last and origin != me:
-                    foreign = True
-                    self._note(origin, incarnation, last, instance)
-                origin, incarnation, last = entry[0], entry[1], 0
-            if entry[2] > last:
-                last = entry[2]
-        if last and origin != me:
-            foreign = True
+            if entry[0] == origin and entry[1] == incarnation:
+                if entry[2] > last:
+                    last = entry[2]
+                continue
+            if foreign and origin != me:
+                self._note(origin, incarnation, last, instance)
+            origin, incarnation, last = entry[:3]
+            foreign = foreign or origin != me
+        if foreign and origin != me:
             self._note(origin, incarnation, last, instance)
         return foreign
 
     def _note(self, origin: int, incarnation: int, seq: int, instance: int) -> None:
         mark = self.marks.get(origin)
         if mark is not None and mark[0] == incarnation:
-            self.marks[origin] = (incarnation, max(seq, mark[1]), mark[2])
+            if seq > mark[1]:
+                mark[1] = seq
         elif origin in self.g.members.seats:
             since = self.known_from - 1 if mark is None else instance
-            self.marks[origin] = (incarnation, seq, since)
-        waiting = self.taken.get(origin)
-        if waiting is not None:
+            self.marks[origin] = [incarnation, seq, since]
+        if origin in self.taken:
+            waiting = self.taken[origin]
             left = [entry for entry in waiting if entry[1] == incarnation and entry[2] > seq]
             if left:
                 self.taken[origin] = left  # reach: forward-decided-in-part

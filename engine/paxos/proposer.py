@@ -132,6 +132,8 @@ class Proposer:
         self.backoff_until = 0
         self.round = max(self.round, self.seen[0], g.acceptor.promised[0]) + 1
         self.best, self.best_value = NULL, b""
+        if g.acceptor.promised[1] != g.me:
+            g.forwarder.begin()
         g.acceptor.promise(g.instance, (self.round, g.me), fx)
         fx.after.all.prepares.append((g.index, g.instance, self.round))
         fx.prepares += 1
@@ -222,6 +224,7 @@ class Proposer:
             return
         # A value without bytes is a value: not to adopt it could choose a second one.
         if self.best != NULL:
+            g.mixed = True
             self._accept(self.best_value, now, fx)  # reach: value-adopted
         elif batch := g.take_batch(now, fx):
             self._accept(batch, now, fx)
