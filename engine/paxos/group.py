@@ -42,6 +42,7 @@ class Group:
 
     __slots__ = (
         "acceptor",
+        "batch",
         "bounds",
         "chain",
         "early_accept",
@@ -103,6 +104,8 @@ class Group:
         """Proposals made here and not yet decided, by seq, in the order in which they came."""
         self.expire_at = NEVER
         """No deadline among them passes before."""
+        self.batch: list[values.Entry] | None = None
+        """What `take_batch` took last; None if the open Accept has a value that was accepted before."""
         self.mixed = False
         """Whether the value of the open Accept may have other nodes' proposals in it."""
         self.tried: list[int] = []
@@ -154,6 +157,7 @@ class Group:
             entries = self._share(entries)
         if self.bounds.attempts:
             self.tried = [entry[2] for entry in entries if entry[0] == self.me]
+        self.batch = entries
         return values.encode(entries, self.chain) if entries else b""
 
     def _share(self, own: list[values.Entry]) -> list[values.Entry]:
@@ -278,9 +282,19 @@ class Group:
 
     # Decisions
 
-    def decide(self, value: bytes, now: int, fx: Effects, *, own_ballot: bool = True) -> None:
-        """The current instance is decided: hand its entries on, begin the next instance."""
-        entries = values.decode(value)
+    def decide(
+        self,
+        value: bytes,
+        now: int,
+        fx: Effects,
+        *,
+        own_ballot: bool = True,
+        entries: list[values.Entry] | None = None,
+    ) -> None:
+        """The current instance is decided: hand its entries on, begin the next instance. `entries`: what
+        `value` decodes to, if that is known."""
+        if entries is None:
+            entries = values.decode(value)
         owned: dict[int, Owned] | None = None
         if self.own:
             me, incarnation = self.me, self.incarnation

@@ -46,6 +46,7 @@ class Proposer:
         "best",
         "best_value",
         "completing",
+        "entries",
         "filling",
         "g",
         "held",
@@ -79,6 +80,8 @@ class Proposer:
         self.best: Ballot = NULL
         self.best_value = b""
         self.value = b""
+        self.entries: list[values.Entry] | None = None
+        """What `value` decodes to, where this node has encoded it itself."""
         self.completing = False
         """Open even without a proposal of our own: an accepted value waits to be decided."""
         self.filling = False
@@ -143,6 +146,7 @@ class Proposer:
         g = self.g
         self.phase = ACCEPTING
         self.value = value
+        self.entries = g.batch
         # Cannot be refused: the caller has seen that the promise is this very ballot's.
         g.acceptor.accept(g.instance, (self.round, g.me), value, fx)
         fx.now.all.accepts.append((g.index, g.instance, self.round, value))
@@ -225,6 +229,7 @@ class Proposer:
         # A value without bytes is a value: not to adopt it could choose a second one.
         if self.best != NULL:
             g.mixed = True
+            g.batch = None
             self._accept(self.best_value, now, fx)  # reach: value-adopted
         elif batch := g.take_batch(now, fx):
             self._accept(batch, now, fx)
@@ -238,7 +243,7 @@ class Proposer:
             return
         fx.now.all.chosen.append((g.index, g.instance, self.round))
         self.held = not self.outbid
-        g.decide(self.value, now, fx)
+        g.decide(self.value, now, fx, entries=self.entries)
 
     def _rejected(
         self, sender: int, instance: int, round: int, rejected_by: Ballot, phase: Phase, now: int, fx: Effects
@@ -344,6 +349,7 @@ class Proposer:
         self.own_vote_due = False
         self.completing = self.filling = False
         self.value = b""
+        self.entries = None
         self.phase_timeout = 0
         if self.losses:
             self.losses -= 1
