@@ -15,29 +15,38 @@ from enum import IntEnum
 from pathlib import Path
 from typing import NamedTuple, Protocol, TypedDict
 
-Ballot = tuple[int, int]
-"""(round, node id), ordered as tuples are."""
+from paxmux.engine.paxos import effects
+from paxmux.engine.paxos.ballot import NULL as NULL_BALLOT
+from paxmux.engine.paxos.ballot import Ballot
+from paxmux.engine.paxos.effects import Record
 
-NULL_BALLOT: Ballot = (0, 0)
+__all__ = [
+    "EMPTY_STATE",
+    "NULL_BALLOT",
+    "Ballot",
+    "HardState",
+    "Log",
+    "LogIdentity",
+    "LogStats",
+    "OpenLog",
+    "Record",
+    "RecordKind",
+    "StorageDamaged",
+]
 
 
 class RecordKind(IntEnum):
     """What a record says. The numbers are on disk."""
 
-    PROMISE = 1
+    PROMISE = effects.PROMISE
     """The acceptor promised `ballot` while `instance` was its current one. `value` is empty."""
-    ACCEPT = 2
+    ACCEPT = effects.ACCEPT
     """The acceptor accepted `value` under `ballot`; implies a promise of at least `ballot`."""
-    LEARNED = 3
+    LEARNED = effects.LEARNED
     """`value` is decided, as told by a peer. Says nothing about promises."""
-    DECIDED = 4
+    DECIDED = effects.DECIDED
     """Every instance up to and including `instance` is decided; the last value record of each
     holds its value. Written lazily: a hint that saves questions after a restart."""
-
-
-Record = tuple[int, int, int, int, int, bytes]
-"""(kind, group, instance, round, node, value): a plain tuple, since workers write 100,000 a second.
-Instances are below 2**63, groups below 2**16, rounds and nodes below 2**64."""
 
 
 class HardState(NamedTuple):

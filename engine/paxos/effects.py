@@ -22,12 +22,11 @@ if TYPE_CHECKING:
     from paxmux.engine.paxos.group import Group, Owned
 
 Record = tuple[int, int, int, int, int, bytes]
-"""(kind, group, instance, round, node, value), as `engine.storage.Record`."""
+"""(kind, group, instance, round, node, value): a plain tuple, since workers write 100,000 a second.
+Instances are below 2**63, groups below 2**16, rounds and nodes below 2**64."""
 
-PROMISE = 1
-ACCEPT = 2
-LEARNED = 3
-DECIDED = 4
+PROMISE, ACCEPT, LEARNED, DECIDED = 1, 2, 3, 4
+"""Kinds of record; `engine.storage.RecordKind` says what each means. The numbers are on disk."""
 
 Decided = tuple[int, int, list[Entry], "dict[int, Owned] | None"]
 """(group, instance, entries, the proposals among them that were made here, by seq)"""
