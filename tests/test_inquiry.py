@@ -122,7 +122,10 @@ def test_rule_16_a_fenced_group_takes_no_part() -> None:
     group.learner.on_ask(B, 0, NOW, fx)
     group.on_top_ask(B, 7, fx)
     group.inquiry.on_ask(B, 1, OTHER, NOW, fx)
+    group.learner.on_position(B, 9, OTHER, NOW, fx)
+    group.on_chosen(B, 1, 9, NOW, fx)
     assert not fx.records
+    assert not any(batch.asks for batch in fx.now.to.values()), "it would drop what comes"
     assert not fx.after
     assert not fx.serve
     assert not fx.chain_reads

@@ -52,6 +52,9 @@ class Learner:
         """Ask `peer` for decided values, unless a question for the same ones is still young. Who has
         left the last one unanswered is asked again later than others are."""
         g = self.g
+        if g.inquiry.fenced is not None:
+            # What came would be dropped.
+            return
         if self.asked_from == g.instance:
             patience = g.timers.ask_retry if peer == self.asked_peer else 0
             if now < self.ask_again_at + patience:
