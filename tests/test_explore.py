@@ -135,8 +135,8 @@ MISTAKES = (
         "what was taken stays when it is decided",
         Forwarder,
         "_note",
-        "waiting = self.taken.get(origin)",
-        "waiting = None",
+        "if origin in self.taken:",
+        "if False:",
         FORWARD,
     ),
     Mistake(
