@@ -57,9 +57,10 @@ class TimerOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     resend_first_ms: int = 100
     """An unanswered Prepare or Accept is sent again to whoever has not answered."""
     prepare_first_ms: int = 2000
-    """Give up a Prepare and start a higher ballot (reference, 2.3)."""
+    """Give up a Prepare and start a higher ballot (reference, 2.3); not before twice the time that the last
+    rounds took."""
     accept_first_ms: int = 1000
-    """Give up an Accept and start a higher ballot (reference, 2.3)."""
+    """Give up an Accept and start a higher ballot, likewise."""
     phase_max_ms: int = 8000
     backoff_min_ms: int = 10
     """After a ballot is lost the next one starts within a random time of min..max (reference, 2.3)."""

@@ -29,6 +29,7 @@ class Calm:
         *,
         latency_us: tuple[int, int] = (50, 100),
         proposals: ProposalOptions | None = None,
+        timers: TimerOptions | None = None,
         chances: dict[str, float] | None = None,
     ) -> None:
         """`chances`: of faults of single frames."""
@@ -42,7 +43,7 @@ class Calm:
             sync_us=100,
             replay_count=256,
             serve_count=1000,
-            timers=TimerOptions(),
+            timers=TimerOptions() if timers is None else timers,
             proposals=ProposalOptions() if proposals is None else proposals,
             limits=LimitOptions(),
         )

@@ -1,10 +1,11 @@
-"""Clusters without faults: they agree at once, and a busy node keeps nobody else from proposing."""
+"""Clusters without faults: they agree at once, also over slow networks, and nobody is kept from proposing."""
 
 from __future__ import annotations
 
 import pytest
 
-from paxmux.engine.options import ProposalOptions
+from paxmux.engine.options import ProposalOptions, TimerOptions
+from paxmux.shards.requests import CallKind
 from paxmux.tools.sim.ledger import Request
 from tests.calm import Calm, acknowledged
 
@@ -42,3 +43,38 @@ def test_a_busy_peer_starves_nobody(delay_ms: int, forward: bool) -> None:
             break
         calm.advance(0.5)
     assert min(answered.values()) >= 5, answered
+
+
+def test_time_outs_that_are_too_short_cost_a_few_rounds_and_not_each_instance_some() -> None:
+    """Rounds take 80 to 100 ms, phases time out after 30: the first ones double, those after them wait."""
+    calm = Calm(1, latency_us=(40_000, 50_000), timers=TimerOptions(prepare_first_ms=30, accept_first_ms=30))
+    proposer = calm.cluster.nodes[0].worker_of(0).turn.groups[0].proposer
+    rounds = []
+    for number in range(12):
+        asked = calm.propose(1, b"%d" % number)
+        for _ in range(100):
+            if acknowledged(asked):
+                break
+            calm.advance(5)
+        assert acknowledged(asked)
+        rounds.append(proposer.round)
+    assert rounds[0] > 1, "no phase timed out"
+    assert rounds[-1] == rounds[1], rounds
+
+
+def test_reads_over_a_slow_network_do_not_outbid_who_proposes() -> None:
+    """Node 2 reads all the time, and finds an instance open each time."""
+    calm = Calm(1, latency_us=(40_000, 50_000), timers=TimerOptions(accept_first_ms=30))
+    proposers = [node.worker_of(0).turn.groups[0].proposer for node in calm.cluster.nodes]
+    warm = [calm.propose(1, b"warm-%d" % number) for number in range(3)]
+    calm.advance(2000)
+    assert all(map(acknowledged, warm))
+    before = [proposer.round for proposer in proposers]
+    reads, asked = [], []
+    for number in range(100):
+        asked.append(calm.propose(1, b"%d" % number))
+        reads.append(calm.load.read(CallKind.LINEARIZABLE_QUERY, calm.cluster.nodes[1], 0, 5000))
+        calm.advance(20)
+    calm.advance(1000)
+    assert all(map(acknowledged, asked)) and all(map(acknowledged, reads))
+    assert [proposer.round for proposer in proposers] == before

@@ -61,6 +61,7 @@ class Proposer:
         "resend_at",
         "round",
         "seen",
+        "took",
         "value",
         "votes",
     )
@@ -88,6 +89,8 @@ class Proposer:
         """Decide the open instance in any case, with a no-op if there is nothing else."""
         self.phase_until = 0
         self.phase_timeout = 0
+        self.took = 0
+        """How long the rounds that decided something took of late; a phase waits twice as long at least."""
         self.resend_at = 0
         self.resend_after = 0
         self.backoff_until = 0
@@ -158,7 +161,7 @@ class Proposer:
         self.rejects = set()
         self.own_vote_due = True
         fx.synced.append(g)
-        self.phase_timeout = max(self.phase_timeout, first_timeout)
+        self.phase_timeout = max(self.phase_timeout, first_timeout, min(2 * self.took, g.timers.phase_max))
         self.phase_until = now + self.phase_timeout
         self.resend_after = g.timers.resend_first
         self.resend_at = now + self.resend_after
@@ -345,6 +348,10 @@ class Proposer:
     def advance(self, now: int, fx: Effects, *, own_ballot: bool) -> None:
         """The instance is decided. A decision under another ballot ends the right to skip Prepare."""
         bidding = self.phase == PREPARING
+        if own_ballot:
+            # A time-out below what a round takes would cost each instance another Prepare, or several.
+            took = now - self.phase_until + self.phase_timeout
+            self.took = took if took > self.took else (took + self.took) // 2
         self.phase = IDLE
         self.own_vote_due = False
         self.completing = self.filling = False

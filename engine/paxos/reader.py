@@ -28,16 +28,27 @@ ROUNDS_MAX = 8
 class Round:
     """One question to all voters, and the reads that wait for its outcome."""
 
-    __slots__ = ("complete_at", "members", "reads", "resend_after", "resend_at", "tops")
+    __slots__ = (
+        "asked_at",
+        "complete_after",
+        "complete_at",
+        "members",
+        "reads",
+        "resend_after",
+        "resend_at",
+        "tops",
+    )
 
-    def __init__(self, reads: dict[int, int], members: Members, resend_at: int, resend_after: int) -> None:
+    def __init__(self, reads: dict[int, int], members: Members, asked_at: int, resend_after: int) -> None:
         self.reads = reads
         """Read (seq) -> deadline."""
         self.members = members
         self.tops: dict[int, int] = {}
         """Voter -> its answer."""
-        self.resend_at = resend_at
+        self.asked_at = asked_at
+        self.resend_at = asked_at + resend_after
         self.resend_after = resend_after
+        self.complete_after = 0
         self.complete_at = NEVER
         """When to complete the instance that the reads wait for, if nobody else does."""
 
@@ -80,8 +91,7 @@ class Reader:
         if self.rounds and next(reversed(self.rounds.values())).target() is None:
             return
         g = self.g
-        after = g.timers.resend_first
-        round = Round(self.waiting, g.members, now + after, after)
+        round = Round(self.waiting, g.members, now, g.timers.resend_first)
         self.waiting = {}
         self.number = (self.number + 1) % NUMBERS
         self.rounds[self.number] = round
@@ -106,7 +116,9 @@ class Reader:
         if target < g.instance:
             self.on_decided(fx)
         elif round.complete_at == NEVER:
-            round.complete_at = now + g.timers.accept_first
+            # Whoever proposes it takes about as long as the question did; to outbid him would take longer.
+            round.complete_after = max(g.timers.accept_first, 2 * (now - round.asked_at))
+            round.complete_at = now + round.complete_after
             if target > g.instance and voter != g.me:
                 g.learner.ask(voter, now, fx)  # reach: read-of-what-others-know
             else:
@@ -140,7 +152,8 @@ class Reader:
             if now >= round.resend_at:
                 self._again(number, round, now, fx)
             if now >= round.complete_at:
-                round.complete_at = now + self.g.timers.accept_first
+                round.complete_after = min(2 * round.complete_after, self.g.timers.phase_max)
+                round.complete_at = now + round.complete_after
                 if round.target() == self.g.instance:
                     # Who proposed it may be dead: decide it, whatever it is, so that the reads can go on.
                     self.g.proposer.complete(now, fx, fill=True)  # reach: read-completed-an-instance
