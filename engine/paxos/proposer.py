@@ -61,7 +61,7 @@ class Proposer:
         "resend_at",
         "round",
         "seen",
-        "took",
+        "timeout_least",
         "value",
         "votes",
     )
@@ -89,8 +89,9 @@ class Proposer:
         """Decide the open instance in any case, with a no-op if there is nothing else."""
         self.phase_until = 0
         self.phase_timeout = 0
-        self.took = 0
-        """How long the rounds that decided something took of late; a phase waits twice as long at least."""
+        self.timeout_least = 0
+        """Twice what the rounds that decided something took of late. A time-out below what a round takes would
+        cost each instance another Prepare, or several."""
         self.resend_at = 0
         self.resend_after = 0
         self.backoff_until = 0
@@ -161,7 +162,7 @@ class Proposer:
         self.rejects = set()
         self.own_vote_due = True
         fx.synced.append(g)
-        self.phase_timeout = max(self.phase_timeout, first_timeout, min(2 * self.took, g.timers.phase_max))
+        self.phase_timeout = max(self.phase_timeout, first_timeout, self.timeout_least)
         self.phase_until = now + self.phase_timeout
         self.resend_after = g.timers.resend_first
         self.resend_at = now + self.resend_after
@@ -349,9 +350,11 @@ class Proposer:
         """The instance is decided. A decision under another ballot ends the right to skip Prepare."""
         bidding = self.phase == PREPARING
         if own_ballot:
-            # A time-out below what a round takes would cost each instance another Prepare, or several.
-            took = now - self.phase_until + self.phase_timeout
-            self.took = took if took > self.took else (took + self.took) // 2
+            least = 2 * (now - self.phase_until + self.phase_timeout)
+            if least < self.timeout_least:
+                least = (least + self.timeout_least) // 2
+            limit = self.g.timers.phase_max
+            self.timeout_least = least if least < limit else limit
         self.phase = IDLE
         self.own_vote_due = False
         self.completing = self.filling = False
