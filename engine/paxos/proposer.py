@@ -90,8 +90,8 @@ class Proposer:
         self.phase_until = 0
         self.phase_timeout = 0
         self.timeout_least = 0
-        """Twice what the rounds that decided something took of late. A time-out below what a round takes would
-        cost each instance another Prepare, or several."""
+        """Twice what the rounds that decided something took of late. A time-out below what a round takes
+        would cost each instance another Prepare, or several."""
         self.resend_at = 0
         self.resend_after = 0
         self.backoff_until = 0
