@@ -21,6 +21,7 @@ from paxmux.plugins.storage.segment_file import (
     SegmentFile,
     create_segment,
     load_segments,
+    read_at,
     sync_directory,
     write_all,
 )
@@ -164,25 +165,3 @@ class Directory:
             os.close(self._fd)
         self._fd = fd
         self._number = segment.number
-
-
-def read_at(fd: int, segment: SegmentFile, offset: int, length: int) -> bytes:
-    """Bytes of a segment; fewer only where the segment ends.
-
-    Raises:
-        StorageDamaged: the disk cannot read them, or the file is shorter than it was made.
-    """
-    length = min(length, segment.size - offset)
-    try:
-        data = os.pread(fd, length, offset)
-        while len(data) < length:
-            more = os.pread(fd, length - len(data), offset + len(data))
-            if not more:
-                raise StorageDamaged(
-                    f"{segment.path}, offset {offset + len(data)}: the file ends,"
-                    f" it was made with {segment.size} bytes"
-                )
-            data += more
-    except OSError as error:
-        raise StorageDamaged(f"{segment.path}, offset {offset}: {error.strerror}") from error
-    return data

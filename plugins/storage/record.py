@@ -117,12 +117,12 @@ def decode_header(data: bytes, begin: int, salt: int, offset: int) -> BatchHeade
 
 
 def decode_records(
-    data: bytes, begin: int, header: BatchHeader, salt: int, at: int
+    data: bytes, begin: int, header: BatchHeader, salt: int, at: int, *, with_values: bool = False
 ) -> tuple[list[Record], list[int]] | None:
     """The records of a batch whose payload starts at `data[begin:]` and at position `at`.
 
-    Values are left out (empty) but for the kinds only this package writes: recovery needs where
-    they are, not what they are. None if anything is wrong with any record.
+    Unless `with_values`, values are left out (empty) but for the kinds only this package writes:
+    recovery needs where they are, not what they are. None if anything is wrong with any record.
     """
     unpack = _RECORD.unpack_from
     view = memoryview(data)
@@ -130,6 +130,7 @@ def decode_records(
     last = limit - RECORD_BYTES
     mixed = (at & ~OFFSET_MASK) ^ salt
     at -= begin
+    left_out = 0 if with_values else DECIDED
     here = begin
     records: list[Record] = []
     positions: list[int] = []
@@ -140,7 +141,7 @@ def decode_records(
         end = here + RECORD_BYTES + length
         if end > limit or crc32(view[here + 4 : end], mixed ^ (at + here)) != crc:
             return None
-        value = data[here + RECORD_BYTES : end] if kind > DECIDED else b""
+        value = data[here + RECORD_BYTES : end] if kind > left_out else b""
         records.append((kind, group, instance, round_, node, value))
         positions.append(at + here)
         here = end

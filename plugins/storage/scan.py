@@ -33,7 +33,7 @@ class Batch(NamedTuple):
     synced: int
     flags: int
     records: list[Record]
-    """Without their values, but for the kinds that only this package writes."""
+    """Unless asked for, without their values, but for the kinds that only this package writes."""
     positions: list[int]
 
 
@@ -46,7 +46,9 @@ class Rest(NamedTuple):
     """The highest position that any batch header there says was synced; 0 if there is none."""
 
 
-def read_batches(read: ReadBytes, segment: SegmentFile, offset: int) -> Iterator[Batch]:
+def read_batches(
+    read: ReadBytes, segment: SegmentFile, offset: int, *, with_values: bool = False
+) -> Iterator[Batch]:
     """The batches from `offset` on, up to the first bytes that are no good batch."""
     salt = segment.salt
     base = position(segment.number, 0)
@@ -71,7 +73,8 @@ def read_batches(read: ReadBytes, segment: SegmentFile, offset: int) -> Iterator
             begin, here = offset, 0
             data = read(segment, begin, max(WINDOW_BYTES, end - offset))
         payload = here + BATCH_BYTES
-        decoded = decode_records(data, payload, header, salt, base + offset + BATCH_BYTES)
+        at = base + offset + BATCH_BYTES
+        decoded = decode_records(data, payload, header, salt, at, with_values=with_values)
         if decoded is None:
             return
         yield Batch(offset, end, header.synced, header.flags, *decoded)

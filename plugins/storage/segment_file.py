@@ -213,6 +213,33 @@ def decode_stamp(data: bytes, path: Path, length: int, identity: LogIdentity) ->
     return SegmentFile(path, number, size, crc)
 
 
+def read_at(fd: int, segment: SegmentFile, offset: int, length: int) -> bytes:
+    """Bytes of a segment; fewer only where the segment ends.
+
+    Raises:
+        StorageDamaged: the disk cannot read them, or the file is shorter than it was made.
+    """
+    length = min(length, segment.size - offset)
+    try:
+        data = os.pread(fd, length, offset)
+        while len(data) < length:
+            more = os.pread(fd, length - len(data), offset + len(data))
+            if not more:
+                raise StorageDamaged(
+                    f"{segment.path}, offset {offset + len(data)}: the file ends,"
+                    f" it was made with {segment.size} bytes"
+                )
+            data += more
+    except OSError as error:
+        raise StorageDamaged(f"{segment.path}, offset {offset}: {error.strerror}") from error
+    return data
+
+
+def stamped_bytes(data: bytes) -> int:
+    """How many bytes the segment that starts with `data` says it was made with, unchecked; 0 if too short."""
+    return int(_FIELDS.unpack_from(data)[3]) if len(data) >= STAMP_BYTES else 0
+
+
 def load_segments(directory: Path, identity: LogIdentity) -> dict[int, SegmentFile]:
     """Every segment of the directory by number, in order; leftovers of unfinished ones are removed.
 
