@@ -413,6 +413,7 @@ def _still(group: Group) -> None:
     proposer, learner, forwarder = group.proposer, group.learner, group.forwarder
     proposer.phase_until = proposer.resend_at = FAR
     proposer.phase_timeout = proposer.resend_after = proposer.losses = 0
+    proposer.time_outs = proposer.timeout_least = 0
     proposer.backoff_until = FAR if proposer.backoff_until > NOW else 0
     if not proposer.phase:
         proposer.votes, proposer.rejects = set(), set()
@@ -423,9 +424,10 @@ def _still(group: Group) -> None:
     learner.position_at = learner.leftover_at = NEVER
     learner.ask_first = False
     group.expire_at = group.reader.expire_at = NEVER
-    forwarder.patience = forwarder.resend_after = 0
+    forwarder.patience = forwarder.resend_after = forwarder.sent_at = 0
     forwarder.until = FAR if forwarder.until > NOW else 0
     forwarder.resend_at = FAR if forwarder.resend_at != NEVER else NEVER
     for round in group.reader.rounds.values():
         round.resend_at, round.resend_after = FAR, 0
+        round.asked_at = round.complete_after = 0
         round.complete_at = FAR if round.complete_at != NEVER else NEVER

@@ -50,6 +50,7 @@ class LogContract:
 
     @pytest.mark.parametrize("clean", [True, False])
     def test_what_was_synced_is_recovered(self, tmp_path: Path, clean: bool) -> None:
+        """Weakness B18 of the reference."""
         log, model = self.fresh(tmp_path), Model()
         feed(log, [workload(1, i) for i in range(40)], model)
         log, states = self.again(tmp_path, log, clean=clean)
@@ -292,6 +293,7 @@ class LogContract:
         assert log.stats()["appends"] == 0
 
     def test_a_log_has_one_owner(self, tmp_path: Path) -> None:
+        """Weakness L17 of the reference."""
         log = self.fresh(tmp_path)
         with pytest.raises(DataDirError, match="in use"):
             self.open(tmp_path / "log", log)

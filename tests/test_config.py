@@ -21,10 +21,13 @@ from paxmux.engine.options import (
     LimitOptions,
     MachineOptions,
     Options,
+    ProposalOptions,
     TimerOptions,
 )
+from paxmux.engine.paxos.timers import DEFAULT_BOUNDS, DEFAULT_TIMERS
 from paxmux.engine.plugin import load, load_class
 from paxmux.engine.state_machine import StateMachine
+from paxmux.shards.slice import bounds_of, timers_of
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 
@@ -94,6 +97,7 @@ def test_every_config_of_the_project_loads(file: Path) -> None:
 
 
 def test_every_key_is_explained_at_its_default() -> None:
+    """Weakness B19 of the reference."""
     options = Options.from_yaml(CONFIGS / "every-key.yaml")
     assert options == Options(node=options.node, members=options.members, data_dir=options.data_dir)
     lines = (CONFIGS / "every-key.yaml").read_text(encoding="utf-8").splitlines()
@@ -137,6 +141,7 @@ def _sections() -> list[tuple[str, type[msgspec.Struct], object]]:
 
 @pytest.mark.parametrize("key", sorted(BOUNDS))
 def test_both_bounds_of_every_number_are_kept(tmp_path: Path, key: str) -> None:
+    """Weakness B10 of the reference."""
     least, most = BOUNDS[key]
     *section, name = key.split(".")
     base = GOOD.replace("groups: 10\n", "") if key == "groups" else GOOD
@@ -444,3 +449,9 @@ def test_a_class_must_keep_its_contract() -> None:
     for path in ("paxmux.engine.state_machine:StateMachine", "paxmux.engine.errors:error_for"):
         with pytest.raises(ConfigError, match="expected a class derived from StateMachine"):
             load_class(path, StateMachine)
+
+
+def test_the_core_has_the_defaults_of_the_options() -> None:
+    """Timers and bounds stand in the options for users, with units, and in the core for tests of its own."""
+    assert timers_of(TimerOptions(), ProposalOptions()) == DEFAULT_TIMERS
+    assert bounds_of(LimitOptions(), ProposalOptions()) == DEFAULT_BOUNDS

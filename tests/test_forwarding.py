@@ -132,6 +132,34 @@ def test_its_patience_grows_while_nothing_comes_of_it_and_comes_back() -> None:
     assert group.forwarder.until == now + group.timers.forward
 
 
+def test_what_expires_is_no_fresh_start() -> None:
+    """Deadlines shorter than the patience: whoever holds the ballot may be dead, and nobody would bid."""
+    group = behind()
+    until = NOW + group.timers.forward
+    propose(group, 4)
+    group.own.clear()
+    fx = propose(group, 5, now=NOW + 150 * MS)
+    assert forwards(fx) == [[5]]
+    assert group.forwarder.until == until
+    group.own.clear()
+    fx = propose(group, 6, now=until)
+    assert forwards(fx) == []
+    assert group.proposer.phase == Phase.PREPARING
+    assert group.forwarder.patience == 2 * group.timers.forward
+
+
+def test_what_is_decided_late_shows_that_the_holder_works() -> None:
+    group = behind()
+    propose(group, 4)
+    group.own.clear()
+    learn(group, entry(B, 1), now=NOW + 180 * MS)
+    assert group.forwarder.pending
+    learn(group, entry(A, 4), now=NOW + 180 * MS)
+    fx = propose(group, 5, now=NOW + 250 * MS)
+    assert forwards(fx) == [[5]]
+    assert group.forwarder.until == NOW + 250 * MS + 360 * MS
+
+
 def test_it_follows_the_ballot() -> None:
     group = behind()
     propose(group, 4)

@@ -104,6 +104,7 @@ def test_the_bytes_of_a_header_are_fixed() -> None:
 
 @pytest.mark.parametrize("size", [0, 1, 100, 5000])
 def test_every_changed_bit_and_every_cut_shows(size: int) -> None:
+    """Weakness B11 of the reference."""
     frame = pack_frame(
         FrameKind.PAXOS, b"\xa5" * size, cluster=7, sender=1, seat=2, incarnation=3, dest=4, groups=5
     )

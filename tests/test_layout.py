@@ -138,6 +138,7 @@ def test_sets_of_groups(text: str, groups: tuple[int, ...]) -> None:
     ],
 )
 def test_what_is_no_set_of_groups_is_refused(text: str, expected: str) -> None:
+    """Weakness B9 of the reference."""
     with pytest.raises(ConfigError, match=r"^expected") as caught:
         parse_groups(text, 4)
     assert expected in str(caught.value)

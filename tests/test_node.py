@@ -250,6 +250,7 @@ async def test_a_reply_given_twice_is_counted_and_harms_nothing(tmp_path: Path, 
 
 @in_loop
 async def test_the_status_has_every_part(tmp_path: Path, free_ports: Ports) -> None:
+    """Weakness B17 of the reference."""
     async with running(lone_options(tmp_path / "n", free_ports(1)[0], workers=2)) as node:
         await node.propose(2, b"x")
         status = await node.status()

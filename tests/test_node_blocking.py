@@ -54,6 +54,7 @@ def test_every_call_has_its_blocking_form(node: BlockingNode) -> None:
 
 
 def test_threads_share_it(node: BlockingNode) -> None:
+    """Weakness B14 of the reference."""
     with ThreadPoolExecutor(16) as pool:
         answers = list(pool.map(lambda number: node.propose(number % 4, b"%d" % number).result, range(300)))
     assert answers == [b"%d" % number for number in range(300)]

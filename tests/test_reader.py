@@ -202,6 +202,7 @@ def test_what_waits_for_decisions_does_not_pile_up_as_rounds() -> None:
 
 
 def test_an_answer_under_other_members_is_none_and_makes_the_reader_ask_again() -> None:
+    """Weakness S11 of the reference."""
     group = make(instance=5)
     read(group, 1)
     assert answer(group, B, 4, since=3).readable == []

@@ -528,19 +528,23 @@ def test_every_weakness_has_its_row_and_each_row_its_test_or_reason() -> None:
         assert "::" in cells[3] or cells[3].startswith(("impossible:", "open:")), name
 
 
-def test_every_test_that_the_table_names_exists() -> None:
-    named = set(
-        re.findall(
-            r"`(test_[a-z0-9_]+\.py|[a-z_]+_contract\.py)::(test_[a-z0-9_]+)`", TABLE.read_text("utf-8")
-        )
-    )
-    assert len(named) > 40
-    for file, test in sorted(named):
-        tree = ast.parse((ROOT / "tests" / file).read_text(encoding="utf-8"))
-        found = {
-            node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
-        }
-        assert test in found, f"{file} has no {test}"
+def test_every_test_that_the_table_names_exists_and_one_of_each_row_names_the_weakness() -> None:
+    count = 0
+    for name, row in rows():
+        named = re.findall(r"`(test_[a-z0-9_]+\.py|[a-z_]+_contract\.py)::(test_[a-z0-9_]+)`", row)
+        words = []
+        for file, test in named:
+            tree = ast.parse((ROOT / "tests" / file).read_text(encoding="utf-8"))
+            found = [
+                node
+                for node in ast.walk(tree)
+                if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name == test
+            ]
+            assert len(found) == 1, f"{file}: {test}"
+            words += [f"{test} {ast.get_docstring(found[0])}"]
+        count += len(words)
+        assert not words or re.search(rf"test_{name.lower()}_|\b{name}\b", " ".join(words)), name
+    assert count > 40
 
 
 def test_every_weakness_tried_here_is_named_in_its_row() -> None:

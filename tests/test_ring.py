@@ -246,6 +246,7 @@ def test_nap_and_wait_words() -> None:
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.tuples(st.booleans(), st.integers(0, 2500)), max_size=120), st.randoms())
 def test_against_a_model(steps: list[tuple[bool, int]], rng: random.Random) -> None:
+    """Weakness B13 of the reference."""
     with ring() as (_, writer, reader):
         model: list[bytes] = []
         used = 0

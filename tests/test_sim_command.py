@@ -12,7 +12,7 @@ from paxmux.engine.errors import ExitCode
 from paxmux.engine.paxos.acceptor import Acceptor
 from paxmux.tools.cmd_sim import KINDS
 from paxmux.tools.main import main
-from paxmux.tools.sim.campaign import Failure, campaign, judge
+from paxmux.tools.sim.campaign import Failure, Tally, campaign, judge
 from paxmux.tools.sim.minimize import minimize
 from paxmux.tools.sim.plan import ALIASES, FAULTS, VALUES_MIN, Asked
 from paxmux.tools.sim.reach import Reach
@@ -66,6 +66,17 @@ def test_a_failing_seed_shows_its_trace_and_how_to_reproduce_it(
     assert not report["passed"]
     assert [failure["seed"] for failure in report["failures"]] == [1, 2, 3]
     assert main(["sim", "--seed", "1", "--nodes", "3"]) == ExitCode.FAILED
+
+
+def test_a_campaign_fails_if_a_marked_line_was_never_reached(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(Tally, "unreached", lambda self: ["forwarded", "value-adopted"])
+    assert main(["sim", "--seeds", "1..2"]) == ExitCode.FAILED
+    out = capsys.readouterr().out
+    assert out.endswith(
+        "all seeds passed, but the campaign FAILED: never reached: forwarded, value-adopted\n"
+    )
 
 
 def test_a_failing_seed_is_made_smaller(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,6 +23,7 @@ from paxmux.plugins.storage.segment_file import HEADER_BYTES
 from paxmux.plugins.storage.segmented import SegmentedLog
 from paxmux.tools.sim.breach import Breach
 from paxmux.tools.sim.disk import Flip, SimDisk, SimLog
+from paxmux.tools.sim.platter import Image, Platter
 from tests.source_tree import ROOT
 from tests.storage_contract import LogContract
 from tests.storage_model import ACCEPT, IDENTITY, PROMISE, Model, feed, hard_states, values, workload
@@ -427,6 +428,21 @@ def test_a_failed_call_is_the_last() -> None:
         seen[f"{len(disk.batches) - 1} after {'a power cut' if power else 'a kill'}"] += 1
     for name in ("append", "sync", "0 after a power cut", "1 after a power cut", "1 after a kill"):
         assert seen[name] >= 5, seen
+
+
+def test_a_write_that_left_nothing_leaves_nothing_to_sync() -> None:
+    """Else judges would wait for ever for a sync of the segment that a failed roll-over never began."""
+
+    class Nothing(Random):
+        def randrange(self, *_: object) -> int:
+            return 0
+
+    platter = Platter()
+    platter.images[0] = Image(1 << 14, b"stamp", 0)
+    platter.arm(Nothing(), 0)
+    with pytest.raises(OSError, match="under a write"):
+        platter.write(0, HEADER_BYTES, b"batch")
+    assert platter.dirty == {}
 
 
 def test_a_fault_that_was_armed_goes_with_its_process() -> None:

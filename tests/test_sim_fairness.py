@@ -78,3 +78,24 @@ def test_reads_over_a_slow_network_do_not_outbid_who_proposes() -> None:
     calm.advance(1000)
     assert all(map(acknowledged, asked + reads))
     assert [proposer.round for proposer in proposers] == before
+
+
+@pytest.mark.parametrize("timeout_ms", [100, 150, 190])
+def test_a_dead_leader_stops_nobody_whose_deadlines_are_short(timeout_ms: int) -> None:
+    """What is handed to it expires before it is given up; the next proposal must not wait as long again."""
+    calm = Calm(1)
+    warm = [calm.propose(1, b"warm-%d" % number) for number in range(5)]
+    calm.advance(3000)
+    assert all(map(acknowledged, warm))
+    calm.cluster.wire.cut |= {(1, 2), (2, 1), (1, 3), (3, 1)}
+    waiting = {node: calm.propose(node, b"%d-0" % node, timeout_ms=timeout_ms) for node in (2, 3)}
+    ended = []
+    for number in range(400):
+        for node, request in waiting.items():
+            if request.returned:
+                ended.append(request)
+                waiting[node] = calm.propose(node, b"%d-%d" % (node, number + 1), timeout_ms=timeout_ms)
+        if sum(map(acknowledged, ended)) >= 10:
+            break
+        calm.advance(5)
+    assert sum(map(acknowledged, ended)) >= 10, [request.code for request in ended]

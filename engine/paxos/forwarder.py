@@ -40,6 +40,7 @@ class Forwarder:
         "last_seq",
         "marks",
         "patience",
+        "pending",
         "refused",
         "resend_after",
         "resend_at",
@@ -55,8 +56,10 @@ class Forwarder:
         """The ballot whose node has the last forward."""
         self.last_seq = 0
         """The last proposal in it: while an earlier or this one is undecided, it is outstanding."""
+        self.pending = False
+        """Nothing handed to that node has been decided since `sent_at`, be it that all of it has expired."""
         self.until = 0
-        """Until when to leave it to that node."""
+        """Until when to leave it to that node; 0: this has passed."""
         self.patience = group.timers.forward
         """How long a forward may take: twice as long as the last one took that was decided, twice as long as
         the last patience after one that was not."""
@@ -89,14 +92,19 @@ class Forwarder:
         ballot = self.holder()
         if ballot == NULL or ballot == self.refused:
             return False
-        if ballot == self.ballot and next(iter(g.own)) <= self.last_seq:
-            if now < self.until:
+        if self.pending and ballot == self.ballot:
+            if now >= self.until:
+                self._give_up()
+                return False
+            if next(iter(g.own)) <= self.last_seq:
                 self.resend_at = min(self.resend_at, self.until)
                 return True
-            return False
-        self.ballot = ballot
-        self.sent_at = now
-        self.until = now + self.patience
+            # All of it has expired: what takes its place is due when that was, or nobody would ever bid.
+        else:
+            self.ballot = ballot
+            self.pending = True
+            self.sent_at = now
+            self.until = now + self.patience
         self.resend_after = min(g.timers.resend_first, self.patience)
         self._send(now, fx)  # reach: forwarded
         fx.wake_at = min(fx.wake_at, self.until)
@@ -122,7 +130,7 @@ class Forwarder:
             g.proposer.saw(ballot)
         if self.holder() in (self.ballot, NULL):
             self.refused = self.ballot  # reach: forward-refused-by-holder
-            self.until = now
+            self.until = 0
             if not g.proposer.backoff_until:
                 g.proposer.back_off(now, fx)
         fx.ready.append(g)
@@ -139,8 +147,7 @@ class Forwarder:
                 fx.ready.append(g)
             return NEVER
         if now >= self.until:
-            self.patience = min(2 * self.patience, g.timers.phase_max)  # reach: forward-given-up
-            self.resend_at = NEVER
+            self._give_up()
             fx.ready.append(g)
             return NEVER
         if now >= self.resend_at:
@@ -148,13 +155,25 @@ class Forwarder:
             self._send(now, fx)  # reach: forward-resent
         return min(self.resend_at, self.until)
 
-    def on_decided(self, now: int) -> None:
-        """An instance was decided while something was on its way."""
+    def _give_up(self) -> None:
+        if self.until:
+            self.patience = min(2 * self.patience, self.g.timers.phase_max)  # reach: forward-given-up
+            self.until = 0
+        self.resend_at = NEVER
+
+    def on_decided(self, entries: list[values.Entry], now: int) -> None:
+        """An instance was decided while a forward was pending; what is this node's may have come late."""
         g = self.g
-        if self.until > now and (not g.own or next(iter(g.own)) > self.last_seq):
-            # With less patience than a forward takes, nodes far apart would outbid each other for ever.
-            patience = max(g.timers.forward, 2 * (now - self.sent_at))
-            self.patience = min(patience, g.timers.phase_max)
+        if not any(entry[0] == g.me and entry[1] == g.incarnation for entry in entries):
+            return
+        # With less patience than a forward takes, nodes far apart would outbid each other for ever.
+        patience = max(g.timers.forward, 2 * (now - self.sent_at))
+        self.patience = min(patience, g.timers.phase_max)
+        if g.own and next(iter(g.own)) <= self.last_seq:
+            self.sent_at = now
+            self.until = now + self.patience
+        else:
+            self.pending = False
             self.resend_at = NEVER
 
     # Taking in

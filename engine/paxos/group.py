@@ -304,8 +304,8 @@ class Group:
                     if proposal is not None:
                         owned = owned or {}
                         owned[entry[2]] = proposal
-            if self.forwarder.resend_at != NEVER:
-                self.forwarder.on_decided(now)
+        if self.forwarder.pending:
+            self.forwarder.on_decided(entries, now)
         instance = self.instance
         fx.decided.append((self.index, instance, entries, owned))
         if (self.mixed or not own_ballot) and self.acceptor.promised[1] == self.me:

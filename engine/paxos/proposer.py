@@ -32,8 +32,8 @@ class Phase(IntEnum):
     ACCEPTING = 2
 
 
-LOSSES_MAX = 16
-"""More doublings than this mean nothing: the pause is bounded by `phase_max`."""
+DOUBLINGS_MAX = 16
+"""More than these mean nothing: what doubles is bounded by `phase_max`."""
 
 IDLE, PREPARING, ACCEPTING = Phase.IDLE, Phase.PREPARING, Phase.ACCEPTING
 
@@ -61,6 +61,7 @@ class Proposer:
         "resend_at",
         "round",
         "seen",
+        "time_outs",
         "timeout_least",
         "value",
         "votes",
@@ -89,6 +90,8 @@ class Proposer:
         """Decide the open instance in any case, with a no-op if there is nothing else."""
         self.phase_until = 0
         self.phase_timeout = 0
+        self.time_outs = 0
+        """Phases of this instance that timed out; each doubles the next one's time-out."""
         self.timeout_least = 0
         """Twice what the rounds that decided something took of late. A time-out below what a round takes
         would cost each instance another Prepare, or several."""
@@ -162,7 +165,9 @@ class Proposer:
         self.rejects = set()
         self.own_vote_due = True
         fx.synced.append(g)
-        self.phase_timeout = max(self.phase_timeout, first_timeout, self.timeout_least)
+        self.phase_timeout = max(first_timeout, self.timeout_least)
+        if self.time_outs:
+            self.phase_timeout = min(self.phase_timeout << self.time_outs, g.timers.phase_max)
         self.phase_until = now + self.phase_timeout
         self.resend_after = g.timers.resend_first
         self.resend_at = now + self.resend_after
@@ -310,7 +315,7 @@ class Proposer:
         """Leave the others a random moment, so that duelling proposers drift apart: a longer one after
         each loss, since where messages take long a round does too."""
         timers = self.g.timers
-        pause = self.g.rng.randint(timers.backoff_min, timers.backoff_max) << min(self.losses, LOSSES_MAX)
+        pause = self.g.rng.randint(timers.backoff_min, timers.backoff_max) << min(self.losses, DOUBLINGS_MAX)
         self.backoff_until = now + min(pause, timers.phase_max)
         fx.wake_at = min(fx.wake_at, self.backoff_until)
 
@@ -327,7 +332,7 @@ class Proposer:
             self.own_vote_due = False
             self.held = False
             self.completing = True  # reach: phase-timed-out
-            self.phase_timeout = min(2 * self.phase_timeout, self.g.timers.phase_max)
+            self.time_outs = min(self.time_outs + 1, DOUBLINGS_MAX)
             self.open(now, fx)
         elif now >= self.resend_at:
             self._resend(fx)
@@ -360,7 +365,7 @@ class Proposer:
         self.completing = self.filling = False
         self.value = b""
         self.entries = None
-        self.phase_timeout = 0
+        self.time_outs = 0
         if self.losses:
             self.losses -= 1
         if own_ballot or not self.g.own:

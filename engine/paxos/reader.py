@@ -117,7 +117,8 @@ class Reader:
             self.on_decided(fx)
         elif round.complete_at == NEVER:
             # Whoever proposes it takes about as long as the question did; to outbid him would take longer.
-            round.complete_after = max(g.timers.accept_first, 2 * (now - round.asked_at))
+            after = max(g.timers.accept_first, 2 * (now - round.asked_at))
+            round.complete_after = min(after, g.timers.phase_max)
             round.complete_at = now + round.complete_after
             if target > g.instance and voter != g.me:
                 g.learner.ask(voter, now, fx)  # reach: read-of-what-others-know

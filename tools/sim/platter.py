@@ -63,7 +63,8 @@ class Platter:
         """
         if self._fuse >= 0 and self._burnt():
             data = data[: self._rng.randrange(len(data) + 1)]
-            self._store(number, offset, data)
+            if data:
+                self._store(number, offset, data)
             raise OSError(errno.EIO, "the disk failed under a write")
         self._store(number, offset, data)
 

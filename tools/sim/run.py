@@ -24,6 +24,8 @@ ROUNDS_MAX = 1000
 STIR_MAX = 15_000 * MS
 """Rounds of load under faults, and how long they go on; where more would be needed, the rest comes
 without them."""
+ROUNDS_LAST = 4000
+"""Where too few kinds of fault found anything to strike: a node that is alone may stand still for long."""
 PATIENCE = 10
 """While nothing gets decided, or callers have to wait, rounds are so much rarer."""
 STALLED = 30
@@ -115,7 +117,9 @@ def _stir(cluster: Cluster, load: Load, windows: Windows) -> None:
     """The phase with faults: until enough is decided and enough has gone wrong."""
     plan, rng = cluster.plan, cluster.rng
     decided, still = 0, 0
-    for number in range(ROUNDS_MAX):
+    for number in range(ROUNDS_LAST):
+        if number >= ROUNDS_MAX and cluster.faults.injected >= plan.kinds_min:
+            break
         decided_before, decided = decided, len(cluster.witness.decided_as)
         still = still + 1 if decided == decided_before else 0
         if cluster.faults.injected >= plan.kinds_min and (
