@@ -156,6 +156,10 @@ class Ledger:
             return
         if following and (request.group, following - 1) not in self._witness.chosen:
             raise Breach("reads of what is chosen", f"{request.words()}: from a state up to {following}")
+        durable = self._witness.disks[request.node].instance.get(request.group, 0)
+        if following < durable and request.kind != CallKind.LINEARIZABLE_QUERY:
+            words = f"{request.words()}: up to {following}, though its log has {durable} instances decided"
+            raise Breach("reads show what is decided here", words)
         if request.kind == CallKind.LINEARIZABLE_QUERY:
             self.reads += 1
             if following <= request.acked_before:

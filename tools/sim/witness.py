@@ -169,8 +169,21 @@ class Witness:
         disk.ballots.add((group, ballot))
 
     def _same_value(self, node: int, key: tuple[int, int, Ballot], value: bytes) -> None:
-        if self._value_of.setdefault(key, value) != value:
+        known = self._value_of.get(key)
+        if known is None:
+            self._value_of[key] = value
+            self._fresh(node, key, value)
+        elif known != value:
             raise Breach("one value for each ballot", f"{_where(node, *key)}: a second value")
+
+    def _fresh(self, node: int, key: tuple[int, int, Ballot], value: bytes) -> None:
+        """Whoever proposes something in an instance knows that it is decided in none below."""
+        group, instance, _ = key
+        for entry in values.decode(value):
+            place = self.decided_as.get(entry[:3])
+            if place is not None and place < (group, instance, 0):
+                words = f"{_where(node, *key)}: {entry[:3]} is decided in {place}"
+                raise Breach("proposed while undecided", words)
 
     def _choose(self, node: int, group: int, instance: int, ballot: Ballot, value: bytes) -> None:
         known = self.chosen.get((group, instance))
