@@ -1,0 +1,1 @@
+"""Reads the log of a node, running or stopped, and never writes to its data directory."""
