@@ -13,7 +13,6 @@ from typing import NamedTuple
 
 from paxmux.engine.errors import ConfigError
 
-NULL_NODE = 0
 MAX_NODE_ID = 2**64 - 1
 MAX_PORT = 65_535
 

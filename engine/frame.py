@@ -21,7 +21,6 @@ from zlib import crc32
 
 MAGIC = b"PXM\x01"
 VERSION = 1
-MAX_GROUPS = 256
 
 _FIELDS = struct.Struct("<4sBBHIHHIIQQQQQ32s28s")
 _CRC = struct.Struct("<I")

@@ -13,8 +13,6 @@ from paxmux.engine.groups import parse_groups
 from paxmux.engine.options import LayoutOptions
 from paxmux.engine.problem import Problem
 
-MAX_WORKERS = 256
-
 
 def fixed_workers(layout: LayoutOptions) -> int | None:
     """The number of workers that the options alone tell; None if the machine decides."""

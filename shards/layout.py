@@ -19,7 +19,7 @@ from paxmux.shards.cpus import allowed_cpus, parallel_cpus
 class Layout:
     """Where each group lives. Immutable; made by `Layout.build`."""
 
-    __slots__ = ("_cpus", "_groups", "_masks", "_worker_of")
+    __slots__ = ("_cpus", "_groups", "_worker_of")
 
     def __init__(self, groups: list[tuple[int, ...]], cpus: dict[int, tuple[int, ...]]) -> None:
         """`groups`: the groups of each worker, a partition of 0 .. count-1. `cpus`: pinned workers."""
@@ -29,7 +29,6 @@ class Layout:
         assert len(host) == sum(map(len, groups)), "a group on two workers"
         assert host.keys() == set(range(len(host))), "a group on no worker"
         self._worker_of = tuple(host[group] for group in range(len(host)))
-        self._masks = tuple(sum(1 << group for group in own) for own in groups)
 
     @classmethod
     def build(
@@ -82,10 +81,6 @@ class Layout:
         if group < 0:
             raise IndexError(f"group {group}")
         return self._worker_of[group]
-
-    def mask_of(self, worker: int) -> int:
-        """The groups of one worker as a bit set: bit g stands for group g, as in a frame's header."""
-        return self._masks[worker]
 
     def cpus_of(self, worker: int) -> tuple[int, ...]:
         """CPUs that a worker is bound to; empty if it floats."""
