@@ -41,11 +41,13 @@ def tables(
     """What `show` prints."""
     identity = directory.identity
     cluster = f"{directory.cluster:016x}" if directory.cluster is not None else "none yet"
+    logs = "1 log" if len(readings) == 1 else f"{len(readings)} logs"
+    state = f"running as process {holder}" if holder is not None else "not running"
     heading = Text()
     heading.append(f"node {node_text(identity.node_id)}", style="bold")
     heading.append(
         f"  id {identity.node_id}, seat {identity.seat:016x}, cluster {cluster}, {identity.groups} groups,"
-        f" {len(readings)} log{'' if len(readings) == 1 else 's'}, {f'running as process {holder}' if holder else 'not running'}"
+        f" {logs}, {state}"
     )
     yield heading
     for reading in readings:

@@ -149,6 +149,7 @@ class Walk:
         if not self._numbers:
             return
         whole = first is None and last is None
+        oldest = self._numbers[0]
         at = 0 if first is None else next((i for i, n in enumerate(self._numbers) if n >= first), 0)
         while at < len(self._numbers) and not self._ended:
             number = self._numbers[at]
@@ -168,7 +169,7 @@ class Walk:
                 yield Damage(f"{self._path(number)}: missing, though later ones exist")
             at += 1
         yield from self._behind(at)
-        if whole and 0 <= self._needed < self._numbers[0]:
+        if whole and 0 <= self._needed < oldest:
             yield Damage(f"{self._path(self._needed)}: missing, though it is needed")
 
     def _begin(self) -> Iterator[Event]:
@@ -293,7 +294,9 @@ class Walk:
             proven = opening.synced if opening is not None else 0
             segment = self._segment(each)
             if opening is None and isinstance(segment, SegmentFile):
-                proven = read_rest(self._files.read, segment, HEADER_BYTES).proven
+                # What cannot be read is told when it is its turn.
+                with suppress(StorageDamaged):
+                    proven = read_rest(self._files.read, segment, HEADER_BYTES).proven
             if each != number + 1:
                 self.close(each)
             if proven:

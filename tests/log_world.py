@@ -1,0 +1,169 @@
+"""Data directories with real logs and true chains, for the tests of `paxmux log`."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import shutil
+from collections.abc import Iterator, Sequence
+from copy import copy
+from pathlib import Path
+
+import msgspec
+
+from paxmux.engine.address import pack_node_id
+from paxmux.engine.paxos.value import FIRST, Entry, chain_after, encode
+from paxmux.engine.storage import LogIdentity, Record
+from paxmux.plugins.storage.segment import SegmentLog
+from paxmux.shards.cluster import make_founding
+from paxmux.shards.identity import LOGS, FoundingStore, create, read_identity
+from paxmux.tools.log.directory import LogDirectory
+from paxmux.tools.log.walk import Event, Walk
+from tests.storage_model import ACCEPT, DECIDED, LEARNED, PROMISE
+
+SEGMENT_BYTES = 16 << 10
+SMID = 7
+
+
+def node_id(number: int) -> int:
+    return pack_node_id("127.0.0.1", 11_111 + number)
+
+
+class Replica:
+    """A data directory whose groups decide what it is told; a group's log is group % logs."""
+
+    def __init__(self, path: Path, number: int = 0, *, groups: int = 3, logs: int = 1) -> None:
+        self.path = path
+        self.number = number
+        self.groups = groups
+        self.logs = logs
+        self.node = node_id(number)
+        create(path, self.node, groups)
+        self.chains = [FIRST] * groups
+        self.instances = [0] * groups
+        self.decided: dict[tuple[int, int], bytes] = {}
+        """What a reader must find decided once the groups have gone past it."""
+        self.open: list[SegmentLog] = []
+
+    @property
+    def seat(self) -> int:
+        return read_identity(self.path).seat
+
+    def found(self, cluster: Sequence[Replica] = ()) -> Replica:
+        """Record the founding by this and the other replicas, and make the logs."""
+        seats = {each.node: each.seat for each in (self, *cluster)}
+        founding = make_founding(seats, self.groups)
+        store = FoundingStore(self.path)
+        store.record(founding, active=True)
+        store._write(msgspec.structs.replace(store.reload(), workers=self.logs, layout="test", logs=True))
+        self.identities = [
+            LogIdentity(founding.cluster, self.node, self.seat, number) for number in range(self.logs)
+        ]
+        self.start()
+        return self
+
+    def start(self, segment_bytes: int = SEGMENT_BYTES) -> None:
+        """Open the logs."""
+        for number, identity in enumerate(self.identities):
+            log = SegmentLog(self.path / LOGS / str(number), identity, segment_bytes=segment_bytes)
+            log.recover()
+            self.open.append(log)
+
+    def value(self, group: int, payloads: Sequence[bytes], origin: int | None = None) -> bytes:
+        """The next value of a group, that decides `payloads`."""
+        instance = self.instances[group]
+        entries: list[Entry] = [
+            (origin or node_id(0), 0xABC, instance * 100 + index, instance, SMID, payload)
+            for index, payload in enumerate(payloads)
+        ]
+        return encode(entries, self.chains[group])
+
+    def decide(self, group: int, value: bytes, kind: int = ACCEPT, round_: int = 1) -> Record:
+        """The record of a group's next value, which will be decided."""
+        instance = self.instances[group]
+        self.decided[group, instance] = value
+        self.chains[group] = chain_after(value)
+        self.instances[group] += 1
+        return (kind, group, instance, round_, node_id(0), value)
+
+    def write(self, records: Sequence[Record], *, sync: bool = True) -> None:
+        """Append records to the logs that they belong to."""
+        for number, log in enumerate(self.open):
+            mine = [record for record in records if record[1] % self.logs == number]
+            if mine:
+                log.append(mine)
+                if sync:
+                    log.sync()
+
+    def fill(self, turns: int, *, size: int = 100, seed: int = 1, sync: bool = True) -> Replica:
+        """So many turns in which most groups decide something; the same of the same seed."""
+        rng = random.Random(seed)
+        for _ in range(turns):
+            records: list[Record] = []
+            for group in range(self.groups):
+                if rng.random() < 0.2:
+                    continue
+                payloads = [rng.randbytes(rng.randrange(size)) for _ in range(rng.randrange(4))]
+                kind = LEARNED if rng.random() < 0.2 else ACCEPT
+                records.append(self.decide(group, self.value(group, payloads), kind))
+            self.write(records, sync=sync)
+        return self
+
+    def settle(self) -> Replica:
+        """Say that everything so far is decided."""
+        self.write([(DECIDED, g, i - 1, 0, 0, b"") for g, i in enumerate(self.instances) if i])
+        return self
+
+    def promise(self, group: int, round_: int) -> None:
+        self.write([(PROMISE, group, self.instances[group], round_, self.node, b"")])
+
+    def close(self, *, clean: bool = True) -> Replica:
+        while self.open:
+            self.open.pop().close(clean=clean)
+        return self
+
+    def copy(self, path: Path) -> Replica:
+        """The same, closed, at another place."""
+        assert not self.open
+        shutil.copytree(self.path, path)
+        other = copy(self)
+        other.path = path
+        other.open = []
+        return other
+
+    def log(self, number: int = 0) -> LogDirectory:
+        return LogDirectory(self.path / LOGS / str(number), self.identities[number], True)
+
+    def segments(self, number: int = 0) -> list[Path]:
+        return sorted((self.path / LOGS / str(number)).glob("*.seg"))
+
+
+def replica(path: Path, **more: int) -> Replica:
+    """A replica that is a cluster of its own."""
+    return Replica(path, **more).found()
+
+
+def replicas(folder: Path, count: int, **more: int) -> list[Replica]:
+    """Replicas of one cluster: `folder`/node1 and so on."""
+    made = [Replica(folder / f"node{number + 1}", number, **more) for number in range(count)]
+    for each in made:
+        each.found([other for other in made if other is not each])
+    return made
+
+
+def walked(log: LogDirectory) -> list[Event]:
+    """All events of a walk."""
+    with Walk(log) as walk:
+        return list(walk.events())
+
+
+def snapshot(path: Path) -> dict[str, tuple[int, int, int, str]]:
+    """Everything below a folder: if any of it is created, changed or touched, this differs."""
+    return dict(_entries(path))
+
+
+def _entries(path: Path) -> Iterator[tuple[str, tuple[int, int, int, str]]]:
+    for entry in sorted(path.rglob("*")):
+        about = entry.lstat()
+        content = hashlib.sha256(entry.read_bytes()).hexdigest() if entry.is_file() else ""
+        yield str(entry.relative_to(path)), (about.st_ino, about.st_mtime_ns, about.st_ctime_ns, content)
