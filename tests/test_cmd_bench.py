@@ -167,3 +167,25 @@ def test_help_says_what_is_measured(tmp_path: Path) -> None:
     assert done.returncode == ExitCode.OK
     for words in ("group g by node g mod NODES", "20 values", "memory", "10 % of the CPUs"):
         assert words in done.stdout
+
+
+@pytest.mark.xdist_group("cluster")
+def test_a_node_that_was_away_catches_up_under_load(tmp_path: Path) -> None:
+    file = tmp_path / "report.json"
+    done = run_command("bench", *TINY, "--behind", 300, "--json", file, folder=tmp_path)
+    assert done.returncode == ExitCode.OK, done.stderr
+    report = orjson.loads(file.read_bytes())
+    assert report["consistent"] is True
+    assert report["behind_instances"] >= 300
+    assert 0 < report["started_s"] < report["caught_up_s"]
+    for part in ("without_it", "while_it_catches_up"):
+        assert report[part]["errors"] == {}
+        assert report[part]["ok"] > 0
+    assert "catches up" in done.stdout
+    assert "all replicas applied the same sequence" in done.stdout
+
+
+def test_a_majority_must_be_left_when_a_node_is_away(tmp_path: Path) -> None:
+    done = run_command("bench", "--nodes", 2, "--behind", 300, folder=tmp_path)
+    assert done.returncode == ExitCode.USAGE
+    assert "--nodes 3 or more" in done.stderr

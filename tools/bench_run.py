@@ -95,39 +95,47 @@ async def run_bench(options: BenchOptions, folder: Path, steps: Steps) -> dict[s
         PaxmuxError: a node did not start, or died.
     """
     sync_us = fdatasync_p50_us(folder)
-    steps.step(f"starting {options.nodes} nodes, {options.workers} workers each")
-    async with Cluster(
-        folder,
-        workers=[options.workers] * options.nodes,
-        groups=options.groups,
-        machines=[MACHINE],
-        router=options.router,
-    ) as cluster:
+    async with start_cluster(options, folder, steps) as cluster:
         measured = await _measure(cluster, options, steps)
         steps.step("comparing the replicas")
         verdict = await compare(cluster.nodes, options.groups, smid=Chain.smid, request=b"", read=read_answer)
         steps.step("stopping")
         await cluster.stop()
-    kind = file_system(folder)
     foreign = measured.pop("foreign_cpu_percent")
-    reasons = doubts(kind, foreign)
+    reasons = doubts(file_system(folder), foreign)
     return {
         **measured,
         "consistent": verdict.consistent,
         "differences": verdict.differences,
         "valid": not reasons,
         "invalid_because": reasons,
-        "settings": {
-            **msgspec.to_builtins(options),
-            "batch_values": BATCH_VALUES if options.mode == "batch" else None,
-            "timeout_s": TIMEOUT_S,
-            "file_system": kind,
-            "fdatasync_p50_us": round(sync_us, 1),
-            "foreign_cpu_percent": foreign,
-            "cpus": psutil.cpu_count(),
-            "event_loop": loop_name(),
-            "version": paxmux.__version__,
-        },
+        "settings": {**settings(options, folder, sync_us), "foreign_cpu_percent": foreign},
+    }
+
+
+def start_cluster(options: BenchOptions, folder: Path, steps: Steps) -> Cluster:
+    """The nodes of a run, for `async with`."""
+    steps.step(f"starting {options.nodes} nodes, {options.workers} workers each")
+    return Cluster(
+        folder,
+        workers=[options.workers] * options.nodes,
+        groups=options.groups,
+        machines=[MACHINE],
+        router=options.router,
+    )
+
+
+def settings(options: BenchOptions, folder: Path, sync_us: float) -> dict[str, Any]:
+    """What a report says about its run and the machine under it."""
+    return {
+        **msgspec.to_builtins(options),
+        "batch_values": BATCH_VALUES if options.mode == "batch" else None,
+        "timeout_s": TIMEOUT_S,
+        "file_system": file_system(folder),
+        "fdatasync_p50_us": round(sync_us, 1),
+        "cpus": psutil.cpu_count(),
+        "event_loop": loop_name(),
+        "version": paxmux.__version__,
     }
 
 
@@ -151,7 +159,7 @@ async def _measure(cluster: Cluster, options: BenchOptions, steps: Steps) -> dic
         foreign_percent = foreign.percent()
         end = [await read_node(node) for node in nodes]
     return {
-        **_merged([load.result() for load in loads]),
+        **merged([load.result() for load in loads]),
         **_figures(nodes, begin, end),
         "foreign_cpu_percent": round(foreign_percent, 1),
     }
@@ -160,7 +168,15 @@ async def _measure(cluster: Cluster, options: BenchOptions, steps: Steps) -> dic
 async def _load(
     node: NodeHandle, options: BenchOptions, groups: list[int], clients: int, first: int
 ) -> LoadResult:
-    spec = LoadSpec(
+    spec = spec_of(options, groups, clients, first)
+    within_s = options.warmup_s + options.seconds + TIMEOUT_S + SLACK_S
+    answer = await node.ask("load", within_s=within_s, spec=msgspec.to_builtins(spec))
+    return msgspec.convert(answer, LoadResult)
+
+
+def spec_of(options: BenchOptions, groups: list[int], clients: int, first: int) -> LoadSpec:
+    """What `clients` clients of one node do; `first` is the number of the first one."""
+    return LoadSpec(
         clients=clients,
         groups=groups,
         size=options.size,
@@ -172,9 +188,6 @@ async def _load(
         seed=options.seed,
         first_client=first,
     )
-    within_s = options.warmup_s + options.seconds + TIMEOUT_S + SLACK_S
-    answer = await node.ask("load", within_s=within_s, spec=msgspec.to_builtins(spec))
-    return msgspec.convert(answer, LoadResult)
 
 
 async def _watch(loaded: list[NodeHandle], total_s: float, steps: Steps) -> None:
@@ -197,7 +210,7 @@ async def _values(loaded: list[NodeHandle]) -> int:
     return sum(answer["values"] for answer in answers if answer is not None)
 
 
-def _merged(results: list[LoadResult]) -> dict[str, Any]:
+def merged(results: list[LoadResult]) -> dict[str, Any]:
     """What all clients together got."""
     if not results:
         raise PaxmuxError("no node had clients")

@@ -17,6 +17,7 @@ from rich.table import Table
 from paxmux.engine.errors import ExitCode
 from paxmux.tools import event_loop
 from paxmux.tools.arguments import seconds, whole
+from paxmux.tools.bench_behind import run_behind
 from paxmux.tools.bench_run import TIMEOUT_S, BenchOptions, run_bench
 from paxmux.tools.load import BATCH_VALUES
 from paxmux.tools.progress import Steps
@@ -34,6 +35,10 @@ request under way and goes round the groups in a random order of its own (--seed
   --mode propose   one value for each call
   --mode batch     {BATCH_VALUES} values of one group for each call of propose_many: qps counts calls,
                    values_per_s values
+
+With --behind the last node is stopped; when the others have decided INSTANCES, over all groups, it is
+started again under the same load from node 1, until it has caught up. Reported are how long that took,
+and the answers before and meanwhile; --seconds, --warmup-s and --proposer mean nothing then.
 
 What is counted comes within --seconds after --warmup-s; errors count at any time. A request times out
 after {TIMEOUT_S:g} s. Afterwards all replicas must agree in count and hash of all bytes applied.
@@ -58,6 +63,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--mode", choices=("propose", "batch"), default=default.mode)
     parser.add_argument("--proposer", choices=("one", "all", "mixed"), default=default.proposer)
     parser.add_argument("--router", choices=("inline", "process"), default=default.router)
+    parser.add_argument(
+        "--behind",
+        type=whole(1, 100_000_000),
+        metavar="INSTANCES",
+        help="measure how a node that lacks so many instances catches up under load",
+    )
     parser.add_argument("--seed", type=whole(0, 2**32), default=default.seed, metavar="N")
     parser.add_argument(
         "--data-dir",
@@ -78,13 +89,25 @@ def run(args: argparse.Namespace) -> int:
         )
         return ExitCode.USAGE
     options = BenchOptions(**{name: getattr(args, name) for name in BenchOptions.__struct_fields__})
+    if args.behind is not None and args.nodes < 3:
+        print("paxmux bench: --behind: expected --nodes 3 or more: a majority goes on alone", file=sys.stderr)
+        return ExitCode.USAGE
     with Scratch(args.data_dir) as scratch:
         with Steps(Console(stderr=True)) as steps:
-            report = event_loop.run(run_bench(options, scratch.path, steps))
+            measure = (
+                run_bench(options, scratch.path, steps)
+                if args.behind is None
+                else run_behind(options, args.behind, scratch.path, steps)
+            )
+            report = event_loop.run(measure)
         if not report["consistent"]:
             print(f"paxmux bench: the data are kept in {scratch.keep()}", file=sys.stderr)
     if args.json is not None:
         _write(report, args.json)
+    if args.behind is not None:
+        if args.json != "-":
+            _show_behind(report)
+        return ExitCode.OK if report["consistent"] else ExitCode.FAILED
     if args.json != "-":
         _show(report)
     return ExitCode.OK if report["consistent"] and report["ok"] else ExitCode.FAILED
@@ -96,6 +119,29 @@ def _write(report: dict[str, Any], place: str) -> None:
         sys.stdout.write(data.decode())
     else:
         Path(place).write_bytes(data)
+
+
+def _show_behind(report: dict[str, Any]) -> None:
+    console = Console(highlight=False)
+    table = Table(title="answers", title_justify="left")
+    for name in ("while the last node", "values/s", "p50 ms", "p99 ms", "max ms", "errors by code"):
+        table.add_column(name, justify="left" if name.startswith("while") else "right")
+    for title, part in (("is away", "without_it"), ("catches up", "while_it_catches_up")):
+        answers, latency = report[part], report[part]["latency_ms"]
+        table.add_row(
+            title,
+            f"{answers['values_per_s']:,.0f}",
+            *(f"{latency[name]:.2f}" for name in ("p50", "p99", "max")),
+            ", ".join(f"{code}: {count}" for code, count in answers["errors"].items()) or "none",
+        )
+    console.print(table)
+    console.print(
+        f"lacked {report['behind_instances']:,} instances when it served, {report['started_s']} s after its "
+        f"start; had caught up {report['caught_up_s']} s after its start"
+    )
+    for difference in report["differences"]:
+        console.print(f"DIFFERENT {difference}", markup=False)
+    console.print("all replicas applied the same sequence" if report["consistent"] else "THE REPLICAS DIFFER")
 
 
 def _show(report: dict[str, Any]) -> None:
