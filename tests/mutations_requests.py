@@ -89,14 +89,6 @@ FORWARDS = (
         Forwarder, "_note", "and entry[2] > seq]", "]",
     ),
     one(
-        "what was decided while another led counts as known", "I18",
-        Forwarder, "begin", "self.known_from = self.g.instance", "pass",
-    ),
-    one(
-        "what it knew before another led still counts", "I18",
-        Forwarder, "begin", "self.marks.clear()", "pass",
-    ),
-    one(
         "what was decided together with the own is not noted", "I18",
         Group, "decide", "(self.mixed or not own_ballot)", "not own_ballot",
     ),

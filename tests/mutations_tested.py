@@ -16,6 +16,7 @@ from paxmux.plugins.storage.segmented import SegmentedLog
 from paxmux.shards.serving import Stream
 from paxmux.shards.turn import Turn
 from tests import (
+    test_forward_reigns,
     test_forwarding,
     test_inquiry,
     test_protocol_rules,
@@ -223,12 +224,24 @@ TESTED = (
         "what the index proves is forgotten", "I13",
         Recovery, "__init__", "max(index.proven, place.mark or 0)", "0",
         alone(test_storage_damage.test_the_index_proves_more_than_it_covers),
-        "The batches that follow prove the same, in all that a run damages.",
+        "It takes a bad bit in the very last batch, after the index was written and before a restart.",
     ),
     tested(
         "it sleeps over an answer", "I25",
         Turn, "busy", "or self.fx.after", "",
         test_turn.test_a_reply_never_waits_for_the_next_message,
-        "Hardly a turn without a record ends with an answer to send.",
+        "It takes an early Prepare that is refused, in an instance that the own vote decided.",
+    ),
+    tested(
+        "what it knew before another led still counts", "I18",
+        Forwarder, "begin", "self.marks.clear()", "pass",
+        partial(test_forward_reigns.test_rule_9_what_was_decided_while_another_led_is_not_taken, True),
+        "It takes a forward that arrives after a whole reign of another node.",
+    ),
+    tested(
+        "what was decided while another led counts as known", "I18",
+        Forwarder, "begin", "self.known_from = self.g.instance", "pass",
+        partial(test_forward_reigns.test_rule_9_what_was_decided_while_another_led_is_not_taken, False),
+        "It takes a forward that arrives after a whole reign of another node.",
     ),
 )  # fmt: skip
