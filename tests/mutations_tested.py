@@ -244,4 +244,10 @@ TESTED = (
         partial(test_forward_reigns.test_rule_9_what_was_decided_while_another_led_is_not_taken, False),
         "It takes a forward that arrives after a whole reign of another node.",
     ),
+    tested(
+        "pauses do not grow", "I23",
+        Proposer, "lose", "self.losses += 1", "pass",
+        test_protocol_rules.test_each_loss_doubles_the_pause_and_each_decision_takes_one_back,
+        "Seed 1 does (nobody spins), but takes the better part of a minute for it.",
+    ),
 )  # fmt: skip

@@ -124,7 +124,6 @@ PROPOSER = (
         Change(Proposer, "open", "self.held and g.acceptor.promised == (self.round, g.me)", "self.held"),
     ),
     one("a phase has no end", "I23", Proposer, "on_timer", "elif now >= self.phase_until:", "elif False:"),
-    one("pauses do not grow", "I23", Proposer, "lose", "self.losses += 1", "pass"),
 )  # fmt: skip
 
 INSTANCES = (
