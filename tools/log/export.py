@@ -11,7 +11,7 @@ import os
 import secrets
 from base64 import b64encode
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
@@ -107,6 +107,7 @@ def exporting(path: Path, form: str, about: dict[str, str]) -> Iterator[Writer]:
     )
     try:
         with open(unfinished, "xb") as file:
+            writer: Writer | None = None
             try:
                 writer = make(file)
                 yield writer
@@ -116,6 +117,10 @@ def exporting(path: Path, form: str, about: dict[str, str]) -> Iterator[Writer]:
                 os.replace(unfinished, path)
             except BaseException:
                 unfinished.unlink(missing_ok=True)
+                if writer is not None:
+                    # While the file is open; what was raised first is what is told.
+                    with suppress(OSError, ValueError):
+                        writer.close()
                 raise
     except OSError as error:
         raise PaxmuxError(f"cannot write {path}: {error.strerror or error}") from error

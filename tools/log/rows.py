@@ -14,7 +14,7 @@ from paxmux.engine.paxos.value import chain_in, decode, encode
 from paxmux.tools.log.groups import Value
 
 BATCH_ROWS: Final = 16_384
-BATCH_BYTES: Final = 16 << 20
+BATCH_BYTES: Final = 8 << 20
 
 COLUMNS: Final = (
     ("group", "uint16", False),
