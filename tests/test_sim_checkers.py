@@ -18,7 +18,7 @@ from paxmux.tools.sim.faults import Faults
 from paxmux.tools.sim.ledger import RegisterCall, Request
 from paxmux.tools.sim.machines import REGISTER, put
 from paxmux.tools.sim.plan import Asked, planned
-from paxmux.tools.sim.run import run_seed
+from paxmux.tools.sim.run import run as run_seed
 from paxmux.tools.sim.trace import Trace
 from paxmux.tools.sim.witness import Witness
 from paxmux.tools.sim.worker import SimWorker
