@@ -96,6 +96,7 @@ def test_errors_of_dialling_stay_inside(
     free_ports: FreePorts, host: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Weakness L12 of the reference."""
+
     async def test() -> None:
         ports = free_ports(3)
         node, three = Node(1), Node(3)

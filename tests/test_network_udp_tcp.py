@@ -22,6 +22,7 @@ from tests.test_network_contract import has_ipv6
 
 def test_a_datagram_that_is_refused_goes_by_stream(free_ports: FreePorts) -> None:
     """Weakness B12 of the reference."""
+
     async def test() -> None:
         one, two = await BENCH.pair(free_ports, udp_max_bytes=70_000)
         body = os.urandom(66_000)

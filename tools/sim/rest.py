@@ -33,6 +33,8 @@ PROGRESS_MAX = 30_000 * MS
 DUEL_MAX = 120_000 * MS
 """Until when everybody has had something decided; where nobody forwards, and all outbid each other over a
 slow network, pauses double up to 8 s before one gets through."""
+ROUND_TRIPS = 3
+"""Of the slowest kind, for each instance of a backlog."""
 LOOK = 250 * MS
 IDLE = 10_000 * MS
 IDLE_EVENTS_PER_S = 5
@@ -102,6 +104,7 @@ class Rest:
         if not places:
             raise Breach("progress", "no healthy node is up after the faults")
         limit = PROGRESS_MAX if cluster.plan.proposals.forward else DUEL_MAX
+        limit += self._backlog()
         until = cluster.now + limit
         kind = CallKind.LINEARIZABLE_QUERY
         reads = [(load.read(kind, *place, limit / MS), place) for place in places]
@@ -117,6 +120,21 @@ class Rest:
             codes = Counter(request.code for request, _ in asked)
             if not codes.keys() <= {Code.OK, Code.CONFLICT} or (places and cluster.now > until):
                 raise Breach("progress", f"after the faults ended: {dict(codes)}")
+
+    def _backlog(self) -> int:
+        """How long what waits already may take: some round trips for each instance that it fills."""
+        cluster = self._cluster
+        plan = cluster.plan
+        instances = [
+            sum(
+                len(node.worker_of(group).turn.groups[group].own)
+                for node in cluster.nodes
+                if node.takes(group)
+            )
+            // plan.limits.batch_max_count
+            for group in range(plan.groups)
+        ]
+        return max(instances) * ROUND_TRIPS * 2 * plan.latency_us[1] * MS // 1000
 
     def idle(self) -> None:
         """With nothing to do, nodes do next to nothing."""
