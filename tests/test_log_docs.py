@@ -8,11 +8,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-import duckdb
 import pytest
 
 from paxmux.engine.errors import ExitCode
 from paxmux.tools.log.rows import COLUMNS
+from tests import duck
 from tests.log_world import replicas
 from tests.source_tree import ROOT
 
@@ -61,13 +61,12 @@ def test_every_command_runs_and_leaves_what_it_says(folder: Path) -> None:
     assert all((folder / name).stat().st_size for name in made - {"data"})
 
 
-def test_every_query_runs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(folder)
-    found = [duckdb.sql(query).fetchall() for query in blocks("sql")]
+def test_every_query_runs(folder: Path) -> None:
+    found = [duck.rows(query, folder) for query in blocks("sql")]
     assert len(found) == 2
     assert [row[0] for row in found[0]] == [0, 1, 2]
-    assert all(row[1] > 0 and row[2] > 0 for row in found[0])
-    assert len(duckdb.sql("SELECT * FROM 'decided.jsonl'").columns) == len(COLUMNS)
+    assert all(int(row[1]) > 0 and int(row[2]) > 0 for row in found[0])
+    assert len(duck.rows("SELECT * FROM 'decided.jsonl'", folder)[0]) == len(COLUMNS)
 
 
 def test_the_python_runs(folder: Path) -> None:

@@ -10,7 +10,6 @@ from base64 import b64decode
 from pathlib import Path
 from typing import Any
 
-import duckdb
 import pyarrow
 import pyarrow.dataset
 import pyarrow.ipc
@@ -24,6 +23,7 @@ from paxmux.tools.log.export import FORMATS, exporting
 from paxmux.tools.log.groups import Value
 from paxmux.tools.log.rows import BATCH_BYTES, BATCH_ROWS, COLUMNS, Row, Rows, is_no_op, rows_of
 from paxmux.tools.main import main
+from tests import duck
 from tests.log_world import SMID, Replica, replica
 
 NAMES = [name for name, _, _ in COLUMNS]
@@ -112,22 +112,19 @@ def test_json_has_every_entry(made: Replica, tmp_path: Path) -> None:
 @pytest.mark.parametrize("form", FORMATS)
 def test_duckdb_reads_it(made: Replica, tmp_path: Path, form: str) -> None:
     output = exported(made, tmp_path, form)
-    with duckdb.connect() as database:
-        if form == "arrow":
-            database.register("decided", pyarrow.dataset.dataset(output, format="arrow"))
-            source = "decided"
-        else:
-            source = f"'{output}'"
-        found = database.sql(
-            f'SELECT "group", count(DISTINCT instance), count(position), sum(size) FROM {source}'
-            ' GROUP BY "group" ORDER BY "group"'
-        ).fetchall()
+    source, arrow = ("decided", output) if form == "arrow" else (f"'{output}'", None)
+    found = duck.rows(
+        f'SELECT "group", count(DISTINCT instance), count(position), sum(size)::BIGINT FROM {source}'
+        ' GROUP BY "group" ORDER BY "group"',
+        tmp_path,
+        arrow,
+    )
     wanted = []
     for group in range(made.groups):
         mine = [row for row in expected(made) if row["group"] == group]
         instances = len({row["instance"] for row in mine})
         entries = sum(row["position"] is not None for row in mine)
-        wanted.append((group, instances, entries, sum(row["size"] for row in mine)))
+        wanted.append([group, instances, entries, sum(row["size"] for row in mine)])
     assert found == wanted
 
 
