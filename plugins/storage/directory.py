@@ -15,6 +15,7 @@ from typing import Final
 from paxmux.engine.errors import DataDirError
 from paxmux.engine.storage import LogIdentity, StorageDamaged
 from paxmux.plugins.storage.index import Index, drop_set_aside, set_index_aside
+from paxmux.plugins.storage.kind import SEGMENTS, refuse_other
 from paxmux.plugins.storage.lock import DirectoryLock
 from paxmux.plugins.storage.reserver import Reserver
 from paxmux.plugins.storage.segment_file import (
@@ -41,7 +42,7 @@ class Directory:
             identity: whose log it is; stamped into new files, required of existing ones.
 
         Raises:
-            DataDirError: in use (names the pid), of another owner, or of a newer format.
+            DataDirError: in use (names the pid), of another owner or plugin, or of a newer format.
             StorageDamaged: a segment is missing or its header is bad.
         """
         self._path = path
@@ -58,6 +59,7 @@ class Directory:
         except OSError as error:
             raise DataDirError(f"{path}: {error.strerror}") from error
         try:
+            refuse_other(path, SEGMENTS)
             self.segments = load_segments(path, identity)
             self.mark = read_mark(path, identity)
         except OSError as error:

@@ -12,6 +12,7 @@ from typing import Final, NamedTuple
 
 from paxmux.engine.errors import DataDirError
 from paxmux.engine.storage import LogIdentity
+from paxmux.plugins.storage.kind import SEGMENTS, plugin_of
 from paxmux.shards.identity import IDENTITY_FILE, LOCK_FILE, LOGS, Identity, read_identity
 
 LOCK_TABLE: Final = Path("/proc/locks")
@@ -48,7 +49,7 @@ def read_directory(path: Path) -> DataDirectory:
     """Look at a data directory.
 
     Raises:
-        DataDirError: it is none, cannot be read, is damaged, or is of another version.
+        DataDirError: it is none, cannot be read, is damaged, or is of another version or storage plugin.
     """
     try:
         names = os.listdir(path)
@@ -66,6 +67,7 @@ def read_directory(path: Path) -> DataDirectory:
     logs: list[LogDirectory] = []
     if identity.founding is not None:
         for number in sorted(numbers | expected):
+            _check_plugin(path / LOGS / str(number))
             whose = LogIdentity(identity.founding.cluster, identity.node_id, identity.seat, number)
             logs.append(LogDirectory(path / LOGS / str(number), whose, number in expected))
     elif numbers:
@@ -73,6 +75,15 @@ def read_directory(path: Path) -> DataDirectory:
             f"{path / LOGS} has logs, but {path / IDENTITY_FILE} has no cluster that they could belong to"
         )
     return DataDirectory(path, identity, logs)
+
+
+def _check_plugin(log: Path) -> None:
+    try:
+        plugin = plugin_of(log)
+    except OSError as error:
+        raise DataDirError(f"cannot read {log}: {error.strerror}") from error
+    if plugin not in (None, SEGMENTS):
+        raise DataDirError(f"{log}: this log is of another storage plugin, {plugin}; segments are expected")
 
 
 def lock_holder(path: Path) -> int | None:
