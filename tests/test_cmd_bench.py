@@ -13,6 +13,7 @@ import pytest
 
 from paxmux.engine.errors import ExitCode
 from paxmux.tools.main import INTERRUPTED
+from paxmux.tools.surroundings import MEMORY_FILE_SYSTEMS
 from tests.command import DEADLINE_S, Command, run_command, wait_gone
 
 LATENCIES = ("avg", "p50", "p90", "p99", "p999", "max")
@@ -48,6 +49,9 @@ def test_a_tiny_run_reports_everything(tmp_path: Path) -> None:
         assert all(figure > 0 for used in report["rss_bytes"].values() for figure in used.values())
     assert set(report["fdatasync"]) == set(report["values_per_fdatasync"]) == NODES
     assert all(count > 0 for count in report["fdatasync"].values())
+    assert set(report["written_bytes_per_value"]) == NODES
+    if report["settings"]["file_system"] not in MEMORY_FILE_SYSTEMS:
+        assert all(count > 100 for count in report["written_bytes_per_value"].values())
     settings = report["settings"]
     assert {name: settings[name] for name in ("nodes", "workers", "groups", "clients", "size", "mode")} == {
         "nodes": 3,
@@ -87,9 +91,12 @@ def test_batches_from_all_nodes_through_router_processes(tmp_path: Path) -> None
 
 
 @pytest.mark.xdist_group("cluster")
-def test_large_values_and_one_node(tmp_path: Path) -> None:
+def test_large_values_and_one_node_on_another_storage_plugin(tmp_path: Path) -> None:
     words = ("--nodes", 1, "--seconds", 0.5, "--warmup-s", 0, "--groups", 1, "--clients", 2)
-    report = report_of(tmp_path, *words, "--size", 100_000)
+    storage = "paxmux.plugins.storage.lmdb_log:LmdbLog"
+    report = report_of(tmp_path, *words, "--size", 100_000, "--storage", storage, "--data-dir", "kept")
+    assert report["settings"]["storage"] == storage
+    assert (tmp_path / "kept" / "node1" / "logs" / "0" / "lmdb" / "data.mdb").is_file()
     assert report["consistent"] is True
     assert report["ok"] > 0
 

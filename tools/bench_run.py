@@ -17,13 +17,20 @@ import psutil
 
 import paxmux
 from paxmux.engine.errors import PaxmuxError
+from paxmux.engine.options import StorageOptions
 from paxmux.tools import processes
 from paxmux.tools.bench_machine import Chain, read_answer
 from paxmux.tools.cluster import Cluster
 from paxmux.tools.event_loop import loop_name
 from paxmux.tools.latency import Latencies
 from paxmux.tools.load import BATCH_VALUES, LoadResult, LoadSpec
-from paxmux.tools.node_figures import Reading, read_node, used_cpu_s, values_for_each_sync
+from paxmux.tools.node_figures import (
+    Reading,
+    read_node,
+    used_cpu_s,
+    values_for_each_sync,
+    written_for_each_value,
+)
 from paxmux.tools.node_handle import NodeHandle
 from paxmux.tools.progress import Steps
 from paxmux.tools.replicas import compare
@@ -56,6 +63,7 @@ class BenchOptions(msgspec.Struct, frozen=True, kw_only=True):
     mode: Literal["propose", "batch"] = "propose"
     proposer: Literal["one", "all", "mixed"] = "one"
     router: Literal["inline", "process"] = "inline"
+    storage: str = StorageOptions().plugin
     seed: int = 0
 
 
@@ -122,6 +130,7 @@ def start_cluster(options: BenchOptions, folder: Path, steps: Steps) -> Cluster:
         groups=options.groups,
         machines=[MACHINE],
         router=options.router,
+        options={"storage": {"plugin": options.storage}},
     )
 
 
@@ -239,5 +248,8 @@ def _figures(nodes: list[NodeHandle], begin: list[Reading], end: list[Reading]) 
         "fdatasync": {name: last.syncs - first.syncs for name, (first, last) in pairs.items()},
         "values_per_fdatasync": {
             name: values_for_each_sync(first, last) for name, (first, last) in pairs.items()
+        },
+        "written_bytes_per_value": {
+            name: written_for_each_value(first, last) for name, (first, last) in pairs.items()
         },
     }

@@ -69,6 +69,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="INSTANCES",
         help="measure how a node that lacks so many instances catches up under load",
     )
+    parser.add_argument(
+        "--storage", default=default.storage, metavar="DOTTED", help="storage plugin (default: %(default)s)"
+    )
     parser.add_argument("--seed", type=whole(0, 2**32), default=default.seed, metavar="N")
     parser.add_argument(
         "--data-dir",

@@ -26,6 +26,8 @@ class Reading(NamedTuple):
     """fdatasync calls of all its workers."""
     values: int
     """Values that they have executed."""
+    written_bytes: int
+    """What all its processes had the disk write, in whole pages."""
 
 
 async def read_node(node: NodeHandle) -> Reading:
@@ -45,6 +47,7 @@ async def read_node(node: NodeHandle) -> Reading:
     try:
         processes = {name: psutil.Process(pid) for name, pid in pids.items()}
         rss = {name: process.memory_info().rss for name, process in processes.items()}
+        written = sum(process.io_counters().write_bytes for process in processes.values())
     except psutil.Error as error:
         raise PaxmuxError(f"{node.name}: a process has ended: {error}\n{node.log_tail()}") from None
     return Reading(
@@ -53,6 +56,7 @@ async def read_node(node: NodeHandle) -> Reading:
         rss,
         sum(worker["counters"]["syncs"] for worker in status["workers"]),
         sum(worker["counters"]["values_applied"] for worker in status["workers"]),
+        written,
     )
 
 
@@ -68,3 +72,9 @@ def values_for_each_sync(begin: Reading, end: Reading) -> float:
     """Values executed per fdatasync; 0 if there was none."""
     syncs = end.syncs - begin.syncs
     return round((end.values - begin.values) / syncs, 2) if syncs else 0.0
+
+
+def written_for_each_value(begin: Reading, end: Reading) -> float:
+    """Bytes that the node's processes had the disk write, per value executed; 0 if there was none."""
+    values = end.values - begin.values
+    return round((end.written_bytes - begin.written_bytes) / values, 1) if values else 0.0
