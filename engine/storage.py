@@ -1,8 +1,8 @@
 """The contract of a log: what a worker needs from the disk.
 
-One log belongs to one worker and holds all of its groups. One process, one thread at a time calls
-it. A log is the truth about promises and accepted values: whatever `sync` returned for is still
-there after a crash at any instruction and after a power cut.
+One log belongs to one worker and holds all of its groups. A log is the truth about promises and
+accepted values: whatever `sync` returned for is still there after a crash at any instruction and after
+a power cut.
 
 Implementations live in `plugins/storage` and are named in the options by dotted path. The same
 contract tests run over each of them (`tests/storage_contract.py`).
@@ -92,25 +92,36 @@ class LogStats(TypedDict):
 class Log(Protocol):
     """A log, open for its only writer.
 
-    Atomicity: after a crash, a prefix of the appended records is there; it includes at least all
-    records for which `sync` returned.
+    Atomicity: after a crash, a prefix of the calls of `append` is there, each whole or not at all; it
+    includes at least all of those for which `sync` returned. What `recover` returned counts as synced.
+    Concurrency: one process has a log open, and a second one is refused with `DataDirError` that names
+    its pid; the system frees a log whose process died. One thread at a time calls it, and no call blocks
+    but for the disk. A child that inherits an open log must not use it.
+    Order: each call sees all calls before it; `read` and `read_range` see what is not synced too.
     Errors: any failure of a write or sync raises `StorageFailed`; from then on every method but
-    `close` raises it again. Nothing is retried.
+    `close` (and `healthy` and `stats`, which never raise) raises it again. Nothing is retried.
+    `StorageDamaged` of a read is about that record alone: the log goes on.
     """
 
     def recover(self) -> dict[int, HardState]:
-        """Hard state of every group that has records. Called once, before anything else."""
+        """Hard state of every group that has records. Called once, before anything else.
+
+        All that is found is durable on return, also what the last process wrote and did not live to
+        sync. Raises `StorageDamaged` if something that was durable is missing or bad.
+        """
         ...
 
     def append(self, records: Sequence[Record]) -> None:
-        """Write the records, in order, with one system call. They are not durable before `sync`.
+        """Take the records in, in order: written with one system call, or kept for `sync` to write. They
+        are not durable before `sync`.
 
-        After a crash the unsynced ones of one call are all there or none is.
+        After a crash the unsynced ones of one call are all there or none is. Records that no log can
+        hold are a `ValueError`: none of the call is taken in, and the log goes on.
         """
         ...
 
     def sync(self) -> None:
-        """Return when every record appended so far is durable. No-op if nothing is unsynced."""
+        """Return when every record appended so far is durable: hints too. No-op if nothing is unsynced."""
         ...
 
     def read(self, group: int, instance: int) -> tuple[int, int, bytes] | None:
@@ -154,7 +165,8 @@ class Log(Protocol):
         ...
 
     def close(self, *, clean: bool) -> None:
-        """Close every file. `clean` syncs and leaves the mark of a clean stop first."""
+        """Close every file. `clean` syncs and leaves the mark of a clean stop first; after a failure, or
+        before `recover`, it only closes. Calls after the first do nothing."""
         ...
 
 
