@@ -37,7 +37,7 @@ class Member(NamedTuple):
 
 def pack_node_id(ip: str, port: int) -> int:
     """The node id of an IPv4 literal and a port: the address's four bytes read as a little-endian
-    number, shifted left by 32, or-ed with the port (reference, 1.1).
+    number, shifted left by 32, or-ed with the port (as in PhxPaxos).
 
     Raises:
         ConfigError: not an IPv4 literal, or a port outside 1 .. 65535.

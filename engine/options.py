@@ -52,21 +52,21 @@ class NetworkOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
 
 
 class TimerOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Timers of the protocol, in milliseconds. Each doubles up to its maximum while nothing moves."""
+    """Timers of the protocol, in milliseconds. Resends, phases, pauses and leftovers double, up to
+    `phase_max_ms`, while nothing moves."""
 
     resend_first_ms: int = 100
     """An unanswered Prepare or Accept is sent again to whoever has not answered."""
     prepare_first_ms: int = 2000
-    """Give up a Prepare and start a higher ballot (reference, 2.3); not before twice the time that the last
-    rounds took."""
+    """Give up a Prepare and start a higher ballot; not before twice the time that the last rounds took."""
     accept_first_ms: int = 1000
     """Give up an Accept and start a higher ballot, likewise."""
     phase_max_ms: int = 8000
     backoff_min_ms: int = 10
-    """After a ballot is lost the next one starts within a random time of min..max (reference, 2.3)."""
+    """After a ballot is lost the next one starts within a random time of min..max, doubled with each loss."""
     backoff_max_ms: int = 40
     ask_ms: int = 2500
-    """Each group asks a peer for news at this interval, plus a random fifth (reference, 2.10)."""
+    """Each group tells a peer where it stands at this interval, plus at random up to two fifths."""
     ask_retry_ms: int = 200
     """A question for decided values is repeated, to another peer, after this time."""
     notice_ms: int = 2
@@ -94,7 +94,7 @@ class LimitOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     """Bounds of queues and sizes."""
 
     max_value_bytes: int = 10_485_760
-    """Largest value, result or query answer (reference, 11)."""
+    """Largest value, result or query answer."""
     max_pending: int = 65_536
     """Requests of this node that have no answer yet; more are refused with 405."""
     max_pending_bytes: int = 256 * 1024 * 1024

@@ -1,8 +1,8 @@
 """Requests to a worker that are no proposals: reads of state machines, positions, values, status.
 
 Decides when each may be answered. A group that has decided values to execute answers nothing that
-shows its state: an answer from a machine that is still being replayed would take back what was once
-visible. A linearizable read waits for its majority (`engine.paxos.reader`), then for the execution of
+shows its state: an answer from a machine that is still being replayed would take back what the log knows
+to be decided. A fenced group answers no query: its state may be wrong. A linearizable read waits for its majority (`engine.paxos.reader`), then for the execution of
 the instance that it named.
 """
 
@@ -121,6 +121,9 @@ class Calls:
         elif group is None:
             self._fail(seq, Code.GROUP_WRONG, f"group {index} is not on this worker")
         elif kind in (CallKind.QUERY, CallKind.LINEARIZABLE_QUERY):
+            if group.inquiry.fenced is not None:
+                self._fail(seq, Code.SYSTEM_ERROR, f"group {index} is fenced here: {group.inquiry.fenced}")
+                return
             code, answer = self._appliers[index].query(argument, payload)
             self._replies.append((seq, code, self._appliers[index].next, 0, answer))
         elif kind == CallKind.NOW_INSTANCE:

@@ -229,16 +229,20 @@ class Node:
             group, timeout_s: as in `propose`.
             request: what the machine's `query` gets, at most `limits.max_value_bytes`.
             smid: the state machine.
-            consistency: `local` reads what this node has executed, which may lag behind the cluster.
+            consistency: `local` reads what this node has executed, which may lag behind the cluster, and
+                for a moment after a restart of the worker also behind what was read before.
                 `linearizable` asks a majority first how far decisions may have gone, and reads only
                 when this node has executed that much: every write acknowledged anywhere before the
                 call is in the answer. It costs a round trip, and writes nothing.
 
         Raises:
             InvalidRequest: the call is wrong, or this consistency is not offered.
-            QueryFailed: the machine's `query` raised.
+            QueryFailed, ExecuteFailed: the machine's `query` raised; the machine has stopped.
+            ResultTooLarge: the answer has more bytes than `limits.max_value_bytes`.
+            NotAMember: this node has lost its seat, and cannot read linearizably.
             NodeStopped, Overloaded: it was not asked.
             Timeout: no answer in time.
+            PaxmuxError: code -1: the group is fenced here; its status says why.
         """
         if consistency not in _CONSISTENCIES:
             raise InvalidRequest(

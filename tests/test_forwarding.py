@@ -315,7 +315,7 @@ def test_large_values_go_first_in_turn() -> None:
     assert sorted(seen) == [10, 30, 50]
 
 
-# Nothing twice (design, rule 9)
+# Nothing twice (rule 9)
 
 
 def test_rule_9_what_is_decided_is_not_taken_again() -> None:

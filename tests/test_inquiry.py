@@ -1,4 +1,4 @@
-"""Histories that differ (design, rule 16): what is dropped, who is asked, and who is fenced."""
+"""Histories that differ (ARCHITECTURE.md, rule 16): what is dropped, who is asked, and who is fenced."""
 
 from __future__ import annotations
 

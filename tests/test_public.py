@@ -13,8 +13,12 @@ NAMES = {
     "BlockingNode",
     "ConfigError",
     "Conflict",
+    "DataDirError",
     "Done",
     "ExecuteFailed",
+    "GroupWrong",
+    "InstanceNotChosen",
+    "InstanceNotExist",
     "InvalidRequest",
     "LayoutOptions",
     "LimitOptions",
@@ -22,22 +26,29 @@ NAMES = {
     "NetworkOptions",
     "Node",
     "NodeStopped",
+    "NotAMember",
     "Options",
     "Overloaded",
     "PaxmuxError",
+    "ProposalOptions",
     "ProposeError",
+    "QueryFailed",
     "Refused",
+    "ResultTooLarge",
     "StateMachine",
+    "StorageFailed",
     "StorageOptions",
     "Timeout",
     "TimerOptions",
+    "UnknownStateMachine",
+    "ValueTooLarge",
     "WorkerOptions",
 }
 
 
 def test_the_public_names_are_these_and_few() -> None:
     assert set(paxmux.__all__) == NAMES
-    assert len(paxmux.__all__) == len(NAMES) <= 25
+    assert len(paxmux.__all__) == len(NAMES) <= 35
     assert paxmux.__all__ == sorted(paxmux.__all__)
 
 
@@ -55,7 +66,7 @@ def test_another_name_is_an_error_that_says_so() -> None:
 def test_the_errors_form_one_tree() -> None:
     errors = [getattr(paxmux, name) for name in NAMES if name[0].isupper()]
     exceptions = [cls for cls in errors if issubclass(cls, BaseException)]
-    assert len(exceptions) == 10
+    assert len(exceptions) == 20
     assert all(issubclass(cls, paxmux.PaxmuxError) for cls in exceptions)
     assert paxmux.Timeout.code == 404
     assert paxmux.Overloaded.code == 405

@@ -1,4 +1,4 @@
-"""Linearizable reads (design, rule 18): rounds, majorities, targets, leftovers."""
+"""Linearizable reads (ARCHITECTURE.md, rule 18): rounds, majorities, targets, leftovers."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ request under way and goes round the groups in a random order of its own (--seed
   --proposer one   node 1 proposes for all groups
   --proposer all   each node has clients/nodes of the clients, and each group is proposed to by one
                    node alone: group g by node g mod NODES
-  --proposer mixed as all, but each node proposes in all groups: two of three forward
+  --proposer mixed as all, but each node proposes in all groups: all nodes but one forward
   --mode propose   one value for each call
   --mode batch     {BATCH_VALUES} values of one group for each call of propose_many: qps counts calls,
                    values_per_s values

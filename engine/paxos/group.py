@@ -260,7 +260,7 @@ class Group:
             self.learner.ask(sender, now, fx)  # reach: notice-without-value
 
     def on_top_ask(self, sender: int, read: int, fx: Effects) -> None:
-        """A quorum read wants to know how far decisions may have gone (design, rule 18)."""
+        """A linearizable read wants to know how far decisions may have gone (ARCHITECTURE.md, rule 18)."""
         if self.voter:
             fx.now.peer(sender).top_replies.append((self.index, read, self.top(), self.members.since))
 

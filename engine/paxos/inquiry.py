@@ -1,4 +1,4 @@
-"""The inquiry: what a group does when a peer's history differs from its own (design, rule 16).
+"""The inquiry: what a group does when a peer's history differs from its own (ARCHITECTURE.md, rule 16).
 
 Every value carries the chain of the one before it, so two histories that differ meet at the next
 message. That message is dropped; it does not say who is wrong. The group checks its own log again and

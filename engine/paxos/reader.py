@@ -1,4 +1,4 @@
-"""The reader: linearizable reads by asking a majority how far decisions may have gone (design, rule 18).
+"""The reader: linearizable reads by asking a majority how far decisions may have gone (ARCHITECTURE.md, rule 18).
 
 A voter answers `top`: the highest instance that it may have voted in. What was acknowledged before the
 question was asked has been accepted by a majority; every majority holds one of those voters, so the

@@ -1,4 +1,4 @@
-"""The protocol's timers, as durations in nanoseconds. Defaults: the reference's constants (2.3, 2.10)."""
+"""The protocol's timers, as durations in nanoseconds. Defaults: PhxPaxos's constants."""
 
 from __future__ import annotations
 

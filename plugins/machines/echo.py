@@ -1,4 +1,4 @@
-"""Echo: answers every value with itself, the smallest state machine there is (reference, 8.1)."""
+"""Echo: answers every value with itself, the smallest state machine there is."""
 
 from __future__ import annotations
 
