@@ -2,8 +2,8 @@
 
 Decides when each may be answered. A group that has decided values to execute answers nothing that
 shows its state: an answer from a machine that is still being replayed would take back what the log knows
-to be decided. A fenced group answers no query: its state may be wrong. A linearizable read waits for its majority (`engine.paxos.reader`), then for the execution of
-the instance that it named.
+to be decided. A fenced group answers no query: its state may be wrong. A linearizable read waits for its
+majority (`engine.paxos.reader`), then for the execution of the instance that it named.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
-"""The reader: linearizable reads by asking a majority how far decisions may have gone (ARCHITECTURE.md, rule 18).
+"""The reader: linearizable reads by asking a majority how far decisions may have gone.
 
-A voter answers `top`: the highest instance that it may have voted in. What was acknowledged before the
-question was asked has been accepted by a majority; every majority holds one of those voters, so the
-largest answer of any majority is far enough. Execution must have passed it before the read is answered.
+ARCHITECTURE.md, rule 18. A voter answers `top`: the highest instance that it may have voted in. What was
+acknowledged before the question was asked has been accepted by a majority; every majority holds one of
+those voters, so the largest answer of any majority is far enough. Execution must have passed it before
+the read is answered.
 
 Nothing is written. Reads share a round: those that come while one is on its way wait for the next, since
 an answer counts for what was acknowledged before its question left. A peer that claims too much cannot
