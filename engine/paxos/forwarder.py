@@ -6,11 +6,11 @@ time, again when nothing comes of it, and after `timers.forward` it bids itself 
 proposals stay its own: only it watches their deadlines, and their result comes from its own execution.
 
 Nothing is executed twice, whoever dies (ARCHITECTURE.md, rule 9). A forward says `born`: none of its
-proposals is decided below that instance. Whoever takes it in knows what was decided since, as one number for each
-origin: the highest seq, because all that any node ever proposes for an origin is the front of what that
-origin has left, in its order. What is not above that number is dropped, and so is a forward that was
-born before the number counts; it does so from when this node last began to lead. Forwarding is one hop:
-who does not hold the ballot refuses.
+proposals is decided below that instance. Whoever takes it in knows what was decided since, as one number
+for each origin: the highest seq, because all that any node ever proposes for an origin is the front of
+what that origin has left, in its order. What is not above that number is dropped, and so is a forward
+that was born before the number counts; it does so from when this node last began to lead. Forwarding is
+one hop: who does not hold the ballot refuses.
 """
 
 from __future__ import annotations
