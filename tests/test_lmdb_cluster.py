@@ -13,10 +13,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from paxmux.engine.errors import ExitCode, PaxmuxError
+from paxmux.engine.errors import ExitCode, Overloaded, PaxmuxError
 from paxmux.engine.options import Options, StorageOptions
 from paxmux.plugins.storage.kind import LMDB, SEGMENTS
 from paxmux.shards.node import Node
+from paxmux.shards.pending import Done
 from paxmux.tools.main import main
 from tests.event_loop import DEADLINE_S, in_loop
 from tests.node_fixtures import check_traces, traces
@@ -54,6 +55,17 @@ async def started(options: list[Options]) -> AsyncIterator[list[Node]]:
     check_traces(before)
 
 
+async def accepted(node: Node, group: int, value: bytes) -> Done:
+    """Propose until the node takes it: a worker that has just been started again refuses for a while."""
+    deadline = time.monotonic() + DEADLINE_S
+    while True:
+        try:
+            return await node.propose(group, value, smid=1, timeout_s=30)
+        except Overloaded:
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0.02)
+
+
 async def restarted(node: Node, old: int) -> None:
     deadline = time.monotonic() + DEADLINE_S
     while (await node.status())["workers"][0]["pid"] in (None, old):
@@ -73,7 +85,7 @@ async def test_a_cluster_on_lmdb_loses_nothing(
     async def propose(nodes: list[Node], name: str) -> None:
         for number in range(12):
             group, value = number % GROUPS, f"{name} {number}".encode()
-            done = await nodes[number % len(nodes)].propose(group, value, smid=1, timeout_s=30)
+            done = await accepted(nodes[number % len(nodes)], group, value)
             assert done.result == value
             values[group].append((value, 1))
             ends[group] = done.instance_id + 1

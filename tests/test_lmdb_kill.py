@@ -16,12 +16,13 @@ import pytest
 
 from paxmux.engine.errors import DataDirError
 from paxmux.plugins.storage.lmdb_log import LmdbLog
+from tests.lmdb_recording import can_trace
 from tests.lmdb_writer import MOST_UNSYNCED, STEP_BYTES
+from tests.source_tree import ROOT
 from tests.storage_model import IDENTITY, Model, workload
 
 ROUNDS = 6
 DEADLINE_S = 60.0
-ROOT = Path(__file__).parent.parent
 CALLS = ("write", "pwrite64", "writev", "fdatasync", "fsync", "rename", "mkdir", "unlink", "fallocate")
 SYNCS = 3
 """Of each of the two lives of the process that is killed at every call."""
@@ -75,11 +76,6 @@ def test_kill_at_any_moment(tmp_path: Path, seed: int) -> None:
         log = survivor(path, model, seed, acknowledged(said))
         log.close(clean=rng.random() < 0.5)
     assert len(model.batches) > 50
-
-
-def can_trace() -> bool:
-    strace = shutil.which("strace")
-    return strace is not None and subprocess.run([strace, "-qq", "true"], capture_output=True).returncode == 0
 
 
 def killed_at(call: str, number: int, path: Path) -> tuple[bool, int]:

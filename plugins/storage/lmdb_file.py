@@ -136,7 +136,8 @@ class DataFile:
         if self.bytes - used >= wanted:
             self.trouble = None
             return
-        step = max(step, needed)
+        pages = -(-max(step, needed) // self.metas.page_bytes)
+        step = pages * self.metas.page_bytes
         while self.bytes - used < wanted:
             try:
                 os.posix_fallocate(self._fd, self.bytes, step)
