@@ -27,7 +27,8 @@ class Reading(NamedTuple):
     values: int
     """Values that they have executed."""
     written_bytes: int
-    """What all its processes had the disk write, in whole pages."""
+    """What its workers have written: their logs, and next to it little. Not `write_bytes`, which counts a
+    whole folio of the page cache, up to megabytes, for each byte that is changed in it."""
 
 
 async def read_node(node: NodeHandle) -> Reading:
@@ -47,7 +48,11 @@ async def read_node(node: NodeHandle) -> Reading:
     try:
         processes = {name: psutil.Process(pid) for name, pid in pids.items()}
         rss = {name: process.memory_info().rss for name, process in processes.items()}
-        written = sum(process.io_counters().write_bytes for process in processes.values())
+        written = sum(
+            process.io_counters().write_chars
+            for name, process in processes.items()
+            if name.startswith("worker")
+        )
     except psutil.Error as error:
         raise PaxmuxError(f"{node.name}: a process has ended: {error}\n{node.log_tail()}") from None
     return Reading(
@@ -75,6 +80,6 @@ def values_for_each_sync(begin: Reading, end: Reading) -> float:
 
 
 def written_for_each_value(begin: Reading, end: Reading) -> float:
-    """Bytes that the node's processes had the disk write, per value executed; 0 if there was none."""
+    """Bytes that the node's workers wrote, per value executed; 0 if there was none."""
     values = end.values - begin.values
     return round((end.written_bytes - begin.written_bytes) / values, 1) if values else 0.0
