@@ -137,6 +137,10 @@ class BlockingNode:
         """See `Node.my_node_id`."""
         return self._node.my_node_id()
 
+    def set_cleaning(self, on: bool) -> None:
+        """See `Node.set_cleaning`."""
+        self._wait(self._node.set_cleaning(on))
+
     def status(self) -> dict[str, Any]:
         """See `Node.status`."""
         return self._wait(self._node.status())

@@ -296,6 +296,19 @@ class Node:
             raise NodeStopped("the node is not started, or stopped")
         return await self._assembly.status()
 
+    async def set_cleaning(self, on: bool) -> None:
+        """Whether the logs of this node forget what nobody needs any more, and make room from it (at the
+        rate of `storage.clean_bytes_per_s`). They do unless told otherwise; a restart of the node forgets
+        that they were.
+
+        Raises:
+            NodeStopped: the node does not run.
+            Overloaded: not all workers could be told; try again.
+        """
+        if self._assembly is None or not self._assembly.serving:
+            raise NodeStopped("the node is not started, or stopped")
+        await self._assembly.set_cleaning(on)
+
     async def _call(
         self, kind: CallKind, group: int, argument: int, payload: bytes, timeout_s: float | None
     ) -> Reply:

@@ -28,6 +28,8 @@ class CallKind(IntEnum):
     """Group is ignored; the answer is JSON about every group of the worker."""
     LINEARIZABLE_QUERY = 5
     """As `QUERY`, but of a state that has in it everything acknowledged anywhere before the call."""
+    SET_CLEANING = 6
+    """Argument is 1 or 0: whether the worker forgets, and makes room; group and payload are ignored."""
 
 
 Call = tuple[int, int, int, int, int, bytes]

@@ -10,7 +10,8 @@ import random
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from paxmux.engine.options import LimitOptions, ProposalOptions, TimerOptions
+from paxmux.engine.errors import DataDirError
+from paxmux.engine.options import LimitOptions, ProposalOptions, StorageOptions, TimerOptions
 from paxmux.engine.paxos import value as values
 from paxmux.engine.paxos.group import Group
 from paxmux.engine.paxos.quorum import Members
@@ -48,6 +49,7 @@ def build_turn(
     timers: TimerOptions,
     proposals: ProposalOptions,
     limits: LimitOptions,
+    storage: StorageOptions,
 ) -> Turn:
     """Recover `log` and build the turn over it; it is not started yet.
 
@@ -60,10 +62,11 @@ def build_turn(
         members: the voters.
         rng: for pauses and choices of peers.
         now: in ns.
-        timers, proposals, limits: as in the options.
+        timers, proposals, limits, storage: as in the options.
 
     Raises:
         StorageDamaged, StorageFailed: by `Log.recover`.
+        DataDirError: the state machines need what the log has forgotten.
         ConfigError: a machine's `applied_instance_id` makes no sense.
     """
     states = log.recover()
@@ -96,6 +99,7 @@ def build_turn(
             (identity.node, identity.incarnation),
             limits.max_value_bytes,
         )
+        check_replay(appliers[index], log)
     outlet = Outlet(
         sink,
         [node for node in members.seats if node != identity.node],
@@ -114,8 +118,19 @@ def build_turn(
         outlet,
         replies,
         serve_max_bytes=limits.catch_up_max_bytes,
+        storage=storage,
         notice_delay=timers.notice_ms * MS if len(members.seats) > 1 else 0,
     )
+
+
+def check_replay(applier: Applier, log: Log) -> None:
+    """Raise a `DataDirError` if the state machines of a group cannot be brought up from its log."""
+    first = log.first(applier.group)
+    if applier.machines and applier.next < first:
+        raise DataDirError(
+            f"group {applier.group}: its state machines are to go on from instance {applier.next}, but the"
+            f" log begins at {first}: what they had stored durably before is not there. Bring it back"
+        )
 
 
 def chain_at(log: Log, group: int, instance: int) -> values.Chain:

@@ -17,6 +17,7 @@ from typing import Any
 
 from paxmux.engine.errors import Code
 from paxmux.engine.frame import HEADER_BYTES, parse_header
+from paxmux.engine.options import StorageOptions
 from paxmux.engine.paxos.ballot import NULL
 from paxmux.engine.paxos.effects import DECIDED, Decided, Effects, Outbox
 from paxmux.engine.paxos.group import Group
@@ -29,6 +30,7 @@ from paxmux.shards.calls import Calls
 from paxmux.shards.codec import BodyError, decode_sections
 from paxmux.shards.outlet import Outlet
 from paxmux.shards.requests import Batch, Proposal, Reply
+from paxmux.shards.retention import Retention
 from paxmux.shards.serving import Serving
 
 MARK_EVERY = 200 * MS
@@ -52,17 +54,20 @@ class Turn:
         replies: list[Reply],
         *,
         serve_max_bytes: int,
+        storage: StorageOptions,
         notice_delay: int = 0,
     ) -> None:
-        """`replies`: where answers to requests are gathered; the caller empties it. `notice_delay`: how
-        long, in ns, a notice may wait for something else that goes to all peers."""
+        """`replies`: where answers to requests are gathered; the caller empties it. `storage`: what is kept
+        of the log. `notice_delay`: how long, in ns, a notice may wait for something else that goes to all
+        peers."""
         self.groups = dict(groups)
         self.appliers = dict(appliers)
         self.log = log
         self.outlet = outlet
         self.replies = replies
         self.serving = Serving(self.groups, log, serve_max_bytes)
-        self.calls = Calls(self.groups, self.appliers, log, replies)
+        self.retention = Retention(self.groups, self.appliers, log, storage)
+        self.calls = Calls(self.groups, self.appliers, log, self.retention, replies)
         self.fx = Effects()
         self.scan_at = 0
         self.mark_at = NEVER
@@ -284,7 +289,7 @@ class Turn:
 
     def _refuse(self, batches: Sequence[Batch], reason: str, now: int, fx: Effects) -> None:
         """A disk without room can keep no promise: until it has some, nothing is proposed or voted on.
-        Reads go on."""
+        Reads go on, and so does forgetting, which may be what makes room."""
         for batch in batches:
             for proposal in batch.proposals:
                 self._fail(proposal[0], Code.OVERLOADED, reason)
@@ -292,7 +297,10 @@ class Turn:
         for group in self.groups.values():
             group.expire(now, fx)
             group.reader.expire(now, fx)
-        self.scan_at = now + RECHECK_EVERY  # reach: disk-full
+        if now >= self.scan_at:
+            fx.records += self.retention.records(self.groups)
+            self.scan_at = now + RECHECK_EVERY
+        self.scan_at = min(self.scan_at, now + RECHECK_EVERY)  # reach: disk-full
         if now >= self.mark_at:
             self.mark_at = now + RECHECK_EVERY
 
@@ -363,6 +371,7 @@ class Turn:
     def _mark(self, fx: Effects) -> None:
         for index in self._unmarked:
             fx.records.append((DECIDED, index, self.groups[index].instance - 1, 0, 0, b""))
+        fx.records += self.retention.records(self._unmarked)
         self._unmarked.clear()
         self.mark_at = NEVER
 

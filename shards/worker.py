@@ -101,6 +101,7 @@ class Worker:
         self._machines = build_machines(options, boot.groups)
         self._log = self._open_log(boot)
         self._turn = self._build_turn(boot)
+        self._turn.calls.set_cleaning(boot.cleaning)
         self._stop: Stop | None = None
         self._stop_by = NEVER
         self._slot = self._block.index
@@ -115,7 +116,14 @@ class Worker:
         path = Path(boot.options.data_dir) / LOGS / str(boot.worker)
         identity = LogIdentity(boot.founding.cluster, boot.node_id, boot.seat, boot.worker)
         path.mkdir(parents=True, exist_ok=True)
-        return open_log(path, identity, segment_bytes=storage.segment_bytes, create=boot.create_log)
+        return open_log(
+            path,
+            identity,
+            segment_bytes=storage.segment_bytes,
+            create=boot.create_log,
+            max_bytes=storage.max_bytes,
+            clean_bytes_per_s=storage.clean_bytes_per_s,
+        )
 
     def _build_turn(self, boot: WorkerBoot) -> Turn:
         options = boot.options
@@ -133,6 +141,7 @@ class Worker:
             timers=options.timers,
             proposals=options.proposals,
             limits=options.limits,
+            storage=options.storage,
         )
 
     # The loop
@@ -269,6 +278,8 @@ class Worker:
             ("records", stats["records"]),
             ("log_bytes", stats["bytes_written"]),
             ("disk_bytes", stats["disk_bytes"]),
+            ("live_bytes", stats["live_bytes"]),
+            ("removed_segments", stats["removed_segments"]),
             ("segments", stats["segments"]),
             ("prepares", turn.prepares),
             ("rejects", turn.rejects),
