@@ -21,7 +21,8 @@ from paxmux.plugins.storage.record import BATCH_BYTES, OPENS_SEGMENT, RECORD_BYT
 from paxmux.plugins.storage.scan import Batch
 from paxmux.plugins.storage.segment_file import HEADER_BYTES
 from paxmux.tools.log.directory import LogDirectory
-from paxmux.tools.log.groups import Groups, Value
+from paxmux.tools.log.group import Value
+from paxmux.tools.log.groups import Groups
 from paxmux.tools.log.read import LogReading
 from paxmux.tools.log.walk import Begin, Damage, Event, Removed, Reserved, Tail, Used, Walk
 from tests.command import DEADLINE_S
