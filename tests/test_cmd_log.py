@@ -176,7 +176,9 @@ def test_get_reads_only_the_segments_that_matter(full: Replica, monkeypatch: pyt
         size += len(data)
         return data
 
-    made = replica(full.path.with_name("large")).fill(600).settle().close()
+    made = replica(full.path.with_name("large")).close()
+    made.start(segment_bytes=128 << 10)
+    made.fill(600, size=2000).settle().close()
     assert len(made.segments()) > 12
     monkeypatch.setattr(os, "pread", counting)
     monkeypatch.setattr("paxmux.plugins.storage.scan.WINDOW_BYTES", 4096)

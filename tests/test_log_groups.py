@@ -346,9 +346,7 @@ def test_an_open_vote_that_is_moved_is_no_new_vote() -> None:
     """A higher ballot may have been promised since; its value may have been in a segment that is gone."""
     one, two, other = *chained(b"a", b"b"), chained(b"a", b"other")[1]
     known = Groups()
-    known.take(
-        batch([(LEARNED, 0, 0, 1, A, one), (ACCEPT, 0, 1, 1, A, two), (PROMISE, 0, 1, 5, B, b"")])
-    )
+    known.take(batch([(LEARNED, 0, 0, 1, A, one), (ACCEPT, 0, 1, 1, A, two), (PROMISE, 0, 1, 5, B, b"")]))
     gone = Groups(from_start=False)
     gone.take(batch([carried(0, 1, (5, B), (1, A)), forgotten(0, 0)], opens=True))
     for groups in (known, gone):

@@ -145,7 +145,8 @@ def _read(
     with Walk(log) as walk:
         for event in walk.events(first, last):
             if isinstance(event, Damage):
-                groups.damaged()
+                if not event.again:
+                    groups.damaged()
                 found.damage.append(event.words)
             elif isinstance(event, Removed):
                 groups.skipped()

@@ -204,7 +204,14 @@ class Groups:
             self._put(group, instance, ballot, value, checksum, at, out)
 
     def _moved(
-        self, group: GroupLog, kind: int, instance: int, ballot: Ballot, value: bytes, at: int, out: list[Value]
+        self,
+        group: GroupLog,
+        kind: int,
+        instance: int,
+        ballot: Ballot,
+        value: bytes,
+        at: int,
+        out: list[Value],
     ) -> None:
         """A value that the log appends again, since the segment that it was in is to be removed."""
         group.moved += 1

@@ -127,8 +127,9 @@ class LogReading:
             case Reserved(segment):
                 self.segments.append(SegmentUse(segment))
                 self.counts.segments += 1
-            case Damage(words):
-                self.groups.damaged()
+            case Damage(words, again):
+                if not again:
+                    self.groups.damaged()
                 self.damage.append(words)
                 yield event
             case Removed():

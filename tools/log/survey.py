@@ -1,4 +1,4 @@
-"""What a log says, anywhere in it, about values that are before it: forgotten ones, and groups that have left.
+"""What a log says, anywhere in it, about values before it: which are forgotten, and which groups have left.
 
 Whoever hands on values as they are met has to know this first, since it cannot take them back; so it takes
 a reading of its own. Where a node runs, more is forgotten between the two: that does no harm.

@@ -76,7 +76,8 @@ def _log(reading: LogReading, holder: int | None) -> Iterator[RenderableType]:
     if groups:
         table = _table(
             f"groups of log {number}",
-            "group", "instance", "promised:", "accepted:", "first", "last", "forgotten", "moved", "records", "bytes",
+            "group", "instance", "promised:", "accepted:", "first", "last",
+            "forgotten", "moved", "records", "bytes",
         )  # fmt: skip
         for index, group in groups:
             table.add_row(

@@ -20,7 +20,14 @@ from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
 from paxmux.engine.storage import StorageDamaged
-from paxmux.plugins.storage.record import OFFSET_BITS, OFFSET_MASK, OPENING, OPENS_SEGMENT, position
+from paxmux.plugins.storage.record import (
+    OFFSET_BITS,
+    OFFSET_MASK,
+    OPENING,
+    OPENS_SEGMENT,
+    UPKEEP,
+    position,
+)
 from paxmux.plugins.storage.scan import Batch, read_batches, read_opening, read_rest
 from paxmux.plugins.storage.segment_file import HEADER_BYTES, SegmentFile, segment_path
 from paxmux.plugins.storage.stop_mark import read_mark
@@ -61,6 +68,8 @@ class Damage(NamedTuple):
     """Something that was durable is bad or missing; the words name file and offset."""
 
     words: str
+    again: bool = False
+    """All that can be lost is what the log had written again: no vote, and nothing that was decided anew."""
 
 
 class Removed(NamedTuple):
@@ -236,8 +245,10 @@ class Walk:
                         break
                     offset = found
                     continue
+                again = bool(saved.batch.flags & UPKEEP)
                 for bad in saved.bad:
-                    yield Damage(f"{segment.path}, offset {bad}: the CRC of the record does not match")
+                    words = f"{segment.path}, offset {bad}: the CRC of the record does not match"
+                    yield Damage(words, again)
                 self._proven = max(self._proven, saved.batch.synced)
                 self._note_needed(saved.batch)
                 yield saved.batch
