@@ -59,7 +59,7 @@ def _decode_segment(cases: Mapping[str, bytes], _: Path) -> dict[str, Any]:
 
 SEGMENT = Format(
     "segment",
-    "what the header of a segment starts with; zeros follow, up to offset 4096 (plugins/storage/segment_file.py)",
+    "what a segment starts with; zeros follow, up to offset 4096 (plugins/storage/segment_file.py)",
     "VERSION in plugins/storage/segment_file.py",
     lambda: segment_file.VERSION,
     _encode_segment,
@@ -148,7 +148,7 @@ def _decode_batches(cases: Mapping[str, bytes], _: Path) -> dict[str, Any]:
 
 BATCHES = Format(
     "batch",
-    "a batch of records, every kind, at offset 8192 of segment 3 with salt 0xa1a2a3a4 (plugins/storage/record.py)",
+    "batches of records at offset 8192 of segment 3, salt 0xa1a2a3a4 (plugins/storage/record.py)",
     "VERSION in plugins/storage/segment_file.py",
     lambda: segment_file.VERSION,
     _encode_batches,

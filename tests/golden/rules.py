@@ -46,7 +46,7 @@ def problems(form: Format, files: Path = FILES) -> list[str]:
     version = form.version()
     path = path_of(form, version, files)
     found = [
-        f"{path_of(form, newer, files).name} is there, but {form.version_in} says {version}: it never goes back"
+        f"{path_of(form, newer, files).name}: {form.version_in} says {version}, but it never goes back"
         for newer in versions_of(form, files)
         if newer > version
     ]
@@ -203,7 +203,7 @@ def _way_out(form: Format) -> str:
 def _released(files: Path) -> dict[str, str]:
     path = files / RELEASED
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    return dict((name, digest) for name, digest in (line.split() for line in lines))
+    return {name: digest for name, digest in (line.split() for line in lines)}
 
 
 def _digest(path: Path) -> str:

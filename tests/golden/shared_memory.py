@@ -1,4 +1,4 @@
-"""The ring between the processes of a node. They run the same program, but a version is there, so it holds."""
+"""The ring between the processes of a node. It has a version, so it holds."""
 
 from __future__ import annotations
 
