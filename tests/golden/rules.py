@@ -203,7 +203,7 @@ def _way_out(form: Format) -> str:
 def _released(files: Path) -> dict[str, str]:
     path = files / RELEASED
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    return {name: digest for name, digest in (line.split() for line in lines)}
+    return dict(line.split() for line in lines)
 
 
 def _digest(path: Path) -> str:
