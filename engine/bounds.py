@@ -48,6 +48,8 @@ BOUNDS: Final[dict[str, tuple[int, int]]] = {
     "limits.ring_backlog_bytes": (64 * KIB, 16 * GIB),
     "limits.catch_up_max_bytes": (1, MAX_VALUE_BYTES),
     "storage.segment_bytes": (64 * KIB, 2 * GIB),
+    "storage.sync_skip_count": (0, 1_000_000),
+    "storage.sync_interval_ms": (1, 60_000),
     "worker.restart_first_ms": (1, _TEN_MINUTES_MS),
     "worker.restart_max_ms": (1, _HOUR_MS),
     "worker.crash_budget": (0, 1_000_000),

@@ -124,6 +124,13 @@ class Log(Protocol):
         """Return when every record appended so far is durable: hints too. No-op if nothing is unsynced."""
         ...
 
+    def flush(self) -> None:
+        """Return when every record appended so far outlives this process: a power cut may still take it.
+
+        For callers that do not wait for `sync`. It may do more than that.
+        """
+        ...
+
     def read(self, group: int, instance: int) -> tuple[int, int, bytes] | None:
         """(round, node, value) of the last ACCEPT or LEARNED record of that instance, CRC checked.
 

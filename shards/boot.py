@@ -39,6 +39,8 @@ class WorkerBoot(msgspec.Struct, tag="worker", forbid_unknown_fields=True, kw_on
     founding: Founding
     create_log: bool
     """The log may be missing: this node has not served yet."""
+    log_sync: dict[int, bool] = {}
+    """What `Node.set_log_sync` last said of groups."""
     cpus: list[int]
     sys_path: list[str]
 

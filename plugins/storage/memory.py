@@ -125,6 +125,10 @@ class MemoryLog:
             self.disk.synced = len(self.disk.batches)
             self._syncs += 1
 
+    def flush(self) -> None:
+        """See `Log.flush`."""
+        self._check()
+
     def read(self, group: int, instance: int) -> tuple[int, int, bytes] | None:
         """See `Log.read`."""
         self._check()

@@ -6,6 +6,7 @@ from array import array
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import lmdb
 
@@ -30,6 +31,7 @@ from paxmux.plugins.storage.record import (
     position,
 )
 from paxmux.shards import identity as identity_module
+from paxmux.shards import sync_mark
 from paxmux.shards.cluster import make_founding
 from tests.golden.format import Fields, Format, cut
 
@@ -266,6 +268,39 @@ MARK = Format(
     {"mark": position(3, 0x5000)},
 )
 
+# The mark of a log that is not synced
+
+
+def _encode_unsynced(folder: Path) -> dict[str, Fields]:
+    mark = sync_mark.SyncMark(folder, OWNER)
+    mark._boot = _BOOT
+    mark.lost = frozenset((1, 255))
+    mark.write((0, 9))
+    layout = (("magic", 7), ("version", 1), *OWNED, ("boot", 16), ("unsynced groups", 32))
+    data = (folder / sync_mark.FILE).read_bytes()
+    return {"mark": cut(data, (*layout, ("groups that lost their promise", 32), ("crc", 4)))}
+
+
+def _decode_unsynced(cases: Mapping[str, bytes], folder: Path) -> dict[str, Any]:
+    (folder / sync_mark.FILE).write_bytes(cases["mark"])
+    found = sync_mark.SyncMark(folder, OWNER)._stored
+    if found is None:
+        return {"mark": None}
+    boot, unsynced, lost = found
+    return {"mark": (str(boot), sorted(unsynced), sorted(lost))}
+
+
+_BOOT = UUID("01234567-89ab-cdef-0123-456789abcdef")
+UNSYNCED = Format(
+    "unsynced",
+    "UNSYNCED, beside a log that is not synced in every turn (shards/sync_mark.py)",
+    "VERSION in shards/sync_mark.py",
+    lambda: sync_mark.VERSION,
+    _encode_unsynced,
+    _decode_unsynced,
+    {"mark": (str(_BOOT), [0, 9], [1, 255])},
+)
+
 # The log in plain LMDB
 
 _KEYS = {"values": (("key: group", 2), ("key: instance", 8)), "states": (("key: group", 2),)}
@@ -392,4 +427,4 @@ IDENTITY = Format(
     _IDENTITIES,
 )
 
-FORMATS = (SEGMENT, BATCHES, INDEX, MARK, LMDB_LOG, IDENTITY)
+FORMATS = (SEGMENT, BATCHES, INDEX, MARK, UNSYNCED, LMDB_LOG, IDENTITY)

@@ -77,6 +77,9 @@ class WatchedLog:
         self._reached(Point.APPENDED)
         self._log.sync()
 
+    def flush(self) -> None:
+        self._log.flush()
+
     def read(self, group: int, instance: int) -> tuple[int, int, bytes] | None:
         return self._log.read(group, instance)
 
