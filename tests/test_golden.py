@@ -132,6 +132,11 @@ def test_bytes_that_are_read_as_something_else_are_noticed(files: Path) -> None:
     wrong = form._replace(decode=lambda cases, folder: {**decode(cases, folder), "one entry": None})
     assert "case 'one entry': its bytes are read as None" in problems(wrong, files)[0]
 
+    def refuse(cases: object, _: Path) -> dict[str, object]:
+        raise StorageDamaged("not for me")
+
+    assert "its bytes are refused: not for me" in problems(form._replace(decode=refuse), files)[0]
+
 
 def test_the_same_version_is_rewritten_only_if_asked_for_by_name_and_never_released(files: Path) -> None:
     form = wire.VALUES

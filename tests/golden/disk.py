@@ -150,7 +150,7 @@ def _decode_batches(cases: Mapping[str, bytes], _: Path) -> dict[str, Any]:
             found[name] = None
             continue
         at = position(3, OFFSET + BATCH_BYTES)
-        decoded = decode_records(data, BATCH_BYTES, header, SALT, at, with_values=True)
+        decoded = decode_records(data, BATCH_BYTES, header, SALT, at)
         found[name] = (header.flags, decoded[0]) if decoded and header.synced == _SYNCED else None
     return found
 
@@ -169,8 +169,8 @@ BATCHES = Format(
 
 _META, _STATE, _CHUNK = "meta: log", "states: group 1", "chunks: group 1, chunk 2"
 _INDEX = {
-    _META: (position(3, 0x5000), position(3, 0x6000)),
-    _STATE: {1: (0x101, 2, 3, 4, 5, position(3, 0x4100))},
+    _META: (position(3, 0x5000), position(3, 0x6000), 2),
+    _STATE: {1: (0x101, 2, 3, 4, 5, position(3, 0x4100), 0x81, 0x1234)},
     _CHUNK: (1, 2, {0: position(3, 0x4000), 1: position(3, 0x4100), 5: position(3, 0x4200)}),
 }
 _DATABASES = {_META: (b"meta", 3), _STATE: (b"states", 2), _CHUNK: (b"chunks", 10)}
@@ -185,6 +185,8 @@ def _state(state: GroupState) -> tuple[int, ...]:
         state.accepted_round,
         state.accepted_node,
         state.accepted_at,
+        state.first,
+        state.live_bytes,
     )
 
 
@@ -198,7 +200,13 @@ def _encode_index(folder: Path) -> dict[str, Fields]:
     index.write([(group, number, positions)], states, *_INDEX[_META])
     index.close()
     layouts = {
-        _META: (("version", 4), *OWNED, ("everything before is stored", 8), ("proven durable", 8)),
+        _META: (
+            ("version", 4),
+            *OWNED,
+            ("everything before is stored", 8),
+            ("proven durable", 8),
+            ("oldest segment", 8),
+        ),
         _STATE: (
             ("instance", 8),
             ("promised: round", 8),
@@ -206,6 +214,8 @@ def _encode_index(folder: Path) -> dict[str, Fields]:
             ("accepted: round", 8),
             ("accepted: node", 8),
             ("accepted: position", 8),
+            ("first", 8),
+            ("live bytes", 8),
         ),
         _CHUNK: tuple((f"position of instance {256 + i}", 8) for i in range(6)),
     }
@@ -233,7 +243,7 @@ def _decode_index(cases: Mapping[str, bytes], folder: Path) -> dict[str, Any]:
     group, number, _ = _INDEX[_CHUNK]
     positions = index.chunk(group, number)
     found = {
-        _META: (index.position, index.proven),
+        _META: (index.position, index.proven, index.oldest),
         _STATE: {group: _state(state) for group, state in index.states.items()},
         _CHUNK: (group, number, {i: at for i, at in enumerate(positions or ()) if at}),
     }
@@ -313,7 +323,7 @@ UNSYNCED = Format(
 _KEYS = {"values": (("key: group", 2), ("key: instance", 8)), "states": (("key: group", 2),)}
 _LMDB: dict[str, Any] = {
     "values: group 1, instance 2": (3, 4, b"value"),
-    "states: group 1": (1, lmdb_record.GroupState(2, (3, 4), (5, 6))),
+    "states: group 1": (1, lmdb_record.GroupState(2, (3, 4), (5, 6), 1)),
     "about: log": None,
     "about: groups": [0, 1, 255],
     "about: starts": 9,
@@ -337,6 +347,7 @@ def _encode_lmdb(_: Path) -> dict[str, Fields]:
                 ("promised: node", 8),
                 ("accepted: round", 8),
                 ("accepted: node", 8),
+                ("first", 8),
             ),
         ),
         "about: log": (lmdb_record.STAMP_KEY, lmdb_record.seal_stamp(OWNER), (("version", 4), *OWNED)),

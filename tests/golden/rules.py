@@ -175,7 +175,10 @@ def _first_difference(expected: bytes, fields: Fields) -> str:
 
 
 def _not_read(form: Format, golden: dict[str, Case], name: str) -> list[str]:
-    found = _decoded(form, golden)
+    try:
+        found = _decoded(form, golden)
+    except REFUSALS as error:
+        return [f"{name}: its bytes are refused: {error}. {_way_out(form)}"]
     return [
         f"{name}, case {case!r}: its bytes are read as {found.get(case)!r}, expected {expected!r}."
         f" {_way_out(form)}"
