@@ -47,6 +47,7 @@ class LogSync:
         options: StorageOptions | None = None,
         groups: Iterable[int] = (),
         overrides: Mapping[int, bool] | None = None,
+        lost: Iterable[int] = (),
     ) -> None:
         """Nothing is written before `begin`.
 
@@ -56,6 +57,7 @@ class LogSync:
             options: `sync`, `sync_skip_count` and `sync_interval_ms` of them; their defaults if None.
             groups: of the worker.
             overrides: group -> what `set` last said of it, in an earlier life of the worker.
+            lost: groups whose promise is lost, as marks of other logs say.
         """
         options = options or StorageOptions()
         chosen = overrides or {}
@@ -70,6 +72,8 @@ class LogSync:
         self._sync_at = 0
         self.every_turn = not self.given_up
         """Each turn with records is synced before anything that rests on them leaves."""
+        if mark is not None:
+            mark.lost |= self._groups.intersection(lost)
         self.lost = mark.lost & self._groups if mark is not None else frozenset()
         """Groups that may have forgotten what they promised: they must take no part."""
 

@@ -291,7 +291,8 @@ class Node:
 
         Switched on again, everything said so far is durable before the call returns and before anything
         else leaves. It holds until the node stops, also where the worker is restarted; the option
-        `storage.sync` is what a start begins with.
+        `storage.sync` is what a start begins with. With `storage.sync_skip_count` above 0, on means as
+        that says.
 
         Raises:
             StorageFailed: it could not be recorded; switched off, nothing has changed.

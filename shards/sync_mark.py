@@ -128,6 +128,21 @@ class SyncMark:
         return UUID(bytes=boot), _groups(unsynced), _groups(lost)
 
 
+def lost_promises(logs: Path, identity: LogIdentity) -> frozenset[int]:
+    """Groups whose promise is lost in any log of a node: a group that changes its log brings that along.
+
+    Args:
+        logs: the directory that has a directory for each log, named by its number.
+        identity: of any of them.
+
+    Raises:
+        DataDirError, StorageDamaged, OSError: as `SyncMark`.
+    """
+    numbers = [int(path.name) for path in logs.iterdir() if path.name.isdecimal()]
+    marks = [SyncMark(logs / str(number), identity._replace(log=number)) for number in numbers]
+    return frozenset().union(*(mark.lost for mark in marks))
+
+
 def _bits(groups: Iterable[int]) -> bytes:
     return sum(1 << group for group in groups).to_bytes(32, "little")
 

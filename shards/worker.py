@@ -40,7 +40,7 @@ from paxmux.shards.identity import LOGS
 from paxmux.shards.log_sync import LogSync
 from paxmux.shards.requests import Reply
 from paxmux.shards.slice import Identity, build_turn
-from paxmux.shards.sync_mark import SyncMark
+from paxmux.shards.sync_mark import SyncMark, lost_promises
 from paxmux.shards.turn import Turn
 
 log = logging.getLogger("paxmux.worker")
@@ -128,6 +128,7 @@ class Worker:
             options.storage,
             boot.groups,
             boot.log_sync,
+            lost_promises(self._path.parent, _log_identity(boot)),
         )
         return build_turn(
             Identity(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
+import shutil
 from pathlib import Path
 from uuid import UUID
 from zlib import crc32
@@ -21,7 +22,7 @@ from paxmux.shards import sync_mark
 from paxmux.shards.log_sync import LogSync
 from paxmux.shards.requests import Batch, CallKind, Reply
 from paxmux.shards.slice import Identity, build_turn
-from paxmux.shards.sync_mark import FILE, SyncMark
+from paxmux.shards.sync_mark import FILE, SyncMark, lost_promises
 from paxmux.shards.turn import Turn
 
 OWNER = LogIdentity(7, 1, 11, 0)
@@ -346,6 +347,23 @@ def test_a_failed_sync_of_what_was_said_already_loses_the_promise(
 def test_what_was_switched_outlives_the_worker(tmp_path: Path) -> None:
     turn, _, _ = made(tmp_path, sync=False, overrides={0: True})
     assert [turn.log_sync.durable(group) for group in (0, 1)] == [True, False]
+
+
+def test_a_lost_promise_stays_lost_in_another_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number, groups in ((0, (1, 4)), (1, (5,)), (2, ())):
+        (tmp_path / f"{number}").mkdir()
+        SyncMark(tmp_path / f"{number}", OWNER._replace(log=number)).write(groups)
+    assert lost_promises(tmp_path, OWNER) == frozenset()
+    another_boot(monkeypatch)
+    lost = lost_promises(tmp_path, OWNER)
+    assert lost == {1, 4, 5}
+    log = Watched()
+    log.recover()
+    log_sync = LogSync(log, SyncMark(tmp_path / "2", OWNER._replace(log=2)), None, (1, 2), None, lost)
+    log_sync.begin()
+    assert log_sync.lost == {1}
+    shutil.rmtree(tmp_path / "0")
+    assert lost_promises(tmp_path, OWNER) == {1, 5}
 
 
 def test_the_mark_is_checked(tmp_path: Path) -> None:
