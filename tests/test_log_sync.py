@@ -24,6 +24,8 @@ from paxmux.shards.requests import Batch, CallKind, Reply
 from paxmux.shards.slice import Identity, build_turn
 from paxmux.shards.sync_mark import FILE, SyncMark, lost_promises
 from paxmux.shards.turn import Turn
+from paxmux.tools.sim.disk import SimDisk
+from tests.storage_model import Model
 
 OWNER = LogIdentity(7, 1, 11, 0)
 LATER = 10**15
@@ -329,6 +331,39 @@ def test_after_the_death_of_the_machine_what_was_not_synced_never_votes_again(
     assert isinstance(again.log, MemoryLog)
     last, _, _ = made(tmp_path, log=again.log.reopen())
     assert [last.groups[index].voter for index in (0, 1)] == [True, False]
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_power_cuts_take_nothing_from_a_synced_group_and_are_no_damage(tmp_path: Path, seed: int) -> None:
+    rng = random.Random(seed)
+    disk, model = SimDisk(OWNER, segment_bytes=16 << 10), Model()
+    log = disk.open()
+    log.recover()
+    now = instance = 0
+    for _ in range(4):
+        log_sync = LogSync(log, SyncMark(tmp_path, OWNER), StorageOptions(sync_interval_ms=50), (0, 1))
+        log_sync.begin()
+        log_sync.set(1, False)
+        for _ in range(rng.randrange(5, 60)):
+            now += rng.randrange(20 * MS)
+            groups = rng.choice(((0,), (1,), (1,), (1,), (0, 1)))
+            value = rng.randbytes(rng.randrange(300))
+            records: list[Record] = [(ACCEPT, group, instance, 1, 1, value) for group in groups]
+            instance += 1
+            log.append(records)
+            log_sync.appended(records)
+            model.batches.append(records)
+            skipped = log_sync._skipped > 0
+            assert skipped == (log._synced < log._position)
+            assert not skipped or 0 not in groups
+            if not log_sync.upkeep(now):
+                log.housekeep()
+                skipped = False
+            if not skipped:
+                model.synced = len(model.batches)
+        disk.crash(rng, power=True)
+        log = disk.open()
+        model.survived(log, log.recover())
 
 
 def test_a_failed_sync_of_what_was_said_already_loses_the_promise(
