@@ -39,6 +39,8 @@ HINT_EVERY = 100
 """Instances of a group between two hints of what is decided."""
 READS = 1000
 TIMEOUT_S = 30.0
+START_S = 600.0
+"""A log may be long, and its plugin look through all of it."""
 
 
 class Spec(msgspec.Struct, frozen=True, kw_only=True):
@@ -157,7 +159,7 @@ async def serve(spec: Spec) -> dict[str, Any]:
     """Start a node on it, let it decide some more, stop it."""
     node = Node(options_of(spec))
     begun_s = time.perf_counter()
-    await node.start(TIMEOUT_S)
+    await node.start(START_S)
     started_s = time.perf_counter() - begun_s
     try:
         (worker,) = (await node.status())["workers"]
