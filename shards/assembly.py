@@ -68,6 +68,8 @@ class Assembly:
         self.exchange = Exchange(loop, admission, self.pending, layout.workers, self._on_broken)
         self.cleaning = True
         """Whether the workers forget, and make room: those that start from now on too."""
+        self.log_sync: dict[int, bool] = {}
+        """What `Node.set_log_sync` last said of groups: a worker that follows another one goes by it."""
         self.serving = False
         """Between the end of the start and the begin of the end."""
         self._stack = AsyncExitStack()
@@ -218,17 +220,19 @@ class Assembly:
     def _worker_boot(self, worker: int, generation: int) -> WorkerBoot:
         if self._founding is None:
             raise PaxmuxError("no worker can start before the cluster is founded")
+        groups = list(self._layout.groups_of(worker))
         return WorkerBoot(
             options=self._options,
             worker=worker,
             generation=generation,
-            groups=list(self._layout.groups_of(worker)),
+            groups=groups,
             node_id=self._own.node_id,
             seat=self._seat,
             incarnation=self._incarnation,
             founding=self._founding,
             create_log=not self._store.identity.logs,
             cleaning=self.cleaning,
+            log_sync={group: on for group, on in self.log_sync.items() if group in groups},
             cpus=list(self._layout.cpus_of(worker)),
             sys_path=self._sys_path,
         )
