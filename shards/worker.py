@@ -36,7 +36,7 @@ from paxmux.shards.channel import Receiver, Sender
 from paxmux.shards.child import Parent, ParentGone, be_child
 from paxmux.shards.counters import WORKER, Block, Phase
 from paxmux.shards.doorbell import Doorbell
-from paxmux.shards.identity import LOGS
+from paxmux.shards.log_directories import make_log_directory
 from paxmux.shards.requests import Reply
 from paxmux.shards.slice import Identity, build_turn
 from paxmux.shards.turn import Turn
@@ -112,9 +112,8 @@ class Worker:
     def _open_log(self, boot: WorkerBoot) -> Log:
         storage = boot.options.storage
         open_log: OpenLog = plugin.load(storage.plugin)
-        path = Path(boot.options.data_dir) / LOGS / str(boot.worker)
+        path = make_log_directory(Path(boot.options.data_dir), boot.worker)
         identity = LogIdentity(boot.founding.cluster, boot.node_id, boot.seat, boot.worker)
-        path.mkdir(parents=True, exist_ok=True)
         return open_log(path, identity, segment_bytes=storage.segment_bytes, create=boot.create_log)
 
     def _build_turn(self, boot: WorkerBoot) -> Turn:
