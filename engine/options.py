@@ -129,6 +129,17 @@ class StorageOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     (405), as on a full disk. 0: no limit but the disk's."""
     clean_bytes_per_s: int = 256 * 1024 * 1024
     """Old segments are removed, and what is still needed of them is moved, at no more than this rate."""
+    sync: bool = True
+    """What a turn appends is on the disk before anything that rests on it leaves. false gives that up: a
+    power cut or a crash of the system can make this node forget what it promised and accepted, which can
+    undo what the cluster acknowledged; the groups then never vote again in this seat. The death of a
+    process alone loses nothing. `Node.set_log_sync` switches single groups."""
+    sync_skip_count: int = 0
+    """With `sync`: so many turns in a row may skip their sync. Above 0 the same is given up as by
+    `sync: false`, only for less time."""
+    sync_interval_ms: int = 1000
+    """Where syncs are skipped: how long it takes at most, but for one turn, until what was skipped is
+    synced after all."""
 
 
 class WorkerOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -18,18 +18,30 @@ from paxmux.engine.paxos.effects import Effects
 from paxmux.engine.paxos.group import Group
 from paxmux.engine.storage import Log, StorageDamaged
 from paxmux.shards.applier import Applier
+from paxmux.shards.log_sync import LogSync
 from paxmux.shards.requests import Call, CallKind, Reply
 from paxmux.shards.retention import Retention
 
-_OF_THE_WORKER = frozenset({CallKind.GROUP_STATUS, CallKind.SET_CLEANING})
-"""Calls that concern no group."""
+_OF_NO_STATE = frozenset({CallKind.GROUP_STATUS, CallKind.SET_LOG_SYNC, CallKind.SET_CLEANING})
+"""Requests that have nothing to do with what a machine has executed."""
+
 _encode_values = msgspec.msgpack.Encoder().encode
 
 
 class Calls:
     """The requests of one worker that wait for an answer."""
 
-    __slots__ = ("_appliers", "_calls", "_groups", "_log", "_readable", "_reads", "_replies", "_retention")
+    __slots__ = (
+        "_appliers",
+        "_calls",
+        "_groups",
+        "_log",
+        "_log_sync",
+        "_readable",
+        "_reads",
+        "_replies",
+        "_retention",
+    )
 
     def __init__(
         self,
@@ -37,6 +49,7 @@ class Calls:
         appliers: Mapping[int, Applier],
         log: Log,
         retention: Retention,
+        log_sync: LogSync,
         replies: list[Reply],
     ) -> None:
         """`replies`: where the answers go."""
@@ -44,6 +57,7 @@ class Calls:
         self._appliers = appliers
         self._log = log
         self._retention = retention
+        self._log_sync = log_sync
         self._replies = replies
         self._calls: list[Call] = []
         """Those that can be answered as soon as their group has executed what it knows."""
@@ -98,7 +112,7 @@ class Calls:
             return
         calls, self._calls = self._calls, []
         for call in calls:
-            if call[2] in behind and call[1] not in _OF_THE_WORKER:
+            if call[2] in behind and call[1] not in _OF_NO_STATE:
                 self._calls.append(call)  # reach: call-waits-for-replay
             else:
                 self._answer(call)
@@ -142,6 +156,8 @@ class Calls:
             self._replies.append((seq, Code.OK, group.instance, 0, None))
         elif kind == CallKind.INSTANCE_VALUE:
             self._instance_value(seq, group, argument)
+        elif kind == CallKind.SET_LOG_SYNC:
+            self._set_log_sync(seq, index, argument != 0)
         else:
             self._fail(seq, Code.SYSTEM_ERROR, f"unknown request {kind}")
 
@@ -149,6 +165,14 @@ class Calls:
         """Whether anything is forgotten, and room made from it."""
         self._retention.on = on
         self._log.set_cleaning(on)
+
+    def _set_log_sync(self, seq: int, index: int, on: bool) -> None:
+        try:
+            self._log_sync.set(index, on)
+        except OSError as error:
+            self._fail(seq, Code.STORAGE_FAILED, f"the mark of an unsynced log: {error}")
+        else:
+            self._replies.append((seq, Code.OK, 0, 0, None))
 
     def _instance_value(self, seq: int, group: Group, instance: int) -> None:
         if instance >= group.instance:
@@ -185,6 +209,8 @@ class Calls:
                 "holds_ballot": group.proposer.held,
                 "waiting": len(group.own),
                 "voter": group.voter,
+                "durable": self._log_sync.durable(index),
+                "promise_lost": index in self._log_sync.lost,
                 "stopped": self._appliers[index].stopped,
                 "fenced": group.inquiry.fenced,
                 "mismatches": group.inquiry.mismatches,

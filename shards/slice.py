@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from paxmux.engine.errors import DataDirError
 from paxmux.engine.options import LimitOptions, ProposalOptions, StorageOptions, TimerOptions
@@ -19,9 +19,12 @@ from paxmux.engine.paxos.timers import MS, Bounds, Timers
 from paxmux.engine.state_machine import StateMachine
 from paxmux.engine.storage import EMPTY_STATE, Log, StorageDamaged
 from paxmux.shards.applier import Applier
+from paxmux.shards.log_sync import LogSync
 from paxmux.shards.outlet import FrameSink, Outlet
 from paxmux.shards.requests import Reply
-from paxmux.shards.turn import Turn
+from paxmux.shards.turn import DEFAULT_STORAGE, Turn
+
+NO_SEAT: Final = 0
 
 
 class Identity(NamedTuple):
@@ -49,7 +52,8 @@ def build_turn(
     timers: TimerOptions,
     proposals: ProposalOptions,
     limits: LimitOptions,
-    storage: StorageOptions,
+    storage: StorageOptions = DEFAULT_STORAGE,
+    log_sync: LogSync | None = None,
 ) -> Turn:
     """Recover `log` and build the turn over it; it is not started yet.
 
@@ -63,6 +67,7 @@ def build_turn(
         rng: for pauses and choices of peers.
         now: in ns.
         timers, proposals, limits, storage: as in the options.
+        log_sync: of the log, not begun; every turn is synced without one.
 
     Raises:
         StorageDamaged, StorageFailed: by `Log.recover`.
@@ -70,6 +75,10 @@ def build_turn(
         ConfigError: a machine's `applied_instance_id` makes no sense.
     """
     states = log.recover()
+    lost: frozenset[int] = frozenset()
+    if log_sync is not None:
+        log_sync.begin()
+        lost = log_sync.lost
     durations, bounds = timers_of(timers, proposals), bounds_of(limits, proposals)
     groups: dict[int, Group] = {}
     appliers: dict[int, Applier] = {}
@@ -78,7 +87,8 @@ def build_turn(
         groups[index] = Group(
             index,
             me=identity.node,
-            seat=identity.seat,
+            # In no seat: it learns, and takes part in nothing.
+            seat=NO_SEAT if index in lost else identity.seat,
             incarnation=identity.incarnation,
             members=members,
             rng=rng,
@@ -120,6 +130,7 @@ def build_turn(
         serve_max_bytes=limits.catch_up_max_bytes,
         storage=storage,
         notice_delay=timers.notice_ms * MS if len(members.seats) > 1 else 0,
+        log_sync=log_sync,
     )
 
 

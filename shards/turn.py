@@ -28,6 +28,7 @@ from paxmux.engine.storage import Log
 from paxmux.shards.applier import Applier
 from paxmux.shards.calls import Calls
 from paxmux.shards.codec import BodyError, decode_sections
+from paxmux.shards.log_sync import LogSync
 from paxmux.shards.outlet import Outlet
 from paxmux.shards.requests import Batch, Proposal, Reply
 from paxmux.shards.retention import Retention
@@ -39,6 +40,8 @@ RECHECK_EVERY = 100 * MS
 """How soon a turn looks again whether a full disk has room."""
 EAGER_ENTRIES = 256
 """With more values decided than this in one turn, their notices leave at once."""
+DEFAULT_STORAGE = StorageOptions()
+
 _log = logging.getLogger("paxmux")
 
 
@@ -54,12 +57,13 @@ class Turn:
         replies: list[Reply],
         *,
         serve_max_bytes: int,
-        storage: StorageOptions,
+        storage: StorageOptions = DEFAULT_STORAGE,
         notice_delay: int = 0,
+        log_sync: LogSync | None = None,
     ) -> None:
         """`replies`: where answers to requests are gathered; the caller empties it. `storage`: what is kept
         of the log. `notice_delay`: how long, in ns, a notice may wait for something else that goes to all
-        peers."""
+        peers. `log_sync`: begun; every turn is synced without one."""
         self.groups = dict(groups)
         self.appliers = dict(appliers)
         self.log = log
@@ -67,7 +71,8 @@ class Turn:
         self.replies = replies
         self.serving = Serving(self.groups, log, serve_max_bytes)
         self.retention = Retention(self.groups, self.appliers, log, storage)
-        self.calls = Calls(self.groups, self.appliers, log, self.retention, replies)
+        self.log_sync = log_sync or LogSync(log)
+        self.calls = Calls(self.groups, self.appliers, log, self.retention, self.log_sync, replies)
         self.fx = Effects()
         self.scan_at = 0
         self.mark_at = NEVER
@@ -139,10 +144,15 @@ class Turn:
             self.outlet.send(fx.now)
 
     def persist(self) -> None:
-        """Make every record of this turn durable. Raises StorageFailed; nothing may follow then."""
-        if self.fx.records:
-            self.log.append(self.fx.records)
+        """Make every record of this turn durable, unless that was given up (`LogSync`). Raises
+        StorageFailed; nothing may follow then."""
+        if not self.fx.records:
+            return
+        self.log.append(self.fx.records)
+        if self.log_sync.every_turn:
             self.log.sync()
+        else:
+            self.log_sync.appended(self.fx.records)
 
     def finish(self, now: int) -> None:
         """After the sync: own votes, replies to peers, execution, answers."""

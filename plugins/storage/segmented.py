@@ -203,6 +203,11 @@ class SegmentedLog:
         except (OSError, StorageFailed) as error:
             raise self._fail("sync", error) from error
 
+    def flush(self) -> None:
+        """See `Log.flush`: what is appended is written."""
+        if self._unusable is not None:
+            raise StorageFailed(self._unusable)
+
     def _sync(self) -> None:
         self._place.sync(self._segment)
         self._syncs += 1

@@ -76,6 +76,8 @@ def find_instance(directory: DataDirectory, group: int, instance: int) -> Found:
     """
     found = Found()
     for log in directory.logs:
+        if log.groups is not None and group not in log.groups:
+            continue
         mine = _find(log, group, instance)
         found.values += mine.values
         found.damage += mine.damage
