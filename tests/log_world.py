@@ -158,18 +158,20 @@ class Replica:
                 assert time.monotonic() < deadline
                 time.sleep(0.001)
 
-    def wear(self, turns: int, *, forget: bool = True) -> Replica:
+    def wear(self, turns: int, *, busy: int | None = None, forget: bool = True) -> Replica:
         """So many turns in which group 0 decides little and keeps all, the others much, of which they keep
-        little: old segments go, and what group 0 has is moved again and again. Or nobody forgets."""
+        little: old segments go, and what group 0 has is moved again and again. Or nobody forgets. The groups
+        from `busy` on do nothing."""
+        groups = self.groups if busy is None else busy
         for turn in range(turns):
             records = [
                 self.decide(group, self.value(group, [b"%d" % self.instances[group] * 30]))
-                for group in range(self.groups)
+                for group in range(groups)
                 if group or turn % 25 == 0
             ]
             self.write(records)
             if forget and turn % 25 == 24:
-                for group in range(1, self.groups):
+                for group in range(1, groups):
                     self.forget(group, max(0, self.instances[group] - 5))
                 self.clean()
         return self

@@ -136,6 +136,26 @@ def test_segments_that_are_not_removed_yet_change_nothing(
     assert reading.groups.groups[SLOW].moved > len([value for value in values if value.group == SLOW])
 
 
+def test_an_open_vote_whose_segment_is_gone_is_found(tmp_path: Path, capsys: Out) -> None:
+    """Also a large one, which segments only refer to, and while a higher ballot is promised."""
+    made = replica(tmp_path / "node", groups=7)
+    votes = {group: made.value(group, [bytes(size)]) for group, size in ((5, 100), (6, 40_000))}
+    made.write([(ACCEPT, group, 0, 3, node_id(0), value) for group, value in votes.items()])
+    made.promise(6, 9)
+    made.wear(600, busy=5).settle(5, 6)
+    moved = moved_places(made)
+    assert moved[6, 0]
+    reading, _ = check(made)
+    for group, value in votes.items():
+        state = reading.groups.groups[group]
+        assert (state.value, state.accepted) == (value, (3, node_id(0)))
+        report = document(capsys, "get", made.path, group, 0)
+        assert (report["decided"], report["records"][-1]["size"]) == (False, len(value))
+        made.decide(group, value)
+    made.settle().close()
+    check(made)
+
+
 def test_verify_agrees_and_compares_what_both_have(tmp_path: Path) -> None:
     one, two = replicas(tmp_path, 2, groups=6)
     one.wear(300).settle().close()
