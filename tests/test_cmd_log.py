@@ -24,7 +24,7 @@ from paxmux.plugins.storage.segment_file import HEADER_BYTES
 from paxmux.shards.identity import IDENTITY_FILE, read_identity
 from paxmux.shards.node import Node
 from paxmux.tools.log.directory import lock_holder
-from paxmux.tools.log.groups import chain_text
+from paxmux.tools.log.fault import chain_text
 from paxmux.tools.main import main
 from tests.event_loop import DEADLINE_S, in_loop, until
 from tests.log_world import SMID, Replica, replica, snapshot, walked

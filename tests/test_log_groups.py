@@ -9,8 +9,9 @@ from paxmux.engine.paxos.value import FIRST, chain_after, encode
 from paxmux.engine.storage import Record
 from paxmux.plugins.storage.record import CARRIED, HARD_STATE, OPENING, OPENS_SEGMENT, UPKEEP
 from paxmux.plugins.storage.scan import Batch
+from paxmux.tools.log.fault import ballot_text, chain_text
 from paxmux.tools.log.group import Value
-from paxmux.tools.log.groups import Groups, ballot_text, chain_text
+from paxmux.tools.log.groups import Groups
 from tests.storage_model import (
     ACCEPT,
     DECIDED,

@@ -23,8 +23,8 @@ from paxmux.plugins.storage.scan import Batch
 from paxmux.tools.arguments import whole
 from paxmux.tools.log.directory import DataDirectory, read_directory
 from paxmux.tools.log.export import FORMATS, exporting
+from paxmux.tools.log.fault import Fault
 from paxmux.tools.log.find import find_instance
-from paxmux.tools.log.groups import Fault
 from paxmux.tools.log.lines import found_document, found_lines, record_document, record_line
 from paxmux.tools.log.read import Counts, LogReading
 from paxmux.tools.log.rows import Rows

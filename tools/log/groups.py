@@ -16,12 +16,8 @@ ballot, and a chain that is never broken.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
-
-from paxmux.engine.address import node_text
 from paxmux.engine.paxos.ballot import NULL, Ballot
-from paxmux.engine.paxos.value import FIRST, Chain, chain_after, chain_in
+from paxmux.engine.paxos.value import Chain, chain_after, chain_in
 from paxmux.plugins.storage.record import (
     ACCEPT,
     CARRIED,
@@ -29,8 +25,6 @@ from paxmux.plugins.storage.record import (
     FORGOTTEN,
     HARD_STATE,
     LEARNED,
-    OFFSET_BITS,
-    OFFSET_MASK,
     OPENING,
     OPENS_SEGMENT,
     PROMISE,
@@ -39,23 +33,9 @@ from paxmux.plugins.storage.record import (
     UPKEEP,
 )
 from paxmux.plugins.storage.scan import Batch
+from paxmux.tools.log.fault import Fault, ballot_text, chain_text
 from paxmux.tools.log.group import GroupLog, Held, Value
 from paxmux.tools.log.runs import Broken
-
-
-class Fault(NamedTuple):
-    """Records that are intact and contradict each other, or the protocol."""
-
-    group: int
-    instance: int
-    at: int
-    """Position of the record that shows it."""
-    words: str
-
-    def text(self) -> str:
-        """In one line."""
-        place = f"segment {self.at >> OFFSET_BITS}, offset {self.at & OFFSET_MASK}"
-        return f"group {self.group}, instance {self.instance}: {self.words} ({place})"
 
 
 class Groups:
@@ -340,14 +320,3 @@ class Groups:
 
     def _fault(self, group: GroupLog, instance: int, at: int, words: str) -> None:
         self.faults.append(Fault(group.index, instance, at, words))
-
-
-def ballot_text(ballot: Sequence[int]) -> str:
-    """`round@node`; `-` for none."""
-    round_, node = ballot
-    return f"{round_}@{node_text(node)}" if (round_, node) != NULL else "-"
-
-
-def chain_text(chain: Chain) -> str:
-    """A checksum or chain as eight hexadecimal digits; `-` for one that no value has."""
-    return f"{int.from_bytes(chain, 'little'):08x}" if len(chain) == len(FIRST) else "-"

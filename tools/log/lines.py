@@ -26,8 +26,8 @@ from paxmux.plugins.storage.record import (
     PROMISE,
     RELEASED,
 )
+from paxmux.tools.log.fault import ballot_text, chain_text
 from paxmux.tools.log.find import Found, FoundValue
-from paxmux.tools.log.groups import ballot_text, chain_text
 from paxmux.tools.log.rows import is_no_op
 
 KINDS = {

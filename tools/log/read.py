@@ -14,8 +14,9 @@ from paxmux.plugins.storage.record import OPENING
 from paxmux.plugins.storage.scan import Batch
 from paxmux.plugins.storage.segment_file import SegmentFile
 from paxmux.tools.log.directory import LogDirectory
+from paxmux.tools.log.fault import Fault
 from paxmux.tools.log.group import Value
-from paxmux.tools.log.groups import Fault, Groups
+from paxmux.tools.log.groups import Groups
 from paxmux.tools.log.survey import Survey
 from paxmux.tools.log.walk import Begin, Damage, Event, Removed, Reserved, Tail, Used, Walk
 

@@ -15,8 +15,8 @@ from rich.text import Text
 
 from paxmux.engine.address import node_text
 from paxmux.tools.log.directory import DataDirectory
+from paxmux.tools.log.fault import ballot_text
 from paxmux.tools.log.group import GroupLog
-from paxmux.tools.log.groups import ballot_text
 from paxmux.tools.log.lines import ballot_document
 from paxmux.tools.log.read import LogReading
 
