@@ -18,7 +18,7 @@ from paxmux.engine.errors import ExitCode
 from paxmux.plugins.storage import flusher
 from paxmux.plugins.storage.record import OPENING, OPENS_SEGMENT, RECORD_BYTES, UPKEEP
 from paxmux.plugins.storage.scan import Batch
-from paxmux.plugins.storage.segment_file import segment_path
+from paxmux.plugins.storage.segment_file import SegmentFile, segment_path
 from paxmux.tools.log.compare import Checksums, Comparison
 from paxmux.tools.log.directory import read_directory
 from paxmux.tools.log.find import find_instance
@@ -453,6 +453,46 @@ def test_a_log_that_is_cleaned_while_it_is_read(tmp_path: Path, left: int) -> No
     found = {(value.group, value.instance): value.value for value in values}
     assert len(found) == len(values)
     assert made.kept.items() <= found.items() <= made.decided.items()
+    made.close()
+
+
+def test_what_was_moved_behind_the_segments_that_there_were_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only the first segments go meanwhile: the reading does not end with the last one that it knew of."""
+    made = replica(tmp_path / "node", groups=6).wear(250, forget=False)
+    (log,) = made.open
+    last = log._segment.number
+    discard = log._place._reserver.discard
+
+    def discard_some(segment: SegmentFile) -> None:
+        if segment.number < 5:
+            discard(segment)
+
+    monkeypatch.setattr(log._place._reserver, "discard", discard_some)
+    groups = Groups()
+    values: list[Value] = []
+    removed: list[Removed] = []
+    with Walk(made.log()) as walk:
+        for event in walk.events():
+            if isinstance(event, Batch):
+                values += groups.take(event)
+            elif isinstance(event, Removed):
+                groups.skipped()
+                removed.append(event)
+            elif isinstance(event, Used) and event.segment.number == 0:
+                made.wear(100, forget=False)
+                assert log._segment.number > last + 1
+                for group in range(1, 6):
+                    made.forget(group, made.instances[group] - 5)
+                made.clean()
+                made.settle()
+    assert removed == [Removed(2, 4)]
+    assert groups.faults == []
+    assert [group.missing for group in groups.groups.values()] == [0] * made.groups
+    found = {(value.group, value.instance): value.value for value in values}
+    assert len(found) == len(values)
+    assert made.kept.items() <= found.items()
     made.close()
 
 
