@@ -22,6 +22,7 @@ from paxmux.plugins.storage.group_table import CHUNK, GroupTable
 from paxmux.plugins.storage.index import Index
 from paxmux.plugins.storage.place import IndexUnusable
 from paxmux.plugins.storage.segment import SegmentLog
+from tests.lmdb_disk import NO_WRITE, broken, descriptors_of
 from tests.storage_model import ACCEPT, IDENTITY, LEARNED, Model, feed, hard_states, workload
 
 SEGMENT_BYTES = 64 << 10
@@ -261,6 +262,61 @@ def test_an_index_that_cannot_be_written_is_said_and_tried_again(
     log = opened(path)
     assert log.recover() == hard_states(model.records())
     model.check(log)
+    log.close(clean=True)
+
+
+def test_a_write_that_failed_and_was_done_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(flusher, "DUE_S", 0.0)
+    monkeypatch.setattr(flusher, "RETRY_S", 0.0)
+    write = Index.write
+
+    def write_and_fail(index: Index, *args: Any) -> None:
+        before = index.position
+        write(index, *args)
+        index.position = before
+        raise IndexUnusable("the disk said no, and did it")
+
+    path, model = tmp_path / "log", Model()
+    log = opened(path)
+    log.recover()
+    with monkeypatch.context() as patched:
+        patched.setattr(Index, "write", write_and_fail)
+        feed(log, [workload(3, 0)], model)
+        log.housekeep()
+        assert log.healthy() == "the disk said no, and did it"
+    feed(log, [workload(3, 1)], model)
+    log.housekeep()
+    assert log.healthy() is None
+    model.check(log)
+    log.close(clean=True)
+
+
+def test_a_failed_meta_page_does_not_stop_reading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """LMDB refuses everything after it, until it is opened again."""
+    monkeypatch.setattr(flusher, "DUE_S", 0.0)
+    path = tmp_path / "log"
+    log = opened(path)
+    log.recover()
+    for number in range(3):
+        log.append([(LEARNED, 0, number * CHUNK, 1, 1, b"%d" % number)])
+    log.sync()
+    log.housekeep()
+    log._start.table._cache.clear()
+    log.append([(LEARNED, 1, 0, 1, 1, b"more")])
+    log.sync()
+    _, meta = descriptors_of(path / "index" / "data.mdb")
+    with broken(meta, NO_WRITE):
+        log.housekeep()
+    assert "No space left" in (log.healthy() or "")
+    assert log.read(0, 0) == (1, 1, b"0")
+    log.append([(LEARNED, 0, CHUNK + 1, 1, 1, b"into an older chunk")])
+    log.sync()
+    log.close(clean=True)
+    log = opened(path)
+    log.recover()
+    assert [log.read(0, n)[2] for n in (0, CHUNK, CHUNK + 1)] == [b"0", b"1", b"into an older chunk"]
     log.close(clean=True)
 
 

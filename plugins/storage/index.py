@@ -59,6 +59,10 @@ class Index:
         self._path = directory / DIRECTORY
         self._identity = identity
         self._map_bytes = MAP_BYTES
+        self._tried: int | None = None
+        """What the last write would make `position`."""
+        self._failed = False
+        """A write has failed since it was opened."""
         guard = directory / GUARD
         if guard.exists():
             # The last process died while it opened the index: perhaps of the index itself, which
@@ -71,6 +75,9 @@ class Index:
     def chunk(self, group: int, number: int) -> Positions | None:
         """See `StoredIndex.chunk`."""
         key = _KEY.pack(group, number)
+        if self._failed:
+            # The engine may refuse everything after a failed write, until it is opened again.
+            self.reopen()
         try:
             with self._env.begin(db=self._chunks) as txn:
                 data = txn.get(key)
@@ -91,7 +98,7 @@ class Index:
         proven: int,
     ) -> None:
         """See `StoredIndex.write`."""
-        kept = self.position if position is None else position
+        kept = self._tried = self.position if position is None else position
         try:
             with self._env.begin(write=True) as txn:
                 for group, number, positions in chunks:
@@ -114,9 +121,11 @@ class Index:
                     body = _META.pack(VERSION, *self._identity, kept, proven)
                     txn.put(_META_KEY, _sealed(_META_KEY, body), db=self._meta)
         except lmdb.MapFullError as error:
+            self._failed = True
             self._map_bytes = 2 * self._env.info()["map_size"]
             raise self._unusable("the map is full; it will be larger when it is opened again") from error
         except lmdb.Error as error:
+            self._failed = True
             raise self._unusable(f"writing: {error}") from error
         self.position = kept
         self.proven = proven
@@ -130,9 +139,11 @@ class Index:
         before = self.position
         self.close()
         self._open()
-        if self.position != before:
+        # A write that failed may have been done all the same.
+        if self.position not in (before, self._tried):
             self.position = before
             raise self._unusable("another index has taken its place")
+        self._failed = False
 
     def close(self) -> None:
         """See `StoredIndex.close`."""
