@@ -6,6 +6,8 @@ As a program it prints them, counted: `python -m tests.crash_points`.
 from __future__ import annotations
 
 import os
+import random
+import shutil
 import sys
 import tempfile
 from collections import Counter
@@ -17,11 +19,12 @@ from typing import Any, NamedTuple
 from tests import identity_life, log_life
 from tests.crash_server import LIVES
 from tests.disk_calls import Call, Calls
-from tests.disk_model import Event
+from tests.disk_model import Disk, Event
 
 LIFE_NAMES = tuple(LIVES)
 WRITES = ("write", "pwrite")
 COMMIT = "lmdb.commit"
+LOST = "lost"
 _MEMORY = Path("/dev/shm")
 
 CHECKS: dict[str, Callable[[Path, Any], int]] = {
@@ -62,6 +65,40 @@ def recorded(life: str, folder: Path) -> Recording:
         LIVES[life][0](folder / life, calls, say).live()
     assert words[-1].outcome == "whole", words[-1]
     return Recording(sorted(calls.made), calls.events, words)
+
+
+def power_cuts(
+    life: str, folder: Path, recording: Recording, images: int, *, go_on: bool = False
+) -> Counter[str]:
+    """What became of the power cuts after each event: how often all was there that had to be.
+
+    Args:
+        life: whose.
+        folder: for the images.
+        recording: of the life.
+        images: power cuts after each event.
+        go_on: also after something was lost.
+    """
+    rng = random.Random(life)
+    disk, said = Disk(), type(recording.words[0])()
+    outcomes: Counter[str] = Counter()
+    for number, event in enumerate(recording.events):
+        if outcomes[LOST] and not go_on:
+            break
+        disk.apply(event)
+        if event.kind == "said":
+            said = recording.words[int(event.data)]
+        for image in range(images):
+            path = folder / f"{number}-{image}"
+            disk.cut(path, rng)
+            try:
+                found = CHECKS[life](path / life, said) > said.kept
+                outcomes["more than had to" if found else "what had to"] += 1
+            except Exception as error:  # noqa: BLE001
+                outcomes[LOST] += 1
+                outcomes[f"{event.kind} {event.path}: {error!r:.300}"] += 1
+            shutil.rmtree(path)
+    return outcomes
 
 
 def main() -> None:

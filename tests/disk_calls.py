@@ -238,7 +238,9 @@ class Calls:
         with open(os.path.join(self._root, file), "rb") as data:
             now = data.read()
         before, self._data[file] = self._data[file], now
-        pages = [n for n in range(0, len(now), PAGE_BYTES) if now[n : n + PAGE_BYTES] != before[n : n + PAGE_BYTES]]
+        pages = [
+            n for n in range(0, len(now), PAGE_BYTES) if now[n : n + PAGE_BYTES] != before[n : n + PAGE_BYTES]
+        ]
         for kind, chosen in (
             ("write", [n for n in pages if n >= META_PAGES * PAGE_BYTES]),
             ("durable", [n for n in pages if n < META_PAGES * PAGE_BYTES]),

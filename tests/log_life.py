@@ -17,6 +17,7 @@ from paxmux.engine.errors import DataDirError, StorageFailed
 from paxmux.engine.storage import HardState, Record, StorageDamaged
 from paxmux.plugins.storage import flusher, reserver
 from paxmux.plugins.storage.index import GUARD
+from paxmux.plugins.storage.record import BATCH_BYTES, RECORD_BYTES
 from paxmux.plugins.storage.segment import SegmentLog
 from tests.disk_calls import Calls
 from tests.storage_model import ACCEPT, IDENTITY, Model, hard_states, workload
@@ -76,7 +77,13 @@ class LogLife:
     def live(self) -> None:
         """Live; the last word says how it ended, if it ended by itself."""
         try:
-            for chapter in (self._begin, self._tear_the_end, self._lose_the_index, self._tear_a_start, self._end):
+            for chapter in (
+                self._begin,
+                self._tear_the_end,
+                self._lose_the_index,
+                self._tear_a_start,
+                self._end,
+            ):
                 chapter(self._open())
             self._tell(outcome="; ".join(["whole", *self._troubles]))
         except (DataDirError, StorageDamaged) as error:
@@ -89,7 +96,9 @@ class LogLife:
     def _begin(self, log: SegmentLog) -> None:
         for number in range(9):
             self._append(log)
-            if number % 2:
+            # It does nothing while anything is unsynced.
+            log.housekeep()
+            if number % 2 == 0:
                 self._sync(log)
             if number % 3 == 2:
                 self._sync(log)
@@ -102,12 +111,13 @@ class LogLife:
             self._append(log)
             self._sync(log)
         self._keep_house(log)
-        end = log._offset
         self._append(log)
+        end = log._offset
         self._append(log)
         segment = log._segment.path
         log.close(clean=False)
-        self._calls.outside(segment, end + 40, bytes(range(1, 101)))
+        # Within the first value, so that only a CRC tells.
+        self._calls.outside(segment, end + BATCH_BYTES + RECORD_BYTES + 3, b"torn")
 
     def _lose_the_index(self, log: SegmentLog) -> None:
         self._append(log)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.crash_points import CHECKS, COMMIT, LIFE_NAMES, WRITES, Recording, many_folders, recorded
+from tests.crash_points import CHECKS, COMMIT, LIFE_NAMES, LOST, WRITES, many_folders, power_cuts, recorded
 from tests.crash_server import CrashServer
 from tests.disk_calls import Fault
 from tests.disk_model import Disk, Event, put
@@ -60,28 +60,6 @@ def test_kill_at_every_call(life: str, record_property: pytest.RecordProperty) -
     assert more > 5
 
 
-def power_cuts(life: str, folder: Path, recording: Recording, images: int) -> Counter[str]:
-    """What became of the power cuts after each event: how often all was there that had to be."""
-    rng = random.Random(life)
-    disk, said = Disk(), type(recording.words[0])()
-    outcomes: Counter[str] = Counter()
-    for number, event in enumerate(recording.events):
-        disk.apply(event)
-        if event.kind == "said":
-            said = recording.words[int(event.data)]
-        for image in range(images):
-            path = folder / f"{number}-{image}"
-            disk.cut(path, rng)
-            try:
-                found = CHECKS[life](path / life, said) > said.kept
-                outcomes["more than had to" if found else "what had to"] += 1
-            except Exception as error:  # noqa: BLE001
-                outcomes["lost"] += 1
-                outcomes[f"{event.kind} {event.path}: {error!r:.300}"] += 1
-            shutil.rmtree(path)
-    return outcomes
-
-
 @fault("torn and reordered unsynced writes", "log", "a torn tail is cut; nothing acknowledged is lost")
 @fault("torn and reordered unsynced writes", "identity", "the old or the new identity")
 @pytest.mark.parametrize("life", LIFE_NAMES)
@@ -89,7 +67,7 @@ def test_power_cut_after_every_call(life: str) -> None:
     with many_folders() as folder:
         recording = recorded(life, folder / "recorded")
         outcomes = power_cuts(life, folder, recording, IMAGES)
-    assert not outcomes["lost"], outcomes
+    assert not outcomes[LOST], outcomes
     assert outcomes["more than had to"] > 5
     assert outcomes["what had to"] > 2 * outcomes["more than had to"]
 
@@ -99,8 +77,8 @@ def test_a_disk_that_does_not_sync_is_noticed(missing: str) -> None:
     with many_folders() as folder:
         recording = recorded("log", folder / "recorded")
         events = [event for event in recording.events if event.kind != missing]
-        outcomes = power_cuts("log", folder, recording._replace(events=events), 1)
-    assert outcomes["lost"] > 20
+        outcomes = power_cuts("log", folder, recording._replace(events=events), 1, go_on=True)
+    assert outcomes[LOST] > 20
 
 
 @pytest.mark.skipif(not can_trace(), reason="needs strace, and the right to trace")

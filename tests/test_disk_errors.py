@@ -52,7 +52,9 @@ def meant(life: str, call: Call) -> set[str]:
 @fault("ENOSPC and EIO at each call: next segment", "log", "`healthy()` says so; tried again; works")
 @fault("ENOSPC and EIO at each call: roll-over", "log", "`StorageFailed`, for good; the worker ends")
 @fault("ENOSPC and EIO at each call: index", "index", "`healthy()` says so; written again, or made anew")
-@fault("ENOSPC and EIO at each call: recovery", "log", "`StorageFailed` or `DataDirError`; nothing is changed")
+@fault(
+    "ENOSPC and EIO at each call: recovery", "log", "`StorageFailed` or `DataDirError`; nothing is changed"
+)
 @fault("ENOSPC and EIO at each call: clean stop", "log", "`StorageFailed`; no mark, or a right one")
 @fault("ENOSPC and EIO at each call", "identity", "`DataDirError` or `StorageFailed`; the old or the new one")
 @pytest.mark.parametrize("life", LIFE_NAMES)
@@ -69,7 +71,9 @@ def test_every_call_fails_once(life: str, record_property: pytest.RecordProperty
             assert ended.struck, f"{point}, {call}: not met"
             outcome, words = outcome_of(ended.said.outcome)
             # A directory that was made though the call says otherwise is used.
-            expected = meant(life, call) | ({WORKS} if (call.name, point.when) == ("mkdir", "after") else set())
+            expected = meant(life, call) | (
+                {WORKS} if (call.name, point.when) == ("mkdir", "after") else set()
+            )
             assert outcome in expected, f"{point}, {call}: {ended}"
             assert outcome == WORKS or str(path) in words, f"no file is named: {words}"
             try:
