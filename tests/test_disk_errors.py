@@ -53,10 +53,10 @@ def meant(life: str, call: Call) -> set[str]:
 @fault("ENOSPC and EIO at each call: roll-over", "log", "`StorageFailed`, for good; the worker ends")
 @fault("ENOSPC and EIO at each call: index", "index", "`healthy()` says so; written again, or made anew")
 @fault(
-    "ENOSPC and EIO at each call: recovery", "log", "`StorageFailed` or `DataDirError`; nothing is changed"
+    "ENOSPC and EIO at each call: recovery", "log", "`StorageFailed` or `DataDirError`; it may be tried again"
 )
 @fault("ENOSPC and EIO at each call: clean stop", "log", "`StorageFailed`; no mark, or a right one")
-@fault("ENOSPC and EIO at each call", "identity", "`DataDirError` or `StorageFailed`; the old or the new one")
+@fault("ENOSPC and EIO at each call", "identity", "`DataDirError` or `StorageFailed`; old or new")
 @pytest.mark.parametrize("life", LIFE_NAMES)
 def test_every_call_fails_once(life: str, record_property: pytest.RecordProperty) -> None:
     outcomes: Counter[tuple[str, str]] = Counter()
