@@ -20,13 +20,19 @@ from paxmux.plugins.storage.index import GUARD
 from paxmux.plugins.storage.record import BATCH_BYTES, RECORD_BYTES
 from paxmux.plugins.storage.segment import SegmentLog
 from tests.disk_calls import Calls
-from tests.storage_model import ACCEPT, IDENTITY, Model, hard_states, workload
+from tests.storage_model import ACCEPT, FORGOTTEN, IDENTITY, Model, hard_states, workload
 
 SEGMENT_BYTES = 16 << 10
 LARGE_EVERY = 3
 LARGE_BYTES = 4500
+FORGETS_FROM = 18
+"""From this batch on group 0 forgets all but its newest value, and each batch is large,"""
+FULL_SEGMENTS = 6
+"""until there are so many segments, of which only the last are needed."""
 DEADLINE_S = 20.0
 SEED = 11
+CLEAN_BYTES_PER_S = 1 << 40
+"""No wait for the cleaner."""
 PAUSE_S = 0.001
 
 
@@ -45,9 +51,13 @@ class Said(NamedTuple):
 
 def batch(number: int) -> list[Record]:
     """Batch `number`; each has an accept of its own in group 0, so that the hard state tells them apart."""
-    value = b"%d:" % number + bytes(LARGE_BYTES if number % LARGE_EVERY == LARGE_EVERY - 1 else 20)
-    mine: Record = (ACCEPT, 0, number, 1 + number // 7, 1, value)
-    return [mine, *(record for record in workload(SEED, number) if record[1] > 0)]
+    large = number % LARGE_EVERY == LARGE_EVERY - 1 or number >= FORGETS_FROM
+    value = b"%d:" % number + bytes(LARGE_BYTES if large else 20)
+    mine: list[Record] = [(ACCEPT, 0, number, 1 + number // 7, 1, value)]
+    if number >= FORGETS_FROM:
+        # The other groups are slow ones: what they have is moved.
+        mine.append((FORGOTTEN, 0, number - 1, 0, 0, b""))
+    return mine + [record for record in workload(SEED, number) if record[1] > 0]
 
 
 @contextmanager
@@ -82,6 +92,7 @@ class LogLife:
                 self._tear_the_end,
                 self._lose_the_index,
                 self._tear_a_start,
+                self._forget,
                 self._end,
             ):
                 chapter(self._open())
@@ -141,13 +152,29 @@ class LogLife:
         # As a process leaves it that dies while it opens the index.
         self._calls.outside(self._path / GUARD, 0, b"")
 
+    def _forget(self, log: SegmentLog) -> None:
+        while len(log._segments) < FULL_SEGMENTS:
+            self._append(log)
+            self._sync(log)
+        oldest = min(log._segments)
+        self._keep_house(log)
+        assert min(log._segments) > oldest + 1, "nothing was cleaned"
+        self._append(log)
+        log.close(clean=False)
+
     def _end(self, log: SegmentLog) -> None:
         self._append(log)
         log.close(clean=True)
         self._tell(kept=self._next)
 
     def _open(self) -> SegmentLog:
-        log = SegmentLog(self._path, IDENTITY, segment_bytes=SEGMENT_BYTES, create=not self._said.made)
+        log = SegmentLog(
+            self._path,
+            IDENTITY,
+            segment_bytes=SEGMENT_BYTES,
+            create=not self._said.made,
+            clean_bytes_per_s=CLEAN_BYTES_PER_S,
+        )
         self._log = log
         self._next = recovered(log.recover())
         assert self._said.kept <= self._next <= self._said.tried, (self._said, self._next)
@@ -169,9 +196,14 @@ class LogLife:
 
     def _keep_house(self, log: SegmentLog) -> None:
         end = time.monotonic() + DEADLINE_S
-        while log.housekeep() is not None:
+        while log.housekeep() is not None or log._place.discarding_bytes():
             self._note_trouble(log)
+            if self._calls.struck:
+                # Nobody hears of a segment that cannot be removed but the log of the process.
+                self._calls.lift()
             assert time.monotonic() < end, log.healthy()
+            if log._place.discarding_bytes():
+                time.sleep(PAUSE_S)
 
     def _settle(self, log: SegmentLog) -> None:
         """Wait for the segment that is made ahead, so that every life is the same."""

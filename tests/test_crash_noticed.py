@@ -18,7 +18,7 @@ from paxmux.plugins.storage.segmented import SegmentedLog
 from paxmux.shards import identity
 from tests.crash_points import LOST, many_folders, power_cuts, recorded
 
-IMAGES = 1
+IMAGES = 2
 Patch = Any
 
 
@@ -72,7 +72,13 @@ def mark_the_stop_before_the_sync() -> Patch:
 
 
 def store_in_the_index_what_is_not_synced() -> Patch:
-    return mock.patch.object(SegmentedLog, "housekeep", lambda log: log._start.flusher.slice(log._position))
+    housekeep = SegmentedLog.housekeep
+
+    def store_and_keep_house(log: SegmentedLog) -> float | None:
+        log._start.flusher.slice(log._position)
+        return housekeep(log)
+
+    return mock.patch.object(SegmentedLog, "housekeep", store_and_keep_house)
 
 
 def open_a_segment_before_the_one_before_is_synced() -> Patch:
