@@ -23,7 +23,6 @@ from tests.known_directory import (
     WORKERS,
     KnownDirectory,
     KnownLog,
-    batch,
     least_kept,
 )
 from tests.storage_model import hard_states, values
@@ -33,8 +32,6 @@ CUT = "cut: an end that nothing proves"
 REFUSED_DIRECTORY = "refused: the data directory"
 REFUSED_LOG = "refused: the log"
 REFUSED_VALUE = "refused: a value, when it is read"
-MORE = 2
-"""So many batches are written to a log that opens."""
 NAMED = re.compile(r"\d{10}\.seg|segment \d+|index|CLEAN|LOCK|identity\.json|/logs\b")
 
 
@@ -51,7 +48,8 @@ class Wrong(AssertionError):
 
 
 def judge(known: KnownDirectory, root: Path, *, bootstrap: bool) -> Verdict:
-    """Open the directory at `root`, which was as `known`, and its logs; use them, and open them again.
+    """Open the directory at `root`, which was as `known`, and its logs; use them, and open them again. It may
+    be done again if the process died of it.
 
     Raises:
         Wrong: a wrong value, a loss in silence, or a refusal without a file's name.
@@ -82,7 +80,7 @@ def _judge_log(known: KnownDirectory, its: KnownLog, root: Path, create: bool) -
         log = SegmentLog(path, its.identity, segment_bytes=SEGMENT_BYTES, create=create)
         count = _kept(its, log.recover(), least)
         refused = _check_values(its, log, count, [])
-        more = [batch(its.identity.log, BATCHES + number) for number in range(MORE)]
+        more = its.batches[BATCHES:] if count <= BATCHES else []
         for records in more:
             log.append(records)
             log.sync()
@@ -97,7 +95,7 @@ def _judge_log(known: KnownDirectory, its: KnownLog, root: Path, create: bool) -
             log.close(clean=False)
     if refused:
         return Verdict(REFUSED_VALUE, _named(refused))
-    return Verdict(WHOLE if count == len(its.batches) else CUT)
+    return Verdict(WHOLE if count >= BATCHES else CUT)
 
 
 def _kept(its: KnownLog, states: dict[int, HardState], least: int) -> int:

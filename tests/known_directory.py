@@ -30,6 +30,8 @@ BATCHES = 130
 LARGE_BYTES = 1200
 DEADLINE_S = 20.0
 INDEXED_EVERY = 25
+MORE = 2
+"""So many batches are written to a log that opens."""
 UNSYNCED = 2
 """So many batches are not synced when the process is killed. A kill loses none of them."""
 
@@ -55,12 +57,13 @@ class KnownLog(NamedTuple):
     path: Path
     """Relative to the data directory."""
     batches: list[list[Record]]
+    """The first `BATCHES` are in it, and the others are what is written to it when it is tried."""
     states: list[dict[int, HardState]]
     """After no batch, after one, and so on."""
     pieces: list[Piece]
     """Everything that is in its segments, also what the log itself wrote."""
     ends: list[int]
-    """Position behind each of `batches`."""
+    """Position behind each of the batches that are in it."""
     stamps: dict[Path, bytes]
     """How each segment begins."""
     indexed: int
@@ -122,7 +125,9 @@ def _log(root: Path, identity: LogIdentity, clean: bool) -> KnownLog:
     segments = sorted(path.glob("*.seg"))
     pieces = [piece for segment in segments for piece in _pieces(segment, root)]
     assert len(segments) > 3
-    states = [hard_states(r for each in batches[:count] for r in each) for count in range(BATCHES + 1)]
+    more = [batch(identity.log, number) for number in range(BATCHES, BATCHES + MORE)]
+    batches += more
+    states = [hard_states(r for each in batches[:count] for r in each) for count in range(len(batches) + 1)]
     stamps = {each.relative_to(root): each.read_bytes()[:STAMP_BYTES] for each in segments}
     return KnownLog(identity, path.relative_to(root), batches, states, pieces, ends, stamps, indexed, mark)
 
@@ -159,7 +164,7 @@ def least_kept(known: KnownDirectory, log: KnownLog, root: Path) -> int:
         default=0,
     )
     now = {file: _bytes(root / file) for file in log.stamps}
-    first_bad = len(log.batches)
+    first_bad = BATCHES
     for piece in log.pieces:
         data = now[piece.file]
         if data[:STAMP_BYTES] == log.stamps[piece.file]:

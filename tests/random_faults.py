@@ -23,13 +23,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
+from paxmux.plugins.storage.index import MOST_DEATHS
 from tests.crash_points import many_folders
 from tests.fault_judge import judge
 from tests.known_directory import KnownDirectory, made
-from tests.random_fault import strike
+from tests.random_fault import Done, strike
 
 DEADLINE_S = 60.0
 PROGRESS_EVERY = 1000
+DIED_FIRST = "the process died"
 
 
 class Trial(NamedTuple):
@@ -48,13 +50,18 @@ class Trial(NamedTuple):
 
 
 def try_one(known: list[KnownDirectory], folder: Path, seed: int, number: int) -> Trial:
-    """Make a fault in a copy of one of the directories, and judge it. Never raises for what it finds."""
+    """Make a fault in a copy of one of the directories, and judge it. Never raises for what it finds.
+
+    Where a process died of the same number, what it left is judged again.
+    """
     rng = random.Random(f"{seed}/{number}")
     directory = rng.choice(known)
-    root = folder / f"trial-{os.getpid()}"
-    shutil.copytree(directory.path, root)
+    root = folder / f"trial-{number}"
+    left = root.exists()
+    if not left:
+        shutil.copytree(directory.path, root)
+    done = Done("again", (), "") if left else strike(root, rng)
     try:
-        done = strike(root, rng)
         state = "clean" if directory.clean else "killed"
         try:
             verdict = judge(directory, root, bootstrap=rng.random() < 0.5)
@@ -72,6 +79,7 @@ class Pool:
         self._known, self._folder, self._seed = known, folder, seed
         self._wanted = children
         self._children: dict[int, _Child] = {}
+        self._died: dict[int, list[int]] = {}
 
     def run(self, numbers: Iterator[int]) -> Iterator[Trial]:
         """Try these numbers; results in any order."""
@@ -109,12 +117,18 @@ class Pool:
                 del self._children[answers]
                 status = child.end()
             if trial is None:
-                yield Trial(child.number, "", (), "died", f"with {status}")
+                self._died.setdefault(child.number, []).append(status)
+                if len(self._died[child.number]) < MOST_DEATHS + 1:
+                    # As a node starts a worker again.
+                    self._start(iter([child.number]))
+                    continue
+                yield Trial(child.number, "", (), "died", f"with {self._died[child.number]}")
                 self._start(numbers)
                 continue
             if number is not None:
                 child.ask(number)
-            yield trial
+            deaths = self._died.get(trial.number)
+            yield trial if deaths is None or trial.bad else trial._replace(outcome=f"{DIED_FIRST}, then {trial.outcome}")
 
 
 class _Child:
