@@ -114,7 +114,9 @@ def _check_states(states: dict[int, HardState], records: list[tuple[int, int, in
         raise Wrong(f"other states after it was used and opened again: {states}")
 
 
-def _check_values(its: KnownLog, log: SegmentLog, count: int, more: list[list[tuple[int, int, int, int, int, bytes]]]) -> str:
+def _check_values(
+    its: KnownLog, log: SegmentLog, count: int, more: list[list[tuple[int, int, int, int, int, bytes]]]
+) -> str:
     """Every value is right or refused; the words of a refusal, if there was one."""
     refused = ""
     for (group, instance), expected in values(r for each in its.batches[:count] + more for r in each).items():

@@ -135,7 +135,14 @@ def duplicate(hand: _Hand) -> Done:
         other = hand.file(filled=False)
     else:
         number = hand.rng.randrange(100)
-        names = (f"{number:010d}.seg", f"{number:010d}.seg.tmp", "index.bad", "index.opening", "CLEAN", "copy")
+        names = (
+            f"{number:010d}.seg",
+            f"{number:010d}.seg.tmp",
+            "index.bad",
+            "index.opening",
+            "CLEAN",
+            "copy",
+        )
         other = file.with_name(hand.rng.choice(names))
     if other != file:
         shutil.copyfile(file, other)

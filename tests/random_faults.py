@@ -128,7 +128,11 @@ class Pool:
             if number is not None:
                 child.ask(number)
             deaths = self._died.get(trial.number)
-            yield trial if deaths is None or trial.bad else trial._replace(outcome=f"{DIED_FIRST}, then {trial.outcome}")
+            yield (
+                trial
+                if deaths is None or trial.bad
+                else trial._replace(outcome=f"{DIED_FIRST}, then {trial.outcome}")
+            )
 
 
 class _Child:
@@ -175,9 +179,7 @@ class _Child:
         return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
 
 
-def _try_all(
-    known: list[KnownDirectory], folder: Path, seed: int, asked: int, answered: int
-) -> NoReturn:
+def _try_all(known: list[KnownDirectory], folder: Path, seed: int, asked: int, answered: int) -> NoReturn:
     try:
         with open(asked, encoding="ascii") as questions, open(answered, "w", encoding="utf-8") as answers:
             for line in questions:
@@ -217,7 +219,9 @@ def main() -> int:
                 bad.append(trial)
                 sys.stdout.write(f"--only {trial.number}: {trial.outcome} {trial.words}\n")
             if done % PROGRESS_EVERY == 0:
-                sys.stdout.write(f"{done} of {asked.count}, {time.monotonic() - begun_s:.0f} s, {len(bad)} bad\n")
+                sys.stdout.write(
+                    f"{done} of {asked.count}, {time.monotonic() - begun_s:.0f} s, {len(bad)} bad\n"
+                )
                 sys.stdout.flush()
     for outcome in sorted({outcome for outcome, _ in outcomes}):
         kinds = {kind: count for (each, kind), count in sorted(outcomes.items()) if each == outcome}
