@@ -122,7 +122,7 @@ def _check_values(
     for (group, instance), expected in values(r for each in its.batches[:count] + more for r in each).items():
         for read in (
             lambda g=group, i=instance: log.read(g, i),
-            lambda g=group, i=instance: [each[1:] for each in log.read_range(g, i, 1, 1)][0],
+            lambda g=group, i=instance: next((each[1:] for each in log.read_range(g, i, 1, 1)), None),
         ):
             try:
                 found = read()

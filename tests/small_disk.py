@@ -1,4 +1,4 @@
-"""A log on a disk that is full while a file says so, as a storage plugin: for nodes in processes of their own.
+"""A log on a disk that is full while a file says so, as a storage plugin: for nodes with real workers.
 
 The disk refuses to allocate, as a full one does; nothing else is different.
 """

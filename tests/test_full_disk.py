@@ -1,5 +1,5 @@
-"""Three real nodes under load, and the file system of one of them is full: its callers are refused, the others
-go on, and once there is room it takes part again, without a restart. Nothing acknowledged is lost."""
+"""Three real nodes under load, and the file system of one of them is full: its callers are refused, the
+others go on, and once there is room it takes part again, without a restart. Nothing acknowledged is lost."""
 
 from __future__ import annotations
 

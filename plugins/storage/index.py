@@ -5,7 +5,7 @@ anything is wrong it is declared unusable, set aside, and made anew from the seg
 
     chunks: group u16, chunk number u64, big-endian -> crc u32 | positions u64, native order
     states: group u16, big-endian                   -> crc u32 | eight integers
-    meta:   b"log"                                  -> crc u32 | version, identity, two positions, oldest, two digests
+    meta:   b"log"                                  -> crc u32 | version, identity, 3 positions, 2 digests
 """
 
 from __future__ import annotations
