@@ -39,6 +39,10 @@ class WorkerBoot(msgspec.Struct, tag="worker", forbid_unknown_fields=True, kw_on
     founding: Founding
     create_log: bool
     """The log may be missing: this node has not served yet."""
+    cleaning: bool
+    """Whether anything is forgotten, and room made from it, until the worker is told otherwise."""
+    log_sync: dict[int, bool] = {}
+    """What `Node.set_log_sync` last said of groups."""
     cpus: list[int]
     sys_path: list[str]
 
@@ -53,6 +57,22 @@ class RouterBoot(msgspec.Struct, tag="router", forbid_unknown_fields=True, kw_on
     incarnation: int
     workers: int
     founding: Founding | None
+    sys_path: list[str]
+
+
+class MoverBoot(msgspec.Struct, tag="mover", forbid_unknown_fields=True, kw_only=True):
+    """First message to the process that moves groups between logs while no worker runs."""
+
+    options: Options
+    node_id: int
+    seat: int
+    founding: Founding
+    hosts: list[int]
+    """For each group the log that has it."""
+    wanted: list[int]
+    """For each group the log that is to have it."""
+    logs_made: bool
+    """Every log of `hosts` was made: one that is missing was lost."""
     sys_path: list[str]
 
 
@@ -100,6 +120,20 @@ class StatusReply(msgspec.Struct, tag="status_reply", forbid_unknown_fields=True
     status: dict[str, Any]
 
 
+class Copied(msgspec.Struct, tag="copied", forbid_unknown_fields=True, kw_only=True):
+    """From a mover: how far it is. The groups that are done have everything in their new logs, synced."""
+
+    groups: int
+    """To move."""
+    groups_done: int
+    values: int
+    """Copied in this life of the process."""
+    bytes: int
+    """Of those values."""
+    complete: bool
+    """All groups are done, and all logs closed: the last word of a mover."""
+
+
 class RingBroken(msgspec.Struct, tag="ring_broken", forbid_unknown_fields=True, kw_only=True):
     """From the router process: the network rings of this life of a worker make no sense; they were
     detached, and the worker must be replaced."""
@@ -116,5 +150,6 @@ class Failed(msgspec.Struct, tag="failed", forbid_unknown_fields=True, kw_only=T
     kind: Literal["cannot_boot", "storage"]
 
 
-ToChild = WorkerBoot | RouterBoot | AttachWorker | DetachWorker | StatusAsk | Stop
-FromChild = Ready | Founded | RingBroken | StatusReply | Failed
+Boot = WorkerBoot | RouterBoot | MoverBoot
+ToChild = Boot | AttachWorker | DetachWorker | StatusAsk | Stop
+FromChild = Ready | Founded | Copied | RingBroken | StatusReply | Failed

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
-from paxmux.engine.options import LimitOptions, ProposalOptions, TimerOptions
+from paxmux.engine.errors import DataDirError
+from paxmux.engine.options import LimitOptions, ProposalOptions, StorageOptions, TimerOptions
 from paxmux.engine.paxos import value as values
 from paxmux.engine.paxos.group import Group
 from paxmux.engine.paxos.quorum import Members
@@ -18,9 +19,12 @@ from paxmux.engine.paxos.timers import MS, Bounds, Timers
 from paxmux.engine.state_machine import StateMachine
 from paxmux.engine.storage import EMPTY_STATE, Log, StorageDamaged
 from paxmux.shards.applier import Applier
+from paxmux.shards.log_sync import LogSync
 from paxmux.shards.outlet import FrameSink, Outlet
 from paxmux.shards.requests import Reply
-from paxmux.shards.turn import Turn
+from paxmux.shards.turn import DEFAULT_STORAGE, Turn
+
+NO_SEAT: Final = 0
 
 
 class Identity(NamedTuple):
@@ -48,6 +52,8 @@ def build_turn(
     timers: TimerOptions,
     proposals: ProposalOptions,
     limits: LimitOptions,
+    storage: StorageOptions = DEFAULT_STORAGE,
+    log_sync: LogSync | None = None,
 ) -> Turn:
     """Recover `log` and build the turn over it; it is not started yet.
 
@@ -60,13 +66,19 @@ def build_turn(
         members: the voters.
         rng: for pauses and choices of peers.
         now: in ns.
-        timers, proposals, limits: as in the options.
+        timers, proposals, limits, storage: as in the options.
+        log_sync: of the log, not begun; every turn is synced without one.
 
     Raises:
         StorageDamaged, StorageFailed: by `Log.recover`.
+        DataDirError: the state machines need what the log has forgotten.
         ConfigError: a machine's `applied_instance_id` makes no sense.
     """
     states = log.recover()
+    lost: frozenset[int] = frozenset()
+    if log_sync is not None:
+        log_sync.begin()
+        lost = log_sync.lost
     durations, bounds = timers_of(timers, proposals), bounds_of(limits, proposals)
     groups: dict[int, Group] = {}
     appliers: dict[int, Applier] = {}
@@ -75,7 +87,8 @@ def build_turn(
         groups[index] = Group(
             index,
             me=identity.node,
-            seat=identity.seat,
+            # In no seat: it learns, and takes part in nothing.
+            seat=NO_SEAT if index in lost else identity.seat,
             incarnation=identity.incarnation,
             members=members,
             rng=rng,
@@ -96,6 +109,7 @@ def build_turn(
             (identity.node, identity.incarnation),
             limits.max_value_bytes,
         )
+        check_replay(appliers[index], log)
     outlet = Outlet(
         sink,
         [node for node in members.seats if node != identity.node],
@@ -114,8 +128,20 @@ def build_turn(
         outlet,
         replies,
         serve_max_bytes=limits.catch_up_max_bytes,
+        storage=storage,
         notice_delay=timers.notice_ms * MS if len(members.seats) > 1 else 0,
+        log_sync=log_sync,
     )
+
+
+def check_replay(applier: Applier, log: Log) -> None:
+    """Raise a `DataDirError` if the state machines of a group cannot be brought up from its log."""
+    first = log.first(applier.group)
+    if applier.machines and applier.next < first:
+        raise DataDirError(
+            f"group {applier.group}: its state machines are to go on from instance {applier.next}, but the"
+            f" log begins at {first}: what they had stored durably before is not there. Bring it back"
+        )
 
 
 def chain_at(log: Log, group: int, instance: int) -> values.Chain:

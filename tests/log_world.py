@@ -16,7 +16,8 @@ from paxmux.engine.paxos.value import FIRST, Entry, chain_after, encode
 from paxmux.engine.storage import LogIdentity, Record
 from paxmux.plugins.storage.segment import SegmentLog
 from paxmux.shards.cluster import make_founding
-from paxmux.shards.identity import LOGS, FoundingStore, create, read_identity
+from paxmux.shards.identity import FoundingStore, create, read_identity
+from paxmux.shards.log_directories import LOGS
 from paxmux.tools.log.directory import LogDirectory
 from paxmux.tools.log.walk import Event, Walk
 from tests.storage_model import ACCEPT, DECIDED, LEARNED, PROMISE
@@ -55,7 +56,8 @@ class Replica:
         founding = make_founding(seats, self.groups)
         store = FoundingStore(self.path)
         store.record(founding, active=True)
-        store._write(msgspec.structs.replace(store.reload(), workers=self.logs, layout="test", logs=True))
+        hosts = tuple(group % self.logs for group in range(self.groups))
+        store._write(msgspec.structs.replace(store.reload(), hosts=hosts, logs=True))
         self.identities = [
             LogIdentity(founding.cluster, self.node, self.seat, number) for number in range(self.logs)
         ]

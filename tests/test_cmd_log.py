@@ -406,7 +406,7 @@ def test_what_is_no_data_directory_is_told_plainly(
     (stranger / "x").touch()
     file.touch()
     shutil.copytree(full.path, newer)
-    overwrite(newer / "logs" / "0" / "0000000000.seg", 8, b"\x02")
+    overwrite(newer / "logs" / "1" / "0000000000.seg", 8, b"\x02")
     shutil.copytree(full.path, damaged)
     flip(damaged / IDENTITY_FILE, 60, 0x01)
     expected = {

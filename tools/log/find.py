@@ -52,6 +52,8 @@ def find_instance(directory: DataDirectory, group: int, instance: int) -> Found:
     """
     found = Found()
     for log in directory.logs:
+        if log.groups is not None and group not in log.groups:
+            continue
         mine = Found()
         first, last = _span(log, group, instance)
         _read(log, group, instance, first, last, mine)

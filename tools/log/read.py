@@ -81,7 +81,7 @@ class LogReading:
         with Walk(self.log) as walk:
             for event in walk.events():
                 if isinstance(event, Batch):
-                    values = self.groups.take(event)
+                    values = self.groups.take(_of_groups(event, self.log.groups))
                     self._count(event, len(values))
                     if values and each is not None:
                         each(values)
@@ -132,3 +132,12 @@ class LogReading:
             case Tail():
                 self.tails.append(event)
                 yield event
+
+
+def _of_groups(batch: Batch, groups: frozenset[int] | None) -> Batch:
+    """A batch without the records of groups that live in other logs."""
+    if groups is None or groups.issuperset([record[1] for record in batch.records]):
+        return batch
+    pairs = zip(batch.records, batch.positions, strict=True)
+    kept = [pair for pair in pairs if pair[0][1] in groups or pair[0][0] == OPENING]
+    return batch._replace(records=[pair[0] for pair in kept], positions=[pair[1] for pair in kept])
