@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from unittest import mock
 
 from paxmux.plugins.storage import index
-from paxmux.shards import identity
+from paxmux.shards import durable_file
 from tests.disk_model import Event
 from tests.lmdb_disk import NO_SYNC, NO_WRITE, broken, descriptors_of
 
@@ -92,7 +92,7 @@ class Calls:
             stack.enter_context(mock.patch.object(os, "open", functools.partial(self._open, os.open)))
             stack.enter_context(mock.patch.object(index, "lmdb", _Lmdb(self, index.lmdb)))
             wrapped = functools.partial(_Written, self)
-            stack.enter_context(mock.patch.object(identity, "open", wrapped, create=True))
+            stack.enter_context(mock.patch.object(durable_file, "open", wrapped, create=True))
             yield self
 
     def lift(self) -> None:

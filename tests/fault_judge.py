@@ -17,10 +17,9 @@ from paxmux.shards.identity import DataDir, open_data_dir
 from tests.known_directory import (
     BATCHES,
     GROUPS,
-    LAYOUT,
+    HOSTS,
     NODE,
     SEGMENT_BYTES,
-    WORKERS,
     KnownDirectory,
     KnownLog,
     least_kept,
@@ -32,7 +31,7 @@ CUT = "cut: an end that nothing proves"
 REFUSED_DIRECTORY = "refused: the data directory"
 REFUSED_LOG = "refused: the log"
 REFUSED_VALUE = "refused: a value, when it is read"
-NAMED = re.compile(r"\d{10}\.seg|segment \d+|index|CLEAN|LOCK|identity\.json|/logs\b")
+NAMED = re.compile(r"\d{10}\.seg|segment \d+|index|CLEAN|LOCK|identity\.json|layout\.epoch|/logs\b")
 
 
 class Verdict(NamedTuple):
@@ -67,9 +66,7 @@ def judge(known: KnownDirectory, root: Path, *, bootstrap: bool) -> Verdict:
 
 
 def _opened(root: Path, bootstrap: bool) -> DataDir:
-    return open_data_dir(
-        root, node_id=NODE, groups=GROUPS, workers=WORKERS, layout=LAYOUT, bootstrap=bootstrap
-    )
+    return open_data_dir(root, node_id=NODE, groups=GROUPS, hosts=HOSTS, bootstrap=bootstrap)
 
 
 def _judge_log(known: KnownDirectory, its: KnownLog, root: Path, create: bool) -> Verdict:

@@ -289,7 +289,7 @@ ELSEWHERE: Final[tuple[tuple[Row, str, str], ...]] = tuple(
         ),
         (
             IDENTITY,
-            "test_another_node_group_count_or_layout_is_named",
+            "test_another_node_or_group_count_is_named",
             "data directory of another node or cluster",
             "identity: of another node",
             "`DataDirError` with both",
@@ -300,6 +300,20 @@ ELSEWHERE: Final[tuple[tuple[Row, str, str], ...]] = tuple(
             "data directory of another node or cluster",
             "log: of another node or cluster",
             REFUSED,
+        ),
+        (
+            IDENTITY,
+            "test_a_switch_that_was_cut_off_is_completed_at_the_next_start",
+            "duplicated or swapped file",
+            "identity: its own of before a change of layout",
+            "`DataDirError`: groups have left the logs that it names",
+        ),
+        (
+            IDENTITY,
+            "test_a_switch_that_was_cut_off_is_completed_at_the_next_start",
+            "flipped bits",
+            "epoch of the layout",
+            "`DataDirError` with the file",
         ),
         (
             FOUNDING,

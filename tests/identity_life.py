@@ -16,8 +16,10 @@ from tests.disk_calls import Calls
 
 NODE = 7
 GROUPS = 3
-WORKERS = 2
-LAYOUT = "test"
+HOSTS = (0, 1, 0)
+"""The log of each group, at first"""
+MOVED = (1, 1, 0)
+"""and in the end."""
 OTHERS = {8: 80, 9: 90}
 
 
@@ -63,6 +65,7 @@ class IdentityLife:
             lambda: data_dir.record(founding, active=False),
             lambda: data_dir.record(founding, active=True),
             data_dir.record_logs,
+            lambda: data_dir.switch(MOVED),
         )
         for number, step in enumerate(steps, 1):
             self._tell(tried=number)
@@ -75,9 +78,7 @@ class IdentityLife:
 
 
 def opened(path: Path, *, bootstrap: bool) -> DataDir:
-    return open_data_dir(
-        path, node_id=NODE, groups=GROUPS, workers=WORKERS, layout=LAYOUT, bootstrap=bootstrap
-    )
+    return open_data_dir(path, node_id=NODE, groups=GROUPS, hosts=HOSTS, bootstrap=bootstrap)
 
 
 def check_survivor(path: Path, said: Said) -> int:
@@ -89,9 +90,10 @@ def check_survivor(path: Path, said: Said) -> int:
             assert read_identity(directory).seat == said.seats[number]
         with opened(directory, bootstrap=not made) as data_dir:
             found = data_dir.identity
-        assert (found.node_id, found.groups, found.workers, found.layout) == (NODE, GROUPS, WORKERS, LAYOUT)
+        assert (found.node_id, found.groups, found.epoch) == (NODE, GROUPS, int(found.hosts == MOVED))
+        assert found.hosts in (HOSTS, MOVED)
         if number == 0:
-            step = (found.founding is not None) + found.active + found.logs
+            step = (found.founding is not None) + found.active + found.logs + found.epoch
             assert found.founding in (None, make_founding({NODE: found.seat, **OTHERS}, GROUPS))
             assert said.kept <= step <= said.tried
         assert read_identity(directory) == found

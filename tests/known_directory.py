@@ -22,7 +22,7 @@ from tests.storage_model import hard_states, workload
 NODE = 7
 GROUPS = 6
 WORKERS = 2
-LAYOUT = "test"
+HOSTS = tuple(group % WORKERS for group in range(GROUPS))
 SEGMENT_BYTES = 16 << 10
 HEADER_BYTES = 4096
 STAMP_BYTES = 68
@@ -92,12 +92,11 @@ def made(path: Path, *, clean: bool) -> KnownDirectory:
     """Make one; its process stopped cleanly, or was killed."""
     seat = create(path, NODE, GROUPS).seat
     founding = make_founding({NODE: seat, 8: 80, 9: 90}, GROUPS)
-    with open_data_dir(
-        path, node_id=NODE, groups=GROUPS, workers=WORKERS, layout=LAYOUT, bootstrap=False
-    ) as data_dir:
+    with open_data_dir(path, node_id=NODE, groups=GROUPS, hosts=HOSTS, bootstrap=False) as data_dir:
         data_dir.record(founding, active=True)
         logs = [_log(path, LogIdentity(founding.cluster, NODE, seat, n), clean) for n in range(WORKERS)]
         data_dir.record_logs()
+        data_dir.switch(HOSTS)
     files = {each.relative_to(path): each.read_bytes() for each in path.rglob("*") if each.is_file()}
     return KnownDirectory(path, clean, logs, files)
 

@@ -15,7 +15,7 @@ from paxmux.plugins.storage.directory import Directory
 from paxmux.plugins.storage.recovery import Recovery
 from paxmux.plugins.storage.segment_file import SegmentFile
 from paxmux.plugins.storage.segmented import SegmentedLog
-from paxmux.shards import identity
+from paxmux.shards import durable_file
 from tests.crash_points import LOST, many_folders, power_cuts, recorded
 
 IMAGES = 2
@@ -115,7 +115,7 @@ def mark_that_is_not_synced() -> Patch:
 
 
 def identity_that_is_not_synced() -> Patch:
-    return mock.patch.object(identity, "os", _SyncsNoFiles())
+    return mock.patch.object(durable_file, "os", _SyncsNoFiles())
 
 
 MISTAKES = {
