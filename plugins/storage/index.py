@@ -182,17 +182,17 @@ class Index:
             return
         try:
             with self._env.begin() as txn:
-                digest = self._digest(txn, self._chunks)
+                digest = self._digest(txn, _CHUNKS)
         except lmdb.Error as error:
             raise self._unusable(f"reading: {error}") from error
         if digest != self._digests[_CHUNKS]:
             raise self._unusable("some of its chunks are missing, or are older ones")
         self._whole = True
 
-    def _digest(self, txn: lmdb.Transaction, database: object) -> int:
+    def _digest(self, txn: lmdb.Transaction, which: int) -> int:
         digest = 0
-        for key, data in txn.cursor(db=database):
-            self._checked(key, data)
+        for key, data in txn.cursor(db=self._states if which == _STATES else self._chunks):
+            self._checked(bytes(key), bytes(data))
             digest ^= _crc_of(data)
         return digest
 
@@ -294,7 +294,7 @@ class Index:
         with self._env.begin() as txn:
             meta = txn.get(_META_KEY, db=self._meta)
             if meta is None:
-                self._digests = [self._digest(txn, each) for each in (self._chunks, self._states)]
+                self._digests = [self._digest(txn, each) for each in (_CHUNKS, _STATES)]
                 return
             body = self._checked(_META_KEY, meta)
             if len(body) != _META.size:
@@ -307,7 +307,7 @@ class Index:
             for key, data in txn.cursor(db=self._states):
                 (group,) = _GROUP.unpack(key)
                 self.states[group] = GroupState(*_STATE.unpack(self._checked(key, data)))
-            if self._digest(txn, self._states) != digests[_STATES]:
+            if self._digest(txn, _STATES) != digests[_STATES]:
                 raise self._unusable("some of its hard states are missing, or are older ones")
         self._digests = digests
         self.position, self.proven, self.oldest = position, proven, oldest
@@ -338,7 +338,7 @@ def drop_set_aside(directory: Path) -> None:
         shutil.rmtree(path)
 
 
-def _crc_of(entry: bytes | None) -> int:
+def _crc_of(entry: bytes | memoryview[int] | None) -> int:
     return int.from_bytes(entry[: _CRC.size], "little") if entry is not None else 0
 
 
