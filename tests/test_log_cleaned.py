@@ -251,6 +251,12 @@ def test_of_a_group_that_left_nothing_is_shown(tmp_path: Path, capsys: Out) -> N
     check(made)
     (only,) = document(capsys, "show", made.path)["logs"]
     assert [each["group"] for each in only["groups"]] == [0, 1, 3]
+    assert main(["log", "dump", str(made.path), "--json"]) == ExitCode.OK
+    lowest: dict[int, int] = {}
+    for each in map(json.loads, capsys.readouterr().out.splitlines()):
+        if "instance" in each:
+            lowest[each["segment"]] = min(each["instance"], lowest.get(each["segment"], each["instance"]))
+    assert {each["segment"]: each["lowest_instance"] for each in only["segments"] if each["used"]} == lowest
     assert main(["log", "get", str(made.path), "2", str(made.instances[2] - 1)]) == ExitCode.FAILED
     assert "is in this log: it is empty" in capsys.readouterr().err
     assert main(["log", "dump", str(made.path), "--group", "2", "--from", "1000", "--json"]) == ExitCode.OK

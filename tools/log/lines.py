@@ -28,6 +28,7 @@ from paxmux.plugins.storage.record import (
 )
 from paxmux.tools.log.fault import ballot_text, chain_text
 from paxmux.tools.log.find import Found, FoundValue
+from paxmux.tools.log.read import WITHOUT_INSTANCE
 from paxmux.tools.log.rows import is_no_op
 
 KINDS = {
@@ -57,7 +58,7 @@ def record_document(log: int, at: int, record: Record, *, upkeep: bool) -> dict[
     if kind == OPENING:
         return document | {"oldest_needed": instance}
     document["group"] = group
-    if kind != RELEASED:
+    if kind not in WITHOUT_INSTANCE:
         document["instance"] = instance
     if kind not in WITHOUT_BALLOT:
         document |= {"round": round_, "node": node}
@@ -80,7 +81,7 @@ def record_line(log: int, at: int, record: Record, *, upkeep: bool) -> str:
     if kind == OPENING:
         return f"{place} oldest segment needed {instance}"
     text = f"{place} group {group}"
-    if kind != RELEASED:
+    if kind not in WITHOUT_INSTANCE:
         text += f" instance {instance}"
     if kind not in WITHOUT_BALLOT:
         text += f" ballot {ballot_text((round_, node))}"

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Final
 
-from paxmux.plugins.storage.record import OPENING
+from paxmux.plugins.storage.record import OPENING, RELEASED
 from paxmux.plugins.storage.scan import Batch
 from paxmux.plugins.storage.segment_file import SegmentFile
 from paxmux.tools.log.directory import LogDirectory
@@ -19,6 +20,9 @@ from paxmux.tools.log.group import Value
 from paxmux.tools.log.groups import Groups
 from paxmux.tools.log.survey import Survey
 from paxmux.tools.log.walk import Begin, Damage, Event, Removed, Reserved, Tail, Used, Walk
+
+WITHOUT_INSTANCE: Final = frozenset({OPENING, RELEASED})
+"""Records of these kinds are about no instance in particular."""
 
 
 @dataclass
@@ -110,7 +114,7 @@ class LogReading:
         counts.bytes += batch.end - batch.begin
         use.batches += 1
         use.records += len(batch.records)
-        instances = [record[2] for record in batch.records if record[0] != OPENING]
+        instances = [record[2] for record in batch.records if record[0] not in WITHOUT_INSTANCE]
         if instances:
             low, high = min(instances), max(instances)
             use.lowest = low if use.lowest is None else min(use.lowest, low)
