@@ -41,6 +41,10 @@ class File:
         self.durable = self.image(random.Random(0), 1.0)
         self.pending.clear()
 
+    def cut(self, rng: random.Random) -> bytes:
+        """The bytes that a power cut may leave."""
+        return bytes(self.image(rng, rng.choice(SHARES)))
+
     def image(self, rng: random.Random, share: float) -> bytearray:
         """The bytes after a power cut that spares a `share` of the sectors under way."""
         image = bytearray(self.durable)
@@ -157,7 +161,7 @@ def _write(folder: Folder, to: Path, rng: random.Random, share: float | None) ->
         if isinstance(node, Folder):
             _write(node, to / name, rng, share)
         else:
-            (to / name).write_bytes(node.image(rng, rng.choice(SHARES) if share is None else share))
+            (to / name).write_bytes(node.cut(rng) if share is None else node.image(rng, share))
 
 
 def put(image: bytearray, offset: int, data: bytes) -> None:

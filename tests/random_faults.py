@@ -112,27 +112,29 @@ class Pool:
         for answers in ready:
             child = self._children[answers]
             trial = child.answer()
-            number = None if trial is None else next(numbers, None)
-            if trial is None or number is None:
-                del self._children[answers]
-                status = child.end()
             if trial is None:
-                self._died.setdefault(child.number, []).append(status)
-                if len(self._died[child.number]) < MOST_DEATHS + 1:
-                    # As a node starts a worker again.
-                    self._start(iter([child.number]))
-                    continue
-                yield Trial(child.number, "", (), "died", f"with {self._died[child.number]}")
-                self._start(numbers)
+                yield from self._bury(child, numbers)
                 continue
+            if trial.number in self._died and not trial.bad:
+                trial = trial._replace(outcome=f"{DIED_FIRST}, then {trial.outcome}")
+            yield trial
+            number = next(numbers, None)
             if number is not None:
                 child.ask(number)
-            deaths = self._died.get(trial.number)
-            yield (
-                trial
-                if deaths is None or trial.bad
-                else trial._replace(outcome=f"{DIED_FIRST}, then {trial.outcome}")
-            )
+            else:
+                del self._children[answers]
+                child.end()
+
+    def _bury(self, child: _Child, numbers: Iterator[int]) -> Iterator[Trial]:
+        """What it died of is tried by another one, as a node starts a worker again."""
+        del self._children[child.answers]
+        died = self._died.setdefault(child.number, [])
+        died.append(child.end())
+        if len(died) <= MOST_DEATHS:
+            self._start(iter([child.number]))
+        else:
+            yield Trial(child.number, "", (), "died", f"with {died}")
+            self._start(numbers)
 
 
 class _Child:

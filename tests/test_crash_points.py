@@ -32,6 +32,8 @@ KINDS = {
 
 @fault("kill -9 at every call that changes the disk", "log", "nothing acknowledged is lost; starts again")
 @fault("kill -9 at every call that changes the disk", "identity", "the old or the new identity; starts again")
+@pytest.mark.slow
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("life", LIFE_NAMES)
 def test_kill_at_every_call(life: str, record_property: pytest.RecordProperty) -> None:
     with many_folders() as folder, CrashServer() as server:

@@ -61,6 +61,8 @@ def meant(life: str, call: Call) -> set[str]:
 )
 @fault("ENOSPC and EIO at each call: clean stop", "log", "`StorageFailed`; no mark, or a right one")
 @fault("ENOSPC and EIO at each call", "identity", "`DataDirError` or `StorageFailed`; old or new")
+@pytest.mark.slow
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("life", LIFE_NAMES)
 def test_every_call_fails_once(life: str, record_property: pytest.RecordProperty) -> None:
     outcomes: Counter[tuple[str, str]] = Counter()
