@@ -192,7 +192,7 @@ class Serving:
             group.inquiry.fence(problem, fx)
 
     def _problem(self, group: Group) -> str | None:
-        first = max(0, group.instance - VERIFY_COUNT)
+        first = max(self._log.first(group.index), group.instance - VERIFY_COUNT)
         chain = values.FIRST if first == 0 else None
         try:
             found = self._log.read_range(group.index, first, group.instance - first, VERIFY_BYTES)
