@@ -106,19 +106,33 @@ def _copy(group: int, source: Log, here: HardState, target: Log, there: HardStat
         _write(target, [(RecordKind.LEARNED, group, *value) for value in found])
         instance = found[-1][0] + 1
         yield Copy(len(found), sum([len(value[3]) for value in found]), False)
-    votes: list[Record] = []
+    last = last_records(group, here, there, first)
+    if last:
+        _write(target, last)
+    yield Copy(0, 0, True)
+
+
+def last_records(group: int, here: HardState, there: HardState, first: int) -> list[Record]:
+    """What a target lacks of a group whose decided values it has: accepted value, promise, and what need not
+    be kept.
+
+    Args:
+        group: its index.
+        here: what its source has.
+        there: what the target had before any value was copied; or less.
+        first: the first instance whose value the source has.
+    """
+    records: list[Record] = []
     known = there.promised
     if here.accepted != NULL_BALLOT:
         known = max(known, here.accepted)
         if (there.instance, there.accepted) != (here.instance, here.accepted):
-            votes.append((RecordKind.ACCEPT, group, here.instance, *here.accepted, here.value))
+            records.append((RecordKind.ACCEPT, group, here.instance, *here.accepted, here.value))
     if here.promised > known:
-        votes.append((RecordKind.PROMISE, group, here.instance, *here.promised, b""))
+        records.append((RecordKind.PROMISE, group, here.instance, *here.promised, b""))
     if first:
-        votes.append((FORGOTTEN, group, first, 0, 0, b""))
-    if votes:
-        _write(target, votes)
-    yield Copy(0, 0, True)
+        records.append((FORGOTTEN, group, first, 0, 0, b""))
+    return records
 
 
 def _write(target: Log, records: Sequence[Record]) -> None:

@@ -28,7 +28,16 @@ class CallKind(IntEnum):
     """Group is ignored; the answer is JSON about every group of the worker."""
     LINEARIZABLE_QUERY = 5
     """As `QUERY`, but of a state that has in it everything acknowledged anywhere before the call."""
+    LET_GO = 6
+    """Orders, which have no answer; argument is the number of the move. This one: take no part in the group
+    from now on, and hand it over. Nothing that concerns the group follows in the ring."""
+    TAKE_UP = 7
+    """Host the group: one that arrived, or one that was let go and has to stay."""
+    LEAVE = 8
+    """Another worker has the group for good: forget it."""
 
+
+ORDERS = frozenset({CallKind.LET_GO, CallKind.TAKE_UP, CallKind.LEAVE})
 
 Call = tuple[int, int, int, int, int, bytes]
 """(seq, kind, group, deadline_ns, argument, payload); the deadline as in a proposal."""

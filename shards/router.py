@@ -191,6 +191,13 @@ class Router:
         self._targets.clear()
         self._drain_soon()
 
+    def set_groups(self, worker: int, generation: int, groups: list[int]) -> None:
+        """This life of a worker hosts these groups from now on; nothing changes if it is over."""
+        link = self._links.get(worker)
+        if link is not None and link.generation == generation:
+            self._links[worker] = link._replace(mask=sum(1 << group for group in groups))
+            self._targets.clear()
+
     def detach_worker(self, worker: int) -> None:
         """The worker is dead, or never was attached: forget it and unmap its rings."""
         link = self._links.pop(worker, None)

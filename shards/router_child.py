@@ -28,6 +28,7 @@ from paxmux.shards.boot import (
     Ready,
     RingBroken,
     RouterBoot,
+    SetGroups,
     StatusAsk,
     StatusReply,
 )
@@ -112,6 +113,11 @@ class RouterChild:
                 AttachWorker(worker=worker, generation=generation, groups=groups),
                 [from_worker, to_worker, bell.fileno()],
             )
+
+    def set_groups(self, worker: int, generation: int, groups: list[int]) -> None:
+        """See `RouterHost`."""
+        if self._child is not None:
+            self._child.send(SetGroups(worker=worker, generation=generation, groups=groups))
 
     def detach_worker(self, worker: int) -> None:
         """See `RouterHost`."""

@@ -51,6 +51,10 @@ class RouterHost(Protocol):
         """A worker (again) exists. The descriptors of its fresh network rings stay the caller's."""
         ...
 
+    def set_groups(self, worker: int, generation: int, groups: list[int]) -> None:
+        """This life of a worker hosts these groups from now on."""
+        ...
+
     def detach_worker(self, worker: int) -> None:
         """The worker is dead: its rings are not touched any more."""
         ...

@@ -28,6 +28,7 @@ from paxmux.shards.boot import (
     Ready,
     RingBroken,
     RouterBoot,
+    SetGroups,
     StatusAsk,
     StatusReply,
     Stop,
@@ -132,6 +133,8 @@ class RouterProcess:
                 return
             case DetachWorker():
                 self._detach(message.worker)
+            case SetGroups():
+                self._router.set_groups(message.worker, message.generation, message.groups)
             case StatusAsk():
                 if not self._outbox:
                     self._say(StatusReply(ask=message.ask, status=self._router.status()))

@@ -16,7 +16,7 @@ from paxmux.engine.paxos.group import Group
 from paxmux.engine.paxos.quorum import Members
 from paxmux.engine.paxos.timers import MS, Bounds, Timers
 from paxmux.engine.state_machine import StateMachine
-from paxmux.engine.storage import EMPTY_STATE, Log, StorageDamaged
+from paxmux.engine.storage import EMPTY_STATE, HardState, Log, StorageDamaged
 from paxmux.shards.applier import Applier
 from paxmux.shards.outlet import FrameSink, Outlet
 from paxmux.shards.requests import Reply
@@ -35,6 +35,64 @@ class Identity(NamedTuple):
     generation: int
 
 
+class GroupMaker:
+    """Makes groups and their appliers from what a log has of them."""
+
+    def __init__(
+        self,
+        identity: Identity,
+        log: Log,
+        replies: list[Reply],
+        members: Members,
+        rng: random.Random,
+        timers: TimerOptions,
+        proposals: ProposalOptions,
+        limits: LimitOptions,
+    ) -> None:
+        """See `build_turn`."""
+        self._identity = identity
+        self._log = log
+        self._replies = replies
+        self._members = members
+        self._rng = rng
+        self._timers = timers_of(timers, proposals)
+        self._bounds = bounds_of(limits, proposals)
+        self._max_result_bytes = limits.max_value_bytes
+
+    def group(self, index: int, state: HardState, now: int) -> Group:
+        """A group that stands where its log says. Raises StorageDamaged: its last value cannot be read."""
+        identity = self._identity
+        return Group(
+            index,
+            me=identity.node,
+            seat=identity.seat,
+            incarnation=identity.incarnation,
+            members=self._members,
+            rng=self._rng,
+            now=now,
+            instance=state.instance,
+            promised=state.promised,
+            accepted=state.accepted,
+            value=state.value,
+            chain=chain_at(self._log, index, state.instance),
+            timers=self._timers,
+            bounds=self._bounds,
+        )
+
+    def applier(self, index: int, machines: Mapping[int, StateMachine]) -> Applier:
+        """What executes a group's values. Raises ConfigError: a machine's `applied_instance_id` makes no
+        sense."""
+        identity = self._identity
+        return Applier(
+            index,
+            machines,
+            self._log,
+            self._replies.append,
+            (identity.node, identity.incarnation),
+            self._max_result_bytes,
+        )
+
+
 def build_turn(
     identity: Identity,
     machines: Mapping[int, Mapping[int, StateMachine]],
@@ -48,6 +106,7 @@ def build_turn(
     timers: TimerOptions,
     proposals: ProposalOptions,
     limits: LimitOptions,
+    elsewhere: dict[int, HardState] | None = None,
 ) -> Turn:
     """Recover `log` and build the turn over it; it is not started yet.
 
@@ -61,41 +120,18 @@ def build_turn(
         rng: for pauses and choices of peers.
         now: in ns.
         timers, proposals, limits: as in the options.
+        elsewhere: gets what the log has of groups that are not hosted here.
 
     Raises:
         StorageDamaged, StorageFailed: by `Log.recover`.
         ConfigError: a machine's `applied_instance_id` makes no sense.
     """
     states = log.recover()
-    durations, bounds = timers_of(timers, proposals), bounds_of(limits, proposals)
-    groups: dict[int, Group] = {}
-    appliers: dict[int, Applier] = {}
-    for index in machines:
-        state = states.get(index, EMPTY_STATE)
-        groups[index] = Group(
-            index,
-            me=identity.node,
-            seat=identity.seat,
-            incarnation=identity.incarnation,
-            members=members,
-            rng=rng,
-            now=now,
-            instance=state.instance,
-            promised=state.promised,
-            accepted=state.accepted,
-            value=state.value,
-            chain=chain_at(log, index, state.instance),
-            timers=durations,
-            bounds=bounds,
-        )
-        appliers[index] = Applier(
-            index,
-            machines[index],
-            log,
-            replies.append,
-            (identity.node, identity.incarnation),
-            limits.max_value_bytes,
-        )
+    maker = GroupMaker(identity, log, replies, members, rng, timers, proposals, limits)
+    groups = {index: maker.group(index, states.get(index, EMPTY_STATE), now) for index in machines}
+    appliers = {index: maker.applier(index, machines[index]) for index in machines}
+    if elsewhere is not None:
+        elsewhere.update({index: state for index, state in states.items() if index not in groups})
     outlet = Outlet(
         sink,
         [node for node in members.seats if node != identity.node],
