@@ -60,6 +60,7 @@ class Arrival:
         """Where the group stood when it was let go."""
         self.own: dict[int, Owned] = {}
         self.calls: list[Call] = []
+        self.forwards: handover.Forwards | None = None
         self._log = log
         self._there = there
         self._have = there.instance
@@ -160,8 +161,10 @@ class Arrival:
                     self.applier.owned.setdefault(instance, {}).update(proposals)
             case Waiting(calls):
                 self.calls += calls
+            case handover.Forwards():
+                self.forwards = message
             case State(instance, promised, accepted, value, first):
-                if instance != self._have or self._applied < 0:
+                if instance != self._have or self._applied < 0 or self.forwards is None:
                     raise HandoverLost(f"it stands at {instance}, though values up to {self._have} came")
                 self.state = HardState(instance, promised, accepted, value)
                 records += last_records(self.group, self.state, self._there, first)

@@ -126,6 +126,7 @@ class Assembly:
         posts = [self._post(worker) for worker in range(self._layout.workers)]
         self._supervisor = self._rearranger.supervisor = Supervisor(self._loop, posts)
         stack.callback(self._end_requests)
+        stack.push_async_callback(self._rearranger.stop, None)
         stack.push_async_callback(self._stop_workers)
         self._waiting_for = "its router"
         await self._router.start()
@@ -195,7 +196,7 @@ class Assembly:
         self.admission.close_node("the node is stopping, or stopped")
         self._drain_until_s = self._loop.time() + drain_s
         if self.serving:
-            await self._rearranger.stop()
+            await self._rearranger.stop(drain_s)
         if not await self.pending.wait_idle(drain_s):
             log.warning("%d requests have no answer after a drain of %.1f s", self.pending.waiting, drain_s)
         self.serving = False

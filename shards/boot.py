@@ -95,6 +95,18 @@ class SetGroups(msgspec.Struct, tag="set_groups", forbid_unknown_fields=True, kw
     groups: list[int]
 
 
+class HoldFrames(msgspec.Struct, tag="hold_frames", forbid_unknown_fields=True, kw_only=True):
+    """To the router process: the group is between two workers; keep what comes for it."""
+
+    group: int
+
+
+class ReleaseFrames(msgspec.Struct, tag="release_frames", forbid_unknown_fields=True, kw_only=True):
+    """To the router process: this worker has the group that frames are kept for."""
+
+    worker: int
+
+
 class MoveOut(msgspec.Struct, tag="move_out", forbid_unknown_fields=True, kw_only=True):
     """To the worker that has a group: send its values to another one. Descriptor: an end of a pair of
     stream sockets."""
@@ -189,5 +201,17 @@ class Failed(msgspec.Struct, tag="failed", forbid_unknown_fields=True, kw_only=T
 
 
 Boot = WorkerBoot | RouterBoot | MoverBoot
-ToChild = Boot | AttachWorker | DetachWorker | SetGroups | MoveOut | MoveIn | MoveEnd | StatusAsk | Stop
+ToChild = (
+    Boot
+    | AttachWorker
+    | DetachWorker
+    | SetGroups
+    | HoldFrames
+    | ReleaseFrames
+    | MoveOut
+    | MoveIn
+    | MoveEnd
+    | StatusAsk
+    | Stop
+)
 FromChild = Ready | Founded | Copied | RingBroken | StatusReply | MoveTold | Failed

@@ -96,6 +96,8 @@ class Departure:
         self._send_owned(-1, gone.group.own)
         for at in range(0, len(gone.calls), PART_COUNT):
             socket.send(handover.Waiting(gone.calls[at : at + PART_COUNT]))
+        known = gone.group.forwarder
+        socket.send(handover.Forwards(known.known_from, known.marks, known.taken))
         while self._next < state.instance:
             self._send_slice(state.instance, state.instance)
         first = first_kept(self._log, self.group)

@@ -2,7 +2,8 @@
 
 The node makes a pair of stream sockets for each move and gives an end to each worker. Towards the
 worker that has the group goes one `Begin`; from it come `Values`, and, once the node has told it to let
-go, what else the group is: `LetGo`, `Owned`, `Waiting`, the last `Values`, and `State` as the last word.
+go, what else the group is: `LetGo`, `Owned`, `Waiting`, `Forwards`, the last `Values`, and `State` as the
+last word.
 Each message is `u32 length | msgpack`. Nothing here blocks; how much waits in a sender is its user's to
 bound, by `backlog`.
 """
@@ -15,6 +16,7 @@ from struct import Struct
 import msgspec
 
 from paxmux.engine.paxos.group import Owned as Proposal
+from paxmux.engine.paxos.value import Entry
 from paxmux.shards.requests import Call
 
 RECEIVE_BYTES = 1 << 20
@@ -59,6 +61,14 @@ class Waiting(msgspec.Struct, tag=5, array_like=True, forbid_unknown_fields=True
     calls: list[Call]
 
 
+class Forwards(msgspec.Struct, tag=7, array_like=True, forbid_unknown_fields=True):
+    """What the sender knew of proposals that other nodes handed on; see `engine.paxos.forwarder`."""
+
+    known_from: int
+    marks: dict[int, list[int]]
+    taken: dict[int, list[Entry]]
+
+
 class State(msgspec.Struct, tag=6, array_like=True, forbid_unknown_fields=True):
     """Where the group stands, as `HardState` says it: all of it is durable at the sender."""
 
@@ -70,7 +80,7 @@ class State(msgspec.Struct, tag=6, array_like=True, forbid_unknown_fields=True):
     """The first instance whose value the sender still has."""
 
 
-Message = Begin | Values | LetGo | Owned | Waiting | State
+Message = Begin | Values | LetGo | Owned | Waiting | Forwards | State
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Message).decode

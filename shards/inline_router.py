@@ -66,6 +66,14 @@ class InlineRouter:
         """See `RouterHost`."""
         self._router.set_groups(worker, generation, groups)
 
+    def hold_frames(self, group: int) -> None:
+        """See `RouterHost`."""
+        self._router.hold_frames(group)
+
+    def release_frames(self, worker: int) -> None:
+        """See `RouterHost`."""
+        self._router.release_frames(worker)
+
     def detach_worker(self, worker: int) -> None:
         """See `RouterHost`."""
         self._router.detach_worker(worker)

@@ -59,8 +59,16 @@ class Routes(Protocol):
         """
         ...
 
+    def hold_frames(self, group: int) -> None:
+        """Have frames for the group kept."""
+        ...
+
     def reroute(self) -> None:
         """Have frames delivered as the map says."""
+        ...
+
+    def release_frames(self, worker: int) -> None:
+        """Have this worker get the frames that were kept."""
         ...
 
 
@@ -160,6 +168,7 @@ class LiveMove:
     def _hold(self) -> None:
         self.phase = "held"
         self._exchange.hold()
+        self._routes.hold_frames(self.group)
         self._routes.worker_of[self.group] = WAITING_ROOM
         if not self._exchange.order(self.source.worker, CallKind.LET_GO, self.group, self.number):
             self.abort(f"worker {self.source.worker} is down")
@@ -194,6 +203,7 @@ class LiveMove:
     def _release(self, worker: int) -> None:
         self._routes.worker_of[self.group] = worker
         self._exchange.release(self.group, worker)
+        self._routes.release_frames(worker)
 
     def _end(self) -> None:
         self.phase = "given up"

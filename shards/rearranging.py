@@ -89,18 +89,18 @@ class Rearranger:
                 "the layout is being changed already; `paxmux layout show` says how far it is"
             )
         self._task = asyncio.create_task(self._change(wanted))
+        # Whoever waits for it may leave before; then nobody else sees an error.
+        self._task.add_done_callback(_look)
         return await asyncio.shield(self._task)
 
-    async def stop(self) -> None:
-        """End a change that is under way; the group that is moving stays or goes, and is whole."""
+    async def stop(self, timeout_s: float | None) -> None:
+        """End a change that is under way: the group that is moving stays or goes, and is whole. Once all
+        workers are gone it ends by itself."""
         self._stopping = True
         if self._task is not None:
             if self._move is not None:
                 self._move.abort("the node is stopping")
-            await asyncio.wait([self._task])
-            if not self._task.cancelled():
-                # Whoever waited for it may have left; then nobody has seen the error.
-                self._task.exception()
+            await asyncio.wait([self._task], timeout=timeout_s)
 
     def groups_of(self, worker: int) -> list[int]:
         """What a worker that is started now hosts.
@@ -159,6 +159,14 @@ class Rearranger:
             raise
         self._switching = set()
 
+    def hold_frames(self, group: int) -> None:
+        """See `live_move.Routes`."""
+        self._router.hold_frames(group)
+
+    def release_frames(self, worker: int) -> None:
+        """See `live_move.Routes`."""
+        self._router.release_frames(worker)
+
     def reroute(self) -> None:
         """See `live_move.Routes`."""
         for post in self.supervisor.posts:
@@ -207,6 +215,13 @@ class Rearranger:
             self._admission.add_worker(worker)
             self._exchange.add_worker(worker)
             await self.supervisor.add(self._make_post(worker))
+
+
+def _look(task: asyncio.Task[dict[str, Any]]) -> None:
+    if not task.cancelled():
+        error = task.exception()
+        if error is not None:
+            log.warning("the change of the layout has ended: %s", error)
 
 
 def layout_with(layout: Layout, groups: Sequence[int], worker: int) -> Layout:

@@ -25,7 +25,9 @@ from paxmux.shards.boot import (
     Founded,
     Founding,
     FromChild,
+    HoldFrames,
     Ready,
+    ReleaseFrames,
     RingBroken,
     RouterBoot,
     SetGroups,
@@ -118,6 +120,16 @@ class RouterChild:
         """See `RouterHost`."""
         if self._child is not None:
             self._child.send(SetGroups(worker=worker, generation=generation, groups=groups))
+
+    def hold_frames(self, group: int) -> None:
+        """See `RouterHost`."""
+        if self._child is not None:
+            self._child.send(HoldFrames(group=group))
+
+    def release_frames(self, worker: int) -> None:
+        """See `RouterHost`."""
+        if self._child is not None:
+            self._child.send(ReleaseFrames(worker=worker))
 
     def detach_worker(self, worker: int) -> None:
         """See `RouterHost`."""

@@ -55,6 +55,14 @@ class RouterHost(Protocol):
         """This life of a worker hosts these groups from now on."""
         ...
 
+    def hold_frames(self, group: int) -> None:
+        """The group is between two workers: keep frames that come for it, within bounds."""
+        ...
+
+    def release_frames(self, worker: int) -> None:
+        """The worker has the group that frames were kept for: it gets them."""
+        ...
+
     def detach_worker(self, worker: int) -> None:
         """The worker is dead: its rings are not touched any more."""
         ...

@@ -12,14 +12,15 @@ import select
 from collections.abc import Callable, Mapping
 
 from paxmux.engine.errors import PaxmuxError
+from paxmux.engine.paxos.group import Group, Owned
 from paxmux.engine.state_machine import StateMachine
 from paxmux.engine.storage import EMPTY_STATE, HardState, Log, StorageDamaged
-from paxmux.shards.applier import describe
+from paxmux.shards.applier import Applier, describe
 from paxmux.shards.arrival import Arrival
 from paxmux.shards.boot import MoveTold
 from paxmux.shards.departure import Departure, LetGone
 from paxmux.shards.handover import HandoverLost, HandoverSocket
-from paxmux.shards.requests import CallKind
+from paxmux.shards.requests import Call, CallKind
 from paxmux.shards.slice import GroupMaker
 from paxmux.shards.turn import Turn
 
@@ -213,12 +214,13 @@ class Transit:
             move = -1
         elif arrival is not None and arrival.complete and arrival.state is not None:
             made = self._maker.group(group, arrival.state, now)
-            made.own.update(arrival.own)
-            made.expire_at = min([made.expire_at, *[owned[1] for owned in made.own.values()]])
+            if arrival.forwards is not None:
+                known = arrival.forwards
+                made.forwarder.take_over(known.known_from, known.marks, known.taken)
             self._forget_arrival(group)
             arrival.close(machines=False)
             self._elsewhere.pop(group, None)
-            self._turn.host(made, arrival.applier, arrival.calls, now)
+            self._host(made, arrival.own, arrival.applier, arrival.calls, now)
             move = arrival.move
         elif group in self._turn.groups:
             move = -1
@@ -239,9 +241,16 @@ class Transit:
                 durable.next = applier.next
                 applier.join(durable)
         made = self._maker.group(group, gone.state, now)
-        made.own.update(gone.group.own)
-        made.expire_at = min([made.expire_at, *[owned[1] for owned in made.own.values()]])
-        self._turn.host(made, applier, gone.calls, now)
+        known = gone.group.forwarder
+        made.forwarder.take_over(known.known_from, known.marks, known.taken)
+        self._host(made, gone.group.own, applier, gone.calls, now)
+
+    def _host(
+        self, made: Group, own: dict[int, Owned], applier: Applier, calls: list[Call], now: int
+    ) -> None:
+        made.own.update(own)
+        made.expire_at = min([made.expire_at, *[owned[1] for owned in own.values()]])
+        self._turn.host(made, applier, calls, now)
 
     def _build(self, group: int, durable: bool) -> Mapping[int, StateMachine]:
         try:

@@ -105,7 +105,7 @@ class Turn:
         self.appliers[index] = applier
         self._set_hosted()
         self._start(index, group, now)
-        if group.own:
+        if group.own or group.forwarder.taken:
             self.fx.ready.append(group)
         self.calls.take(calls, self.fx)
         self.scan_at = min(self.scan_at, now)
