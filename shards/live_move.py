@@ -156,6 +156,7 @@ class LiveMove:
         if worker in (self.source.worker, self.target.worker):
             self._lost.add(worker)
             self.abort(f"worker {worker} died")
+            self._changed.set()
 
     def _begin(self) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)

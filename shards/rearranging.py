@@ -192,9 +192,8 @@ class Rearranger:
         )
         try:
             await move.run()
-        except PaxmuxError as error:
+        except PaxmuxError:
             self._failed += 1
-            log.warning("%s", error)
             raise
         finally:
             self._move = None
