@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from enum import IntEnum
 from pathlib import Path
-from typing import NamedTuple, Protocol, TypedDict
+from typing import Final, NamedTuple, Protocol, TypedDict
 
 from paxmux.engine.paxos import effects
 from paxmux.engine.paxos.ballot import NULL as NULL_BALLOT
@@ -21,6 +21,7 @@ from paxmux.engine.paxos.ballot import Ballot
 from paxmux.engine.paxos.effects import Record
 
 __all__ = [
+    "CLEAN_BYTES_PER_S",
     "EMPTY_STATE",
     "NULL_BALLOT",
     "Ballot",
@@ -47,6 +48,12 @@ class RecordKind(IntEnum):
     DECIDED = effects.DECIDED
     """Every instance up to and including `instance` is decided; the last value record of each
     holds its value. Written lazily: a hint that saves questions after a restart."""
+    FORGOTTEN = effects.FORGOTTEN
+    """Nobody needs the values below `instance` any more: `first` is at least `instance` from now on. Only
+    what is decided, executed durably and not the last of its group may be forgotten. Says nothing else."""
+    RELEASED = effects.RELEASED
+    """The group has left this log: it knows nothing of it any more, as if it had never had a record. Only
+    once it is durable elsewhere that another log of the node has the group."""
 
 
 class HardState(NamedTuple):
@@ -62,6 +69,8 @@ class HardState(NamedTuple):
     value: bytes
     """Value of that ACCEPT; empty if there is none."""
 
+
+CLEAN_BYTES_PER_S: Final = 256 << 20
 
 EMPTY_STATE = HardState(0, NULL_BALLOT, NULL_BALLOT, b"")
 
@@ -85,6 +94,9 @@ class LogStats(TypedDict):
     bytes_written: int
     segments: int
     disk_bytes: int
+    live_bytes: int
+    """About how much of it is values that are not forgotten."""
+    removed_segments: int
     recovered_records: int
     cut_bytes: int
 
@@ -124,10 +136,14 @@ class Log(Protocol):
         """Return when every record appended so far is durable: hints too. No-op if nothing is unsynced."""
         ...
 
+    def first(self, group: int) -> int:
+        """The lowest instance whose value was not forgotten; 0 if none was."""
+        ...
+
     def read(self, group: int, instance: int) -> tuple[int, int, bytes] | None:
         """(round, node, value) of the last ACCEPT or LEARNED record of that instance, CRC checked.
 
-        None if there is none. Raises `StorageDamaged` if it is there and damaged.
+        None if there is none, or if it is forgotten. Raises `StorageDamaged` if it is there and damaged.
         """
         ...
 
@@ -152,12 +168,17 @@ class Log(Protocol):
         ...
 
     def housekeep(self) -> float | None:
-        """Do a bounded slice (at most a few ms) of index upkeep, for synced records only.
+        """Do a bounded slice (at most a few ms) of upkeep, for synced records only: the index, and room
+        made from what is forgotten.
 
         Called when the worker is idle, and at least once in 200 ms under load; it does nothing while
         anything is unsynced. Returns the seconds until it wants to be called again, None if nothing
         is left to do.
         """
+        ...
+
+    def set_cleaning(self, on: bool) -> None:
+        """Whether `housekeep` makes room from what is forgotten; it does unless told otherwise."""
         ...
 
     def stats(self) -> LogStats:
@@ -179,6 +200,17 @@ class OpenLog(Protocol):
 
     `create`: make a new log if there is none. Without it a log that is not there is `StorageDamaged`:
     what was promised in it is lost, and a new one in its place would break those promises.
+    `max_bytes`: with so much on the disk `healthy` says that there is no room; 0: no limit but the disk's.
+    `clean_bytes_per_s`: room is made from what is forgotten at no more than this rate.
     """
 
-    def __call__(self, path: Path, identity: LogIdentity, *, segment_bytes: int, create: bool) -> Log: ...
+    def __call__(
+        self,
+        path: Path,
+        identity: LogIdentity,
+        *,
+        segment_bytes: int,
+        create: bool,
+        max_bytes: int = 0,
+        clean_bytes_per_s: int = CLEAN_BYTES_PER_S,
+    ) -> Log: ...

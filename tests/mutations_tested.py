@@ -198,9 +198,9 @@ TESTED = (
     ),
     tested(
         "a new segment forgets hard states", "I4 I13",
-        SegmentedLog, "_opening", "min(self._segments))", "min(self._segments))[:1]",
+        SegmentedLog, "_opening", "self._reader)", "self._reader)[:1]",
         alone(test_storage_files.test_the_hard_state_is_in_the_newest_segment),
-        "No segment is removed yet: what the newest does not say an older one does.",
+        "Few segments are removed: what the newest does not say an older one does.",
     ),
     tested(
         "a notice counts for any node's ballot of its round", "I9",

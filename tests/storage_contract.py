@@ -10,12 +10,14 @@ from pathlib import Path
 import pytest
 
 from paxmux.engine.errors import DataDirError, StorageFailed
-from paxmux.engine.storage import NULL_BALLOT, HardState, Log
+from paxmux.engine.storage import EMPTY_STATE, NULL_BALLOT, HardState, Log
 from tests.storage_model import (
     ACCEPT,
     DECIDED,
+    FORGOTTEN,
     LEARNED,
     PROMISE,
+    RELEASED,
     Model,
     feed,
     hard_states,
@@ -196,7 +198,7 @@ class LogContract:
         assert log.read(1, top) == (most, most, b"w")
         log.close(clean=True)
 
-    @pytest.mark.parametrize("kind", [0, 5, 64, 65, 255])
+    @pytest.mark.parametrize("kind", [0, 7, 64, 65, 255])
     def test_a_record_that_no_log_can_hold_is_refused_and_does_no_harm(
         self, tmp_path: Path, kind: int
     ) -> None:
@@ -210,6 +212,76 @@ class LogContract:
         log.sync()
         log, states = self.again(tmp_path, log, clean=False)
         assert states == {0: HardState(3, (1, 1), (1, 1), b"v")}
+        log.close(clean=True)
+
+    @pytest.mark.parametrize("clean", [True, False])
+    def test_what_is_forgotten_is_not_there(self, tmp_path: Path, clean: bool) -> None:
+        log, model = self.fresh(tmp_path), Model()
+        batches = [[(ACCEPT, group, i, 1, 1, b"%d" % i) for group in (0, 1)] for i in range(300)]
+        feed(log, [*batches, [(FORGOTTEN, 0, 280, 0, 0, b"")]], model)
+        for reopened in (False, True):
+            if reopened:
+                log, states = self.again(tmp_path, log, clean=clean)
+                assert states == hard_states(model.records())
+            assert (log.first(0), log.first(1), log.first(2)) == (280, 0, 0)
+            assert log.read(0, 279) is None
+            assert log.read_range(0, 0, 10, 100) == log.read_range(0, 279, 10, 100) == []
+            assert [found[0] for found in log.read_range(0, 280, 100, 1000)] == list(range(280, 300))
+            assert log.read(1, 0) == (1, 1, b"0")
+        # An older statement takes nothing back, and a value that comes late is forgotten at once.
+        feed(log, [[(FORGOTTEN, 0, 5, 0, 0, b""), (LEARNED, 0, 7, 1, 1, b"late")]], model)
+        assert log.first(0) == 280
+        assert log.read(0, 7) is None
+        log.close(clean=True)
+
+    def test_forgetting_is_no_vote_and_moves_no_instance(self, tmp_path: Path) -> None:
+        log = self.fresh(tmp_path)
+        log.append(
+            [(FORGOTTEN, 4, 50, 0, 0, b""), (LEARNED, 4, 50, 1, 1, b"v"), (FORGOTTEN, 5, 9, 0, 0, b"")]
+        )
+        log.sync()
+        log, states = self.again(tmp_path, log, clean=False)
+        assert states[4] == HardState(51, NULL_BALLOT, NULL_BALLOT, b"")
+        assert states.get(5, EMPTY_STATE) == EMPTY_STATE
+        assert (log.first(4), log.first(5), log.read(4, 50)) == (50, 9, (1, 1, b"v"))
+        log.close(clean=True)
+
+    @pytest.mark.parametrize("clean", [True, False])
+    @pytest.mark.parametrize("stored", [True, False])
+    def test_a_released_group_was_never_there(self, tmp_path: Path, clean: bool, stored: bool) -> None:
+        log, model = self.fresh(tmp_path), Model()
+        feed(log, [[(ACCEPT, group, i, 3, 1, b"old") for group in (0, 1)] for i in range(400)], model)
+        feed(log, [[(FORGOTTEN, 1, 390, 0, 0, b"")]], model)
+        if stored:
+            log, _ = self.again(tmp_path, log, clean=True)
+        feed(log, [[(RELEASED, 1, 0, 0, 0, b""), (RELEASED, 9, 0, 0, 0, b"")]], model)
+        assert (log.first(1), log.read(1, 395)) == (0, None)
+        log, states = self.again(tmp_path, log, clean=clean)
+        assert set(states) == {0}
+        assert log.read(1, 395) is None
+        # It may come back, with its history from another log.
+        feed(log, [[(LEARNED, 1, i, 4, 2, b"new") for i in range(100, 402)]], model)
+        feed(log, [[(PROMISE, 1, 402, 7, 2, b"")]], model)
+        for _ in range(200):
+            if log.housekeep() is None:
+                break
+        log, states = self.again(tmp_path, log, clean=clean)
+        assert states == hard_states(model.records())
+        assert states[1] == HardState(402, (7, 2), NULL_BALLOT, b"")
+        assert log.read(1, 99) is None
+        assert [each[1:] for each in log.read_range(1, 100, 500, 10**6)] == [(4, 2, b"new")] * 302
+        model.check(log)
+        log.close(clean=True)
+
+    def test_cleaning_can_be_stopped(self, tmp_path: Path) -> None:
+        log = self.fresh(tmp_path)
+        log.set_cleaning(False)
+        log.append([(ACCEPT, 0, 0, 1, 1, b"v")])
+        log.sync()
+        log.housekeep()
+        log.set_cleaning(True)
+        assert log.read(0, 0) == (1, 1, b"v")
+        assert log.stats()["removed_segments"] == 0
         log.close(clean=True)
 
     def test_empty_and_large_values(self, tmp_path: Path) -> None:

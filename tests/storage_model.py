@@ -16,7 +16,7 @@ from paxmux.engine.storage import (
 
 IDENTITY = LogIdentity(cluster=0xC1, node=0x7F000001_00001F90, seat=0x5EA7, log=0)
 
-PROMISE, ACCEPT, LEARNED, DECIDED = map(int, RecordKind)
+PROMISE, ACCEPT, LEARNED, DECIDED, FORGOTTEN, RELEASED = map(int, RecordKind)
 
 Values = dict[tuple[int, int], tuple[int, int, bytes]]
 """(group, instance) -> (round, node, value)."""
@@ -26,12 +26,15 @@ def hard_states(records: Iterable[Record]) -> dict[int, HardState]:
     """Hard states by the words of the contract: one look over all records for each field."""
     by_group: dict[int, list[Record]] = {}
     for record in records:
-        by_group.setdefault(record[1], []).append(record)
+        if record[0] == RELEASED:
+            by_group.pop(record[1], None)
+        else:
+            by_group.setdefault(record[1], []).append(record)
     states: dict[int, HardState] = {}
     for group, mine in by_group.items():
         voted = [r for r in mine if r[0] in (PROMISE, ACCEPT)]
         known = [r for r in mine if r[0] in (LEARNED, DECIDED)]
-        instance = max([r[2] for r in voted] + [r[2] + 1 for r in known])
+        instance = max([r[2] for r in voted] + [r[2] + 1 for r in known], default=0)
         promised = max([(r[3], r[4]) for r in voted], default=NULL_BALLOT)
         here = [r for r in mine if r[0] == ACCEPT and r[2] == instance]
         accepted, value = ((here[-1][3], here[-1][4]), here[-1][5]) if here else (NULL_BALLOT, b"")
@@ -40,8 +43,18 @@ def hard_states(records: Iterable[Record]) -> dict[int, HardState]:
 
 
 def values(records: Iterable[Record]) -> Values:
-    """The last value of each instance."""
-    return {(r[1], r[2]): (r[3], r[4], r[5]) for r in records if r[0] in (ACCEPT, LEARNED)}
+    """The last value of each instance that is not forgotten."""
+    found: Values = {}
+    first: dict[int, int] = {}
+    for kind, group, instance, round_, node, value in records:
+        if kind in (ACCEPT, LEARNED):
+            found[group, instance] = (round_, node, value)
+        elif kind == FORGOTTEN:
+            first[group] = max(first.get(group, 0), instance)
+        elif kind == RELEASED:
+            first.pop(group, None)
+            found = {key: each for key, each in found.items() if key[0] != group}
+    return {key: each for key, each in found.items() if key[1] >= first.get(key[0], 0)}
 
 
 class Model:
@@ -65,7 +78,7 @@ class Model:
 
         They are all that the model has from now on.
         """
-        touched = values(self.records())
+        touched = {(r[1], r[2]) for r in self.records() if r[0] in (ACCEPT, LEARNED)}
         found = {key: log.read(*key) for key in touched}
         for count in range(len(self.batches), self.synced - 1, -1):
             records = self.records(count)

@@ -35,7 +35,7 @@ from tests.source_tree import ROOT
 TABLE = ROOT / "docs" / "reference-weaknesses.md"
 IDENTITY = LogIdentity(7, 1, 11, 0)
 NOW = 10_000 * MS
-PROMISE, ACCEPT, LEARNED, _ = map(int, RecordKind)
+PROMISE, ACCEPT, LEARNED, *_ = map(int, RecordKind)
 SAFETY = [f"S{number}" for number in range(1, 13)]
 LIVENESS = [f"L{number}" for number in range(1, 18)]
 SMALLER = [f"B{number}" for number in range(1, 22)]

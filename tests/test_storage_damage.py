@@ -188,7 +188,7 @@ def test_the_index_proves_more_than_it_covers(tmp_path: Path) -> None:
     log.recover()
     begin = log._offset
     feed(log, [workload(2, i) for i in range(3)])
-    log._start.index.write([], [], None, log._synced)
+    log._start.index.write([], [], None, log._synced, 0)
     end = log._offset
     log.close(clean=False)
     overwrite(path / FIRST, begin, bytes(end - begin))

@@ -108,6 +108,18 @@ class Directory:
             del self.segments[segment.number]
         sync_directory(self._path)
 
+    def discard(self, segment: SegmentFile) -> None:
+        """See `Place.discard`."""
+        del self.segments[segment.number]
+        fd = self._fds.pop(segment.number, None)
+        if fd is not None:
+            os.close(fd)
+        self._reserver.discard(segment)
+
+    def discarding_bytes(self) -> int:
+        """See `Place.discarding_bytes`."""
+        return self._reserver.unwanted_bytes()
+
     def release(self) -> None:
         """See `Place.release`."""
         while self._fds:

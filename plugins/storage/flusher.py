@@ -62,7 +62,8 @@ class Flusher:
 
     def finish(self, synced: int) -> bool:
         """Store everything now, in as many slices as it takes; False if the index cannot be written."""
-        while self._target is not None or self._index.position != synced or self._table.changed:
+        table = self._table
+        while self._target is not None or self._index.position != synced or table.changed or table.released:
             if not self._step(synced, self._clock()):
                 return False
         return True
@@ -73,7 +74,7 @@ class Flusher:
         if self._target is not None:
             return 0.0
         position = self._index.position
-        if position == synced and not self._table.changed:
+        if position == synced and not self._table.changed and not self._table.released:
             return None
         if self._table.waiting_chunks >= DUE_CHUNKS or position is None or synced - position >= DUE_BYTES:
             return 0.0
@@ -84,25 +85,37 @@ class Flusher:
             self._target = synced
             self._queue, self._table.changed = self._table.changed, self._queue
             self._queue.reverse()
-        chunks, states, done = self._collect()
-        finished = done == len(self._queue)
         try:
             if self.trouble is not None:
                 self._index.reopen()
-            self._index.write(chunks, states, self._target if finished else None, synced)
+                self.trouble = None
+            if self._table.released:
+                # Before anything of the same groups' next lives is stored.
+                self._drop()
+                return True
+            chunks, states, done = self._collect()
+            finished = done == len(self._queue)
+            self._index.write(chunks, states, self._target if finished else None, synced, self._table.oldest)
         except IndexUnusable as error:
             return self._failed(str(error), now)
-        self.trouble = None
         for group, number, _ in chunks:
             self._table.stored(group, number)
         if done:
-            for _, state in states[:done]:
-                state.changed = False
+            for group in self._queue[-done:]:
+                if group in self._table.groups:
+                    self._table.groups[group].changed = False
             del self._queue[-done:]
         if finished:
             self._target = None
             self._next_round = now + DUE_S
         return True
+
+    def _drop(self) -> None:
+        """One slice of what the index still has of groups that were released."""
+        released = self._table.released
+        group = next(iter(released))
+        if self._index.drop(group):
+            released.remove(group)
 
     def _collect(self) -> tuple[list[tuple[int, int, Positions]], list[tuple[int, GroupState]], int]:
         """What the next slice stores, and how many groups are complete with it."""
@@ -112,7 +125,11 @@ class Flusher:
         for group in reversed(self._queue):
             if len(chunks) >= SLICE_CHUNKS:
                 break
-            state = self._table.groups[group]
+            state = self._table.groups.get(group)
+            if state is None:
+                # Released since the round began.
+                done += 1
+                continue
             states.append((group, state))
             room = SLICE_CHUNKS - len(chunks)
             for number, positions in list(state.waiting.items())[:room]:

@@ -17,11 +17,14 @@ from paxmux.plugins.storage.record import (
     ACCEPT,
     CARRIED,
     DECIDED,
+    FORGOTTEN,
     HARD_STATE,
     LEARNED,
     OFFSET_BITS,
     OFFSET_MASK,
     OPENING,
+    RECORD_BYTES,
+    RELEASED,
 )
 
 CHUNK_BITS: Final = 7
@@ -48,7 +51,9 @@ class GroupState:
         "accepted_node",
         "accepted_round",
         "changed",
+        "first",
         "instance",
+        "live_bytes",
         "number",
         "positions",
         "promised_node",
@@ -65,6 +70,8 @@ class GroupState:
         accepted_round: int = 0,
         accepted_node: int = 0,
         accepted_at: int = 0,
+        first: int = 0,
+        live_bytes: int = 0,
     ) -> None:
         self.instance = instance
         self.promised_round = promised_round
@@ -73,6 +80,10 @@ class GroupState:
         self.accepted_node = accepted_node
         self.accepted_at = accepted_at
         """Position of the last ACCEPT at `instance`; 0: there is none."""
+        self.first = first
+        """Everything below is forgotten."""
+        self.live_bytes = live_bytes
+        """About what the value records from `first` on take."""
         self.number = -1
         """The current chunk: of instances `number * CHUNK` and up. -1: none yet."""
         self.positions: Positions = _EMPTY
@@ -88,6 +99,10 @@ class GroupTable:
 
     def __init__(self, load: LoadChunk) -> None:
         self.groups: dict[int, GroupState] = {}
+        self.oldest = 0
+        """The log said that it needs no segment below this one."""
+        self.released: set[int] = set()
+        """Groups that were released, and of which the index still has something."""
         self.changed: list[int] = []
         """Groups with something to store, in the order in which they changed first."""
         self.waiting_chunks = 0
@@ -102,6 +117,7 @@ class GroupTable:
             state = groups.get(group)
             if state is None:
                 if kind == OPENING:
+                    self.oldest = max(self.oldest, instance)
                     continue
                 state = groups[group] = GroupState()
             if not state.changed:
@@ -127,19 +143,28 @@ class GroupTable:
                     state.accepted_round = state.accepted_node = state.accepted_at = 0
             elif kind == HARD_STATE:
                 self._carry(group, state, instance, round_, node, value)
-            elif kind != OPENING:
+            elif kind == FORGOTTEN:
+                _forget(state, instance)
+            elif kind == RELEASED:
+                self._release(group)
+            elif kind == OPENING:
+                self.oldest = max(self.oldest, instance)
+            else:
                 raise StorageDamaged(
                     f"segment {at >> OFFSET_BITS}, offset {at & OFFSET_MASK}: record of unknown kind {kind}"
                 )
             if kind in _WITH_VALUE:
                 if instance >> CHUNK_BITS != state.number:
                     self._turn(group, state, instance >> CHUNK_BITS)
+                if not state.positions[instance & CHUNK_MASK]:
+                    # Another one, or the same again, takes the place of what was there.
+                    state.live_bytes += RECORD_BYTES + len(value)
                 state.positions[instance & CHUNK_MASK] = at
 
     def find(self, group: int, instance: int) -> int:
-        """Position of the newest value record of an instance; 0: there is none."""
+        """Position of the newest value record of an instance; 0: there is none, or it is forgotten."""
         state = self.groups.get(group)
-        if state is None:
+        if state is None or instance < state.first:
             return 0
         number = instance >> CHUNK_BITS
         if number == state.number:
@@ -151,9 +176,16 @@ class GroupTable:
             found = self._stored(group, number)
         return found[instance & CHUNK_MASK] if found is not None else 0
 
+    @property
+    def live_bytes(self) -> int:
+        """About what all values take that are not forgotten."""
+        return sum([state.live_bytes for state in self.groups.values()])
+
     def stored(self, group: int, number: int) -> None:
         """A chunk that waited is in the index now."""
-        state = self.groups[group]
+        state = self.groups.get(group)
+        if state is None:
+            return
         if number != state.number:
             self._remember(group, number, state.waiting.pop(number))
             self.waiting_chunks -= 1
@@ -177,6 +209,16 @@ class GroupTable:
                 self._turn(group, state, instance >> CHUNK_BITS)
             state.positions[instance & CHUNK_MASK] = accepted_at
 
+    def _release(self, group: int) -> None:
+        """Nothing is known of the group any more."""
+        state = self.groups.pop(group)
+        self.waiting_chunks -= len(state.waiting)
+        if group in self.changed:
+            self.changed.remove(group)
+        for key in [key for key in self._cache if key[0] == group]:
+            del self._cache[key]
+        self.released.add(group)
+
     def _turn(self, group: int, state: GroupState, number: int) -> None:
         """Make chunk `number` the current one."""
         if state.number >= 0:
@@ -193,6 +235,9 @@ class GroupTable:
         state.top = max(state.top, number)
 
     def _stored(self, group: int, number: int) -> Positions | None:
+        if group in self.released:
+            # What the index has is of the time before.
+            return None
         key = (group, number)
         found = self._cache.get(key)
         if found is not None:
@@ -207,3 +252,11 @@ class GroupTable:
         self._cache[group, number] = positions
         if len(self._cache) > CACHED_CHUNKS:
             self._cache.popitem(last=False)
+
+
+def _forget(state: GroupState, first: int) -> None:
+    if first > state.first:
+        kept, before = max(0, state.instance - first), state.instance - state.first
+        # Taken for evenly large: exactly what each value takes is nowhere but in the segments.
+        state.live_bytes = state.live_bytes * kept // before if before > 0 else 0
+        state.first = first

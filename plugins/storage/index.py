@@ -4,8 +4,8 @@ Only a cache of what the segments say, made of synced records alone. Everything 
 anything is wrong it is declared unusable, set aside, and made anew from the segments.
 
     chunks: group u16, chunk number u64, big-endian -> crc u32 | positions u64, native order
-    states: group u16, big-endian                   -> crc u32 | seven integers
-    meta:   b"log"                                  -> crc u32 | version, identity, two positions
+    states: group u16, big-endian                   -> crc u32 | eight integers
+    meta:   b"log"                                  -> crc u32 | version, identity, two positions, oldest
 """
 
 from __future__ import annotations
@@ -25,17 +25,21 @@ from paxmux.engine.storage import LogIdentity
 from paxmux.plugins.storage.group_table import CHUNK, GroupState, Positions
 from paxmux.plugins.storage.place import IndexUnusable
 
-VERSION: Final = 1
+VERSION: Final = 2
 DIRECTORY: Final = "index"
 SET_ASIDE: Final = "index.bad"
 GUARD: Final = "index.opening"
 MAP_BYTES: Final = 16 << 30
 """Address space, not room on the disk."""
+FORGET_CHUNKS: Final = 64
+"""So many chunks of what a group has forgotten go with each time that it is stored,"""
+DROP_CHUNKS: Final = 1024
+"""and so many of a group that was released go together."""
 
 _KEY = struct.Struct(">HQ")
 _GROUP = struct.Struct(">H")
-_STATE = struct.Struct("<QQQQQQ")
-_META = struct.Struct("<IQQQIQQ")
+_STATE = struct.Struct("<QQQQQQQQ")
+_META = struct.Struct("<IQQQIQQQ")
 _CRC = struct.Struct("<I")
 _META_KEY = b"log"
 _POSITION_BYTES = 8
@@ -54,6 +58,7 @@ class Index:
         """Everything in the log before it is in the index; None: the index is new."""
         self.proven = 0
         """The log was durable up to here when the index was last written."""
+        self.oldest = 0
         self.states: dict[int, GroupState] = {}
         """Hard states as found at opening."""
         self._path = directory / DIRECTORY
@@ -89,6 +94,7 @@ class Index:
         states: Iterable[tuple[int, GroupState]],
         position: int | None,
         proven: int,
+        oldest: int,
     ) -> None:
         """See `StoredIndex.write`."""
         kept = self.position if position is None else position
@@ -108,10 +114,14 @@ class Index:
                         state.accepted_round,
                         state.accepted_node,
                         state.accepted_at,
+                        state.first,
+                        state.live_bytes,
                     )
                     txn.put(key, _sealed(key, body), db=self._states)
+                    if state.first >= CHUNK:
+                        self._delete_chunks(txn, group, state.first // CHUNK, FORGET_CHUNKS)
                 if kept is not None:
-                    body = _META.pack(VERSION, *self._identity, kept, proven)
+                    body = _META.pack(VERSION, *self._identity, kept, proven, oldest)
                     txn.put(_META_KEY, _sealed(_META_KEY, body), db=self._meta)
         except lmdb.MapFullError as error:
             self._map_bytes = 2 * self._env.info()["map_size"]
@@ -120,6 +130,28 @@ class Index:
             raise self._unusable(f"writing: {error}") from error
         self.position = kept
         self.proven = proven
+        self.oldest = oldest
+
+    def drop(self, group: int) -> bool:
+        """See `StoredIndex.drop`."""
+        try:
+            with self._env.begin(write=True) as txn:
+                txn.delete(_GROUP.pack(group), db=self._states)
+                return self._delete_chunks(txn, group, 1 << 64, DROP_CHUNKS)
+        except lmdb.Error as error:
+            raise self._unusable(f"writing: {error}") from error
+
+    def _delete_chunks(self, txn: lmdb.Transaction, group: int, below: int, at_most: int) -> bool:
+        """Delete the lowest chunks of a group, below a number; whether none of those is left."""
+        with txn.cursor(db=self._chunks) as cursor:
+            found = cursor.set_range(_KEY.pack(group, 0))
+            for _ in range(at_most):
+                if not found or _KEY.unpack(cursor.key()) >= (group, below):
+                    return True
+                # Leaves the cursor at the next one.
+                cursor.delete()
+                found = bool(cursor.key())
+        return False
 
     def disk_bytes(self) -> int:
         """See `StoredIndex.disk_bytes`: the size of the file."""
@@ -188,7 +220,10 @@ class Index:
             meta = txn.get(_META_KEY, db=self._meta)
             if meta is None:
                 return
-            version, cluster, node, seat, log, position, proven = _META.unpack(self._checked(_META_KEY, meta))
+            body = self._checked(_META_KEY, meta)
+            if len(body) != _META.size:
+                raise self._unusable(f"it is of another version than {VERSION}")
+            version, cluster, node, seat, log, position, proven, oldest = _META.unpack(body)
             if version != VERSION:
                 raise self._unusable(f"version {version}, this program writes {VERSION}")
             if LogIdentity(cluster, node, seat, log) != self._identity:
@@ -196,7 +231,7 @@ class Index:
             for key, data in txn.cursor(db=self._states):
                 (group,) = _GROUP.unpack(key)
                 self.states[group] = GroupState(*_STATE.unpack(self._checked(key, data)))
-        self.position, self.proven = position, proven
+        self.position, self.proven, self.oldest = position, proven, oldest
 
     def _checked(self, key: bytes, data: bytes) -> bytes:
         body = data[_CRC.size :]

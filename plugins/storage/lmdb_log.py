@@ -20,11 +20,13 @@ import lmdb
 
 from paxmux.engine.errors import DataDirError, StorageFailed
 from paxmux.engine.storage import (
+    CLEAN_BYTES_PER_S,
     NULL_BALLOT,
     HardState,
     LogIdentity,
     LogStats,
     Record,
+    RecordKind,
     StorageDamaged,
 )
 from paxmux.plugins.storage.kind import LMDB, refuse_other
@@ -60,6 +62,8 @@ DIRTY_PAGES: Final = 4
 """Pages that a commit may write anew for one entry: those on the way to it, one of them split."""
 UNSYNCED_WAIT_S: Final = 0.005
 RETRY_S: Final = 1.0
+CLEAN_ENTRIES: Final = 256
+"""Forgotten values that one slice removes."""
 READERS_EVERY_S: Final = 60.0
 """How often the slots of readers that were killed are given back: pages that such a one could see are
 not used again."""
@@ -68,7 +72,16 @@ not used again."""
 class LmdbLog:
     """A log in a directory of its own; implements `paxmux.engine.storage.Log`."""
 
-    def __init__(self, path: Path, identity: LogIdentity, *, segment_bytes: int, create: bool = True) -> None:
+    def __init__(
+        self,
+        path: Path,
+        identity: LogIdentity,
+        *,
+        segment_bytes: int,
+        create: bool = True,
+        max_bytes: int = 0,
+        clean_bytes_per_s: int = CLEAN_BYTES_PER_S,
+    ) -> None:
         """Lock the directory, make it if it is missing, and check and open what is there.
 
         Args:
@@ -76,6 +89,8 @@ class LmdbLog:
             identity: whose log it is; stamped into a new one, required of an existing one.
             segment_bytes: the file grows by at most so much at once.
             create: whether `recover` makes the log if it is not there.
+            max_bytes, clean_bytes_per_s: as `OpenLog` says. What is forgotten makes room within the file,
+                which never becomes smaller.
 
         Raises:
             ValueError: `segment_bytes` is not positive.
@@ -87,6 +102,12 @@ class LmdbLog:
         self._path = path
         self._identity = identity
         self._segment_bytes = segment_bytes
+        self._max_bytes = max_bytes
+        self._clean_bytes_per_s = clean_bytes_per_s
+        self._limit: str | None = None
+        """In words: the log is as large as it may be."""
+        self._cleaning = True
+        self._clean_at = 0.0
         self._create = create
         self._unusable: str | None = "recover comes before anything else"
         """Why nothing works (any more); None while the log is usable."""
@@ -94,8 +115,12 @@ class LmdbLog:
         self._pid = os.getpid()
         self._env: Environment | None = None
         self._states: dict[int, GroupState] = {}
-        self._stored_groups = 0
-        """So many groups have a state in the file."""
+        self._stored_groups: list[int] = []
+        """Groups that have a state in the file."""
+        self._gone: set[int] = set()
+        """Groups whose entries go with the next commit."""
+        self._forgetting: set[int] = set()
+        """Groups that may have values in the file which are forgotten."""
         self._changed: set[int] = set()
         self._pending: dict[bytes, Value] = {}
         """What waits for `sync`: groups whose state changed, and the newest values by key."""
@@ -180,13 +205,14 @@ class LmdbLog:
                             raise StorageDamaged(
                                 f"{what}: of ballot {(round_, node)}, accepted was {state.accepted}"
                             )
-                    states[group] = HardState(*state, value)
+                    states[group] = HardState(state.instance, state.promised, state.accepted, value)
         except lmdb.Error as error:
             raise StorageDamaged(f"{where}: reading the states: {error}") from error
         if sorted(self._states) != groups:
             lost = sorted(set(groups).symmetric_difference(self._states))
             raise StorageDamaged(f"{where}: state of group {lost[0]}: missing, or nobody's")
-        self._stored_groups = len(groups)
+        self._stored_groups = groups
+        self._forgetting = {group for group, state in self._states.items() if state.first}
         self._recovered = len(groups)
         return states, starts
 
@@ -204,8 +230,13 @@ class LmdbLog:
         states, changed, pending = self._states, self._changed, self._pending
         for record in records:
             group = record[1]
-            states[group] = state_after(states.get(group, NEW_STATE), record)
             changed.add(group)
+            if record[0] == RecordKind.RELEASED:
+                self._release(group)
+                continue
+            states[group] = state_after(states.get(group, NEW_STATE), record)
+            if record[0] == RecordKind.FORGOTTEN:
+                self._forgetting.add(group)
             if has_value(record):
                 pending[VALUE_KEY.pack(group, record[2])] = record[3:]
                 self._pending_bytes += len(record[5]) + ENTRY_BYTES
@@ -213,6 +244,12 @@ class LmdbLog:
         self._records += len(records)
         if self._pending_bytes > PENDING_MAX_BYTES:
             self.sync()
+
+    def _release(self, group: int) -> None:
+        self._states.pop(group, None)
+        self._gone.add(group)
+        for key in [key for key in self._pending if VALUE_KEY.unpack(key)[0] == group]:
+            self._pending_bytes -= len(self._pending.pop(key)[2]) + ENTRY_BYTES
 
     def sync(self) -> None:
         """See `Log.sync`."""
@@ -229,23 +266,31 @@ class LmdbLog:
 
     def _commit(self, env: Environment) -> None:
         states = []
-        for group in sorted(self._changed):
+        for group in sorted(self._changed.intersection(self._states)):
             key = GROUP_KEY.pack(group)
             states.append((key, seal_state(key, self._states[group])))
         values = [(key, seal_value(key, self._pending[key])) for key in sorted(self._pending)]
         about = []
-        if len(self._states) > self._stored_groups:
-            about.append((GROUPS_KEY, seal_groups(sorted(self._states))))
+        groups = self._stored_groups
+        if self._gone or len(self._states) > len(groups):
+            groups = sorted(self._states)
+            about.append((GROUPS_KEY, seal_groups(groups)))
         size = sum(len(key) + len(data) for entries in (states, values, about) for key, data in entries)
         entries = len(states) + len(values)
         env.make_room(size + DIRTY_PAGES * entries * env.page_bytes)
-        env.commit(values, states, about)
-        self._stored_groups = len(self._states)
+        env.commit(values, states, about, sorted(self._gone))
+        self._stored_groups = groups
+        self._gone.clear()
         self._changed.clear()
         self._pending.clear()
         self._pending_bytes = 0
         self._syncs += 1
         self._bytes += size
+
+    def first(self, group: int) -> int:
+        """See `Log.first`."""
+        self._check()
+        return self._states.get(group, NEW_STATE).first
 
     def read(self, group: int, instance: int) -> tuple[int, int, bytes] | None:
         """See `Log.read`."""
@@ -262,13 +307,17 @@ class LmdbLog:
         found: list[tuple[int, int, int, bytes]] = []
         left = max_bytes
         instance = first
+        if group in self._gone and group not in self._states:
+            return []
+        if first < self._states.get(group, NEW_STATE).first:
+            return []
         try:
             with env.reading() as txn, txn.cursor(db=env.values) as cursor:
                 for instance in range(first, first + max_count):
                     key = VALUE_KEY.pack(group, instance)
                     value = self._pending.get(key)
                     if value is None:
-                        if not cursor.set_key(key):
+                        if group in self._gone or not cursor.set_key(key):
                             break
                         value = open_value(key, cursor.value(), where)
                     left -= len(value[2])
@@ -281,7 +330,7 @@ class LmdbLog:
 
     def healthy(self) -> str | None:
         """See `Log.healthy`."""
-        return self._unusable or (self._env.trouble if self._env is not None else None)
+        return self._unusable or self._limit or (self._env.trouble if self._env is not None else None)
 
     def housekeep(self) -> float | None:
         """See `Log.housekeep`: look whether a full disk has room again, and for killed readers."""
@@ -295,9 +344,38 @@ class LmdbLog:
                 env.forget_killed_readers()
             if env.trouble is not None:
                 env.make_room(0)
+            if self._max_bytes:
+                self._check_limit(env)
+            if self._forgetting and self._cleaning:
+                return self._clean(env, now)
         except (OSError, lmdb.Error) as error:
             raise self._fail("upkeep", error) from error
-        return RETRY_S if env.trouble is not None else None
+        return RETRY_S if self.healthy() is not None else None
+
+    def _check_limit(self, env: Environment) -> None:
+        """What is under way still has a segment's room when it is refused that there be more."""
+        has = env.value_bytes()
+        self._limit = None
+        if has > self._max_bytes - self._segment_bytes:
+            self._limit = f"{self._path}: {has} bytes of log, storage.max_bytes is {self._max_bytes}"
+
+    def _clean(self, env: Environment, now: float) -> float:
+        """Remove one slice of what a group has forgotten. That it has is durable: everything is synced."""
+        if now < self._clean_at:
+            return self._clean_at - now
+        group = next(iter(self._forgetting))
+        done, size = True, 0
+        if group in self._states:
+            done, size = env.drop(group, self._states[group].first, CLEAN_ENTRIES)
+        if done:
+            self._forgetting.remove(group)
+        self._clean_at = now + size / self._clean_bytes_per_s
+        return self._clean_at - now
+
+    def set_cleaning(self, on: bool) -> None:
+        """See `Log.set_cleaning`."""
+        self._check()
+        self._cleaning = on
 
     def stats(self) -> LogStats:
         """See `Log.stats`. `bytes_written` counts entries; LMDB writes the pages that they are in."""
@@ -308,6 +386,8 @@ class LmdbLog:
             "bytes_written": self._bytes,
             "segments": 1 if self._env is not None else 0,
             "disk_bytes": self._env.disk_bytes if self._env is not None else 0,
+            "live_bytes": self._env.value_bytes() if self._env is not None and not self._closed else 0,
+            "removed_segments": 0,
             "recovered_records": self._recovered,
             "cut_bytes": 0,
         }

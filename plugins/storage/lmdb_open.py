@@ -10,6 +10,7 @@ default flags alone: each commit is one `fdatasync` of the pages and one synchro
 from __future__ import annotations
 
 import shutil
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -22,9 +23,11 @@ from paxmux.engine.storage import LogIdentity, StorageDamaged
 from paxmux.plugins.storage.kind import LMDB_DIRECTORY
 from paxmux.plugins.storage.lmdb_file import DataFile
 from paxmux.plugins.storage.lmdb_record import (
+    GROUP_KEY,
     GROUPS_KEY,
     STAMP_KEY,
     STARTS_KEY,
+    VALUE_KEY,
     check_stamp,
     seal_groups,
     seal_stamp,
@@ -156,8 +159,15 @@ class Environment:
         """A transaction to read in, for `with`; to be ended soon: it keeps pages from being used again."""
         return self._env.begin(buffers=True)
 
-    def commit(self, values: Sequence[Entry], states: Sequence[Entry], about: Sequence[Entry]) -> None:
-        """Store entries, sorted by key, in one transaction; durable on return.
+    def commit(
+        self,
+        values: Sequence[Entry],
+        states: Sequence[Entry],
+        about: Sequence[Entry],
+        gone: Sequence[int] = (),
+    ) -> None:
+        """Store entries, sorted by key, in one transaction; durable on return. First of all it removes
+        everything of the groups that are gone.
 
         Raises:
             lmdb.Error, OSError: what became of it is unknown; nothing may follow.
@@ -165,6 +175,10 @@ class Environment:
         while True:
             try:
                 with self._env.begin(write=True) as txn:
+                    for group in gone:
+                        txn.delete(GROUP_KEY.pack(group), db=self.states)
+                        with txn.cursor(db=self.values) as cursor:
+                            _delete(cursor, group)
                     for entries, db in (
                         (values, self.values),
                         (states, self.states),
@@ -179,6 +193,24 @@ class Environment:
                 self._map_bytes *= 2
                 self._env.set_mapsize(self._map_bytes)
         self._file.keep_room(self._env.info()["last_pgno"])
+
+    def drop(self, group: int, below: int, at_most: int) -> tuple[bool, int]:
+        """Remove the lowest values of a group, below an instance, in one transaction.
+
+        Returns:
+            Whether none of them is left, and how many bytes were removed.
+
+        Raises:
+            lmdb.Error: nothing may follow.
+        """
+        with self._env.begin(write=True) as txn, txn.cursor(db=self.values) as cursor:
+            return _delete(cursor, group, below, at_most)
+
+    def value_bytes(self) -> int:
+        """Of the pages that values are in."""
+        with self._env.begin() as txn:
+            stat = txn.stat(self.values)
+        return int(stat["psize"] * (stat["leaf_pages"] + stat["overflow_pages"]))
 
     def make_room(self, needed: int) -> None:
         """Try to have room for a commit of so many bytes; `trouble` says what came of it.
@@ -213,6 +245,20 @@ def _open(path: Path, map_bytes: int) -> Any:
         writemap=False,
         lib_version=0,
     )
+
+
+def _delete(cursor: Any, group: int, below: int = 1 << 64, at_most: int = sys.maxsize) -> tuple[bool, int]:
+    """See `Environment.drop`."""
+    size = 0
+    found = cursor.set_range(VALUE_KEY.pack(group, 0))
+    for _ in range(at_most):
+        if not found or VALUE_KEY.unpack(cursor.key()) >= (group, below):
+            return True, size
+        size += len(cursor.value())
+        # Leaves the cursor at the next one, which has no key behind the last.
+        cursor.delete()
+        found = len(cursor.key()) > 0
+    return False, size
 
 
 def _verify(data: Path) -> None:

@@ -1,7 +1,7 @@
 """`MemoryLog`: a log in memory, for simulations and tests, which can lose what a crash loses.
 
 What would survive the process is a `MemoryDisk`; what a `MemoryLog` knows beside it dies with it.
-It keeps everything for good, so it is no log for a node that lives long.
+Its disk keeps everything for good, so it is no log for a node that lives long.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from typing import Final
 
 from paxmux.engine.errors import DataDirError, StorageFailed
 from paxmux.engine.storage import (
+    CLEAN_BYTES_PER_S,
+    EMPTY_STATE,
     NULL_BALLOT,
     Ballot,
     HardState,
@@ -27,6 +29,8 @@ RECORD_BYTES: Final = 36
 _KINDS: Final = frozenset(map(int, RecordKind))
 _WITH_BALLOT: Final = frozenset({int(RecordKind.PROMISE), int(RecordKind.ACCEPT)})
 _WITH_VALUE: Final = frozenset({int(RecordKind.ACCEPT), int(RecordKind.LEARNED)})
+_FORGOTTEN: Final = int(RecordKind.FORGOTTEN)
+_RELEASED: Final = int(RecordKind.RELEASED)
 
 
 class MemoryDisk:
@@ -53,6 +57,8 @@ class MemoryLog:
         *,
         segment_bytes: int = 0,
         create: bool = True,
+        max_bytes: int = 0,
+        clean_bytes_per_s: int = CLEAN_BYTES_PER_S,
         disk: MemoryDisk | None = None,
     ) -> None:
         """Open `disk`, or a new one.
@@ -60,7 +66,7 @@ class MemoryLog:
         Args:
             path: for messages only; no file is touched.
             identity: whose log it is; must be the disk's.
-            segment_bytes: unused: there are no segments.
+            segment_bytes, max_bytes, clean_bytes_per_s: unused: nothing is on a real disk.
             create: whether `recover` makes the log if `disk` holds none.
             disk: what an earlier log left.
 
@@ -80,7 +86,9 @@ class MemoryLog:
         self._identity = identity
         self._unusable: str | None = "recover comes before anything else"
         self._recovered = -1
-        self._values: dict[tuple[int, int], tuple[int, int, bytes]] = {}
+        self._values: dict[int, dict[int, tuple[int, int, bytes]]] = {}
+        """Group -> instance -> (round, node, value)."""
+        self._first: dict[int, int] = {}
         self._appends = self._syncs = self._records = self._bytes = 0
 
     def recover(self) -> dict[int, HardState]:
@@ -95,8 +103,10 @@ class MemoryLog:
         for batch in disk.batches:
             for record in batch:
                 group = record[1]
-                state = states.get(group, HardState(0, NULL_BALLOT, NULL_BALLOT, b""))
-                states[group] = _after(state, record)
+                if record[0] == _RELEASED:
+                    states.pop(group, None)
+                else:
+                    states[group] = _after(states.get(group, EMPTY_STATE), record)
             self._note(batch)
         self._recovered = sum(len(batch) for batch in disk.batches)
         # What is reported as recovered must never be lost again.
@@ -125,10 +135,15 @@ class MemoryLog:
             self.disk.synced = len(self.disk.batches)
             self._syncs += 1
 
+    def first(self, group: int) -> int:
+        """See `Log.first`."""
+        self._check()
+        return self._first.get(group, 0)
+
     def read(self, group: int, instance: int) -> tuple[int, int, bytes] | None:
         """See `Log.read`."""
         self._check()
-        return self._values.get((group, instance))
+        return self._values.get(group, {}).get(instance)
 
     def read_range(
         self, group: int, first: int, max_count: int, max_bytes: int
@@ -137,8 +152,9 @@ class MemoryLog:
         self._check()
         found: list[tuple[int, int, int, bytes]] = []
         left = max_bytes
+        values = self._values.get(group, {})
         for instance in range(first, first + max_count):
-            stored = self._values.get((group, instance))
+            stored = values.get(instance)
             if stored is None:
                 break
             left -= len(stored[2])
@@ -156,6 +172,10 @@ class MemoryLog:
         self._check()
         return None
 
+    def set_cleaning(self, on: bool) -> None:
+        """See `Log.set_cleaning`: nothing makes room here."""
+        self._check()
+
     def stats(self) -> LogStats:
         """See `Log.stats`."""
         return {
@@ -165,6 +185,8 @@ class MemoryLog:
             "bytes_written": self._bytes,
             "segments": 0,
             "disk_bytes": 0,
+            "live_bytes": sum(len(each[2]) for values in self._values.values() for each in values.values()),
+            "removed_segments": 0,
             "recovered_records": max(0, self._recovered),
             "cut_bytes": 0,
         }
@@ -200,12 +222,24 @@ class MemoryLog:
     def _note(self, batch: Sequence[Record]) -> None:
         for kind, group, instance, round_, node, value in batch:
             if kind in _WITH_VALUE:
-                self._values[group, instance] = (round_, node, value)
+                if instance >= self._first.get(group, 0):
+                    self._values.setdefault(group, {})[instance] = (round_, node, value)
+            elif kind == _FORGOTTEN:
+                if instance > self._first.get(group, 0):
+                    self._first[group] = instance
+                    values = self._values.get(group, {})
+                    for each in [each for each in values if each < instance]:
+                        del values[each]
+            elif kind == _RELEASED:
+                self._first.pop(group, None)
+                self._values.pop(group, None)
 
 
 def _after(state: HardState, record: Record) -> HardState:
     """A group's hard state after one more record."""
     kind, _, instance, round_, node, value = record
+    if kind == _FORGOTTEN:
+        return state
     ballot: Ballot = (round_, node)
     promised = max(state.promised, ballot) if kind in _WITH_BALLOT else state.promised
     current = max(state.instance, instance if kind in _WITH_BALLOT else instance + 1)

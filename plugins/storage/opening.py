@@ -12,18 +12,26 @@ from typing import Final
 from paxmux.engine.storage import Record
 from paxmux.plugins.storage.group_table import GroupTable
 from paxmux.plugins.storage.reader import Reader
-from paxmux.plugins.storage.record import ACCEPT, BATCH_BYTES, CARRIED, HARD_STATE, OPENING, RECORD_BYTES
+from paxmux.plugins.storage.record import (
+    ACCEPT,
+    BATCH_BYTES,
+    CARRIED,
+    FORGOTTEN,
+    HARD_STATE,
+    OPENING,
+    RECORD_BYTES,
+)
 
 COPY_BYTES: Final = 16 << 10
 
 
-def opening_records(table: GroupTable, reader: Reader, oldest: int) -> list[Record]:
-    """The first batch of a segment; `oldest` is the first segment that the log still needs.
+def opening_records(table: GroupTable, reader: Reader) -> list[Record]:
+    """The first batch of a segment.
 
     Raises:
         StorageDamaged: an accepted value cannot be read.
     """
-    records: list[Record] = [(OPENING, 0, oldest, 0, 0, b"")]
+    records: list[Record] = [(OPENING, 0, table.oldest, 0, 0, b"")]
     for group, state in table.groups.items():
         at = state.accepted_at
         if at and reader.size(at) <= COPY_BYTES:
@@ -34,6 +42,8 @@ def opening_records(table: GroupTable, reader: Reader, oldest: int) -> list[Reco
         records.append(
             (HARD_STATE, group, state.instance, state.promised_round, state.promised_node, carried)
         )
+        if state.first:
+            records.append((FORGOTTEN, group, state.first, 0, 0, b""))
     return records
 
 

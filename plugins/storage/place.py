@@ -28,6 +28,8 @@ class StoredIndex(Protocol):
     """Everything in the log before it is in the index; None: the index is new."""
     proven: int
     """The log was durable up to here when the index was last written."""
+    oldest: int
+    """The oldest segment that the log needed then."""
     states: dict[int, GroupState]
     """Hard states as found at opening."""
 
@@ -45,6 +47,7 @@ class StoredIndex(Protocol):
         states: Iterable[tuple[int, GroupState]],
         position: int | None,
         proven: int,
+        oldest: int,
     ) -> None:
         """Store all of it in one durable transaction; it may be repeated if it fails.
 
@@ -53,9 +56,18 @@ class StoredIndex(Protocol):
             states: (group, its state).
             position: everything before it is now stored; None: as before.
             proven: the log is durable up to here.
+            oldest: the oldest segment that the log needs. What a state says is forgotten may go.
 
         Raises:
             IndexUnusable: nothing of it was stored.
+        """
+        ...
+
+    def drop(self, group: int) -> bool:
+        """Remove a bounded part of what is stored of a group; whether nothing is left of it.
+
+        Raises:
+            IndexUnusable: nothing was removed.
         """
         ...
 
@@ -123,6 +135,15 @@ class Place(Protocol):
         Raises:
             OSError: they may be there or not.
         """
+        ...
+
+    def discard(self, segment: SegmentFile) -> None:
+        """Begin to remove a segment that the log needs no more; it is not in `segments` from now on. One
+        after the other, each durably: of those that are left none is missing in between."""
+        ...
+
+    def discarding_bytes(self) -> int:
+        """Size of the segments that are not removed yet; `trouble` says if one cannot be."""
         ...
 
     def release(self) -> None:

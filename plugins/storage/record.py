@@ -28,9 +28,12 @@ PROMISE: Final = int(RecordKind.PROMISE)
 ACCEPT: Final = int(RecordKind.ACCEPT)
 LEARNED: Final = int(RecordKind.LEARNED)
 DECIDED: Final = int(RecordKind.DECIDED)
+FORGOTTEN: Final = int(RecordKind.FORGOTTEN)
+RELEASED: Final = int(RecordKind.RELEASED)
 
 OPENING: Final = 64
-"""First record of every segment: `instance` is the oldest segment that the log still needs."""
+"""First record of every segment, and wherever the log says it anew: `instance` is the oldest segment
+that it still needs."""
 HARD_STATE: Final = 65
 """A group's hard state, carried into a new segment: `instance`, promised ballot, and as value
 `CARRIED` (accepted ballot and where its record is; 0: in this batch, or there is none)."""
@@ -40,6 +43,9 @@ CARRIED: Final = struct.Struct("<QQQ")
 MAGIC: Final = b"PXB1"
 OPENS_SEGMENT: Final = 1
 """Flag of the batch that starts a segment."""
+UPKEEP: Final = 2
+"""Flag of a batch that the log wrote by itself: values again that were in older segments, and from which
+segment on it needs them."""
 
 _HEAD = struct.Struct("<4sIIIIHH")
 _CRC = struct.Struct("<I")
@@ -72,9 +78,15 @@ class BatchHeader(NamedTuple):
 
 
 def encode_batch(
-    records: Sequence[Record], segment: int, salt: int, offset: int, synced: int, flags: int = 0
+    records: Sequence[Record],
+    segment: int,
+    salt: int,
+    offset: int,
+    synced: int,
+    flags: int = 0,
 ) -> tuple[bytes, list[int]]:
-    """One batch for `offset` of `segment`, and the position of each of its records.
+    """One batch for `offset` of `segment`, and the position of each of its records. With `flags` there may
+    be kinds in it that the log alone writes.
 
     Raises:
         ValueError: a record no log can hold; nothing is written then.
@@ -85,7 +97,7 @@ def encode_batch(
     mixed = segment << OFFSET_BITS ^ salt
     at = segment << OFFSET_BITS | offset + BATCH_BYTES
     start = at
-    top_kind, top_bits = (HARD_STATE, 64) if flags else (DECIDED, INSTANCE_BITS)
+    top_kind, top_bits = (HARD_STATE, 64) if flags else (RELEASED, INSTANCE_BITS)
     parts: list[bytes] = [b""]
     positions: list[int] = []
     note = positions.append
@@ -117,20 +129,16 @@ def decode_header(data: bytes, begin: int, salt: int, offset: int) -> BatchHeade
 
 
 def decode_records(
-    data: bytes, begin: int, header: BatchHeader, salt: int, at: int, *, with_values: bool = False
+    data: bytes, begin: int, header: BatchHeader, salt: int, at: int
 ) -> tuple[list[Record], list[int]] | None:
-    """The records of a batch whose payload starts at `data[begin:]` and at position `at`.
-
-    Unless `with_values`, values are left out (empty) but for the kinds only this package writes:
-    recovery needs where they are, not what they are. None if anything is wrong with any record.
-    """
+    """The records of a batch whose payload starts at `data[begin:]` and at position `at`; None if anything
+    is wrong with any of them."""
     unpack = _RECORD.unpack_from
     view = memoryview(data)
     limit = begin + header.length
     last = limit - RECORD_BYTES
     mixed = (at & ~OFFSET_MASK) ^ salt
     at -= begin
-    left_out = 0 if with_values else DECIDED
     here = begin
     records: list[Record] = []
     positions: list[int] = []
@@ -141,8 +149,7 @@ def decode_records(
         end = here + RECORD_BYTES + length
         if end > limit or crc32(view[here + 4 : end], mixed ^ (at + here)) != crc:
             return None
-        value = data[here + RECORD_BYTES : end] if kind > left_out else b""
-        records.append((kind, group, instance, round_, node, value))
+        records.append((kind, group, instance, round_, node, data[here + RECORD_BYTES : end]))
         positions.append(at + here)
         here = end
     return (records, positions) if here == limit else None

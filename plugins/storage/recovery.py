@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 from paxmux.engine.storage import StorageDamaged
 from paxmux.plugins.storage.flusher import Flusher
 from paxmux.plugins.storage.group_table import GroupTable
-from paxmux.plugins.storage.place import Place, StoredIndex
+from paxmux.plugins.storage.place import IndexUnusable, Place, StoredIndex
 from paxmux.plugins.storage.record import (
     OFFSET_BITS,
     OFFSET_MASK,
@@ -23,7 +23,7 @@ from paxmux.plugins.storage.record import (
     OPENS_SEGMENT,
     position,
 )
-from paxmux.plugins.storage.scan import Batch, read_batches, read_rest
+from paxmux.plugins.storage.scan import Batch, read_batches, read_opening, read_rest
 from paxmux.plugins.storage.segment_file import (
     HEADER_BYTES,
     PIECE_BYTES,
@@ -98,6 +98,9 @@ class Recovery:
             start = position(self._oldest, HEADER_BYTES)
         number, offset = start >> OFFSET_BITS, start & OFFSET_MASK
         if number not in self._segments:
+            if number < self._oldest:
+                # Older than what is there: the segments say themselves whether one is missing.
+                raise IndexUnusable(f"it goes up to segment {number}, the oldest one is {self._oldest}")
             raise StorageDamaged(f"{self._missing(number)}: missing, though the index covers it")
         while True:
             for batch in read_batches(self._place.read, self._segments[number], offset):
@@ -121,7 +124,7 @@ class Recovery:
         following = self._segments.get(number + 1)
         if following is None:
             return False
-        opening = next(read_batches(self._place.read, following, HEADER_BYTES), None)
+        opening = read_opening(self._place.read, following)
         if opening is None:
             return False
         # A segment is synced as a whole before the next one is opened.
@@ -164,16 +167,17 @@ class Recovery:
             self._place.write(segment, offset, ZEROS[: min(PIECE_BYTES, end - offset)])
 
     def _check_oldest(self, number: int) -> None:
-        """The segment in use says which is the oldest one needed; it must be there."""
+        """The log says, at the start of the segment in use or later, which is the oldest one that it
+        needs; it must be there."""
         segment = self._segments[number]
-        opening = next(read_batches(self._place.read, segment, HEADER_BYTES), None)
+        opening = read_opening(self._place.read, segment)
         if opening is None:
             if number == 0:
                 return
             raise StorageDamaged(f"{segment.path}, offset {HEADER_BYTES}: the segment has no start")
-        needed = opening.records[0][2] if opening.records and opening.records[0][0] == OPENING else -1
-        if needed < 0:
+        if not opening.records or opening.records[0][0] != OPENING:
             raise StorageDamaged(f"{segment.path}, offset {HEADER_BYTES}: not the start of a segment")
+        needed = max(self._table.oldest, opening.records[0][2])
         if self._oldest > needed:
             raise StorageDamaged(f"{self._missing(needed)}: missing, though it is needed")
 

@@ -1,4 +1,4 @@
-"""Makes the next segment while the current one fills, in a thread of its own.
+"""Makes the next segment while the current one fills, and removes old ones, in a thread of its own.
 
 The thread only ever touches files that the log does not use yet, and it works in small synced
 pieces with pauses, so that a sync of the log is not starved. A failure is not fatal here: it is
@@ -7,22 +7,26 @@ said in `trouble`, tried again now and then, and becomes an error only when the 
 
 from __future__ import annotations
 
+import logging
 import threading
+from collections import deque
 from pathlib import Path
 from typing import Final
 
 from paxmux.engine.errors import StorageFailed
 from paxmux.engine.storage import LogIdentity
-from paxmux.plugins.storage.segment_file import SegmentFile, Stopped, create_segment
+from paxmux.plugins.storage.segment_file import SegmentFile, Stopped, create_segment, sync_directory
 
 PAUSE_S: Final = 0.002
 """After each piece; segments grow by some 100 MB/s, and faster while the log waits for one."""
 RETRY_S: Final = 1.0
 ALIVE_CHECK_S: Final = 0.5
 
+_log = logging.getLogger("paxmux.storage")
+
 
 class Reserver:
-    """One segment ahead of a log."""
+    """One segment ahead of a log, and those behind it."""
 
     def __init__(self, directory: Path, identity: LogIdentity) -> None:
         self.trouble: str | None = None
@@ -32,6 +36,8 @@ class Reserver:
         self._changed = threading.Condition()
         self._wanted: tuple[int, int] | None = None
         self._ready: SegmentFile | None = None
+        self._unwanted: deque[SegmentFile] = deque()
+        self._warned = False
         self._failures = 0
         self._fill = True
         self._hurry = False
@@ -80,6 +86,17 @@ class Reserver:
             self._hurry = False
             return segment
 
+    def discard(self, segment: SegmentFile) -> None:
+        """Remove a segment, durably, before any that is given later."""
+        with self._changed:
+            self._unwanted.append(segment)
+            self._changed.notify_all()
+
+    def unwanted_bytes(self) -> int:
+        """Size of the segments that are still to be removed."""
+        with self._changed:
+            return sum([segment.size for segment in self._unwanted])
+
     def ready_bytes(self) -> int:
         """Size of the segment that is ready, 0 if none is."""
         ready = self._ready
@@ -96,11 +113,16 @@ class Reserver:
     def _run(self) -> None:
         while True:
             with self._changed:
-                while self._wanted is None and not self._stopping:
+                while self._wanted is None and not self._unwanted and not self._stopping:
                     self._changed.wait()
                 if self._stopping:
                     return
-                assert self._wanted is not None
+            if self._unwanted and not self._remove():
+                with self._changed:
+                    self._changed.wait_for(lambda: self._stopping or self._wanted is not None, RETRY_S)
+            with self._changed:
+                if self._wanted is None:
+                    continue
                 number, size = wanted = self._wanted
             try:
                 segment = create_segment(
@@ -127,7 +149,24 @@ class Reserver:
             self._failures += 1
             self._hurry = False
             self._changed.notify_all()
-            self._changed.wait_for(lambda: self._hurry or self._stopping, RETRY_S)
+            self._changed.wait_for(lambda: self._hurry or self._stopping or bool(self._unwanted), RETRY_S)
+
+    def _remove(self) -> bool:
+        """Remove the first segment that is not wanted; False if that is to be tried again."""
+        segment = self._unwanted[0]
+        try:
+            segment.path.unlink(missing_ok=True)
+            # Before the next one goes: a hole between segments would pass for a lost one.
+            sync_directory(self._directory)
+        except OSError as error:
+            if not self._warned:
+                _log.warning("%s: cannot be removed, tried on: %s", segment.path, error.strerror or error)
+            self._warned = True
+            return False
+        self._warned = False
+        with self._changed:
+            self._unwanted.popleft()
+        return True
 
     def _worth_filling(self) -> bool:
         return self._fill and not self._hurry

@@ -16,9 +16,11 @@ from paxmux.plugins.storage.record import (
     decode_records,
     position,
 )
-from paxmux.plugins.storage.segment_file import PIECE_BYTES, ZEROS, SegmentFile
+from paxmux.plugins.storage.segment_file import HEADER_BYTES, PIECE_BYTES, ZEROS, SegmentFile
 
 WINDOW_BYTES: Final = 4 << 20
+OPENING_BYTES: Final = 16 << 10
+"""Enough for what 100 groups' hard states take."""
 
 ReadBytes: TypeAlias = Callable[[SegmentFile, int, int], bytes]
 """`Place.read`."""
@@ -33,7 +35,6 @@ class Batch(NamedTuple):
     synced: int
     flags: int
     records: list[Record]
-    """Unless asked for, without their values, but for the kinds that only this package writes."""
     positions: list[int]
 
 
@@ -46,10 +47,16 @@ class Rest(NamedTuple):
     """The highest position that any batch header there says was synced; 0 if there is none."""
 
 
+def read_opening(read: ReadBytes, segment: SegmentFile) -> Batch | None:
+    """The batch that a segment starts with; None if there is no good one."""
+    return next(read_batches(read, segment, HEADER_BYTES, OPENING_BYTES), None)
+
+
 def read_batches(
-    read: ReadBytes, segment: SegmentFile, offset: int, *, with_values: bool = False
+    read: ReadBytes, segment: SegmentFile, offset: int, window_bytes: int = WINDOW_BYTES
 ) -> Iterator[Batch]:
-    """The batches from `offset` on, up to the first bytes that are no good batch."""
+    """The batches from `offset` on, up to the first bytes that are no good batch. `window_bytes` are read
+    at once, or as many as a larger batch has."""
     salt = segment.salt
     base = position(segment.number, 0)
     data = b""
@@ -62,7 +69,7 @@ def read_batches(
             if here + BATCH_BYTES <= len(data) or offset + BATCH_BYTES > segment.size:
                 return
             begin, here = offset, 0
-            data = read(segment, begin, WINDOW_BYTES)
+            data = read(segment, begin, window_bytes)
             header = decode_header(data, 0, salt, offset)
             if header is None:
                 return
@@ -71,10 +78,10 @@ def read_batches(
             return
         if end - begin > len(data):
             begin, here = offset, 0
-            data = read(segment, begin, max(WINDOW_BYTES, end - offset))
+            data = read(segment, begin, max(window_bytes, end - offset))
         payload = here + BATCH_BYTES
         at = base + offset + BATCH_BYTES
-        decoded = decode_records(data, payload, header, salt, at, with_values=with_values)
+        decoded = decode_records(data, payload, header, salt, at)
         if decoded is None:
             return
         yield Batch(offset, end, header.synced, header.flags, *decoded)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from paxmux.engine.storage import LogIdentity
+from paxmux.engine.storage import CLEAN_BYTES_PER_S, LogIdentity
 from paxmux.plugins.storage.directory import Directory
 from paxmux.plugins.storage.segmented import SegmentedLog, check_segment_bytes
 
@@ -16,7 +16,16 @@ from paxmux.plugins.storage.segmented import SegmentedLog, check_segment_bytes
 class SegmentLog(SegmentedLog):
     """A log in a directory of its own; implements `paxmux.engine.storage.Log`."""
 
-    def __init__(self, path: Path, identity: LogIdentity, *, segment_bytes: int, create: bool = True) -> None:
+    def __init__(
+        self,
+        path: Path,
+        identity: LogIdentity,
+        *,
+        segment_bytes: int,
+        create: bool = True,
+        max_bytes: int = 0,
+        clean_bytes_per_s: int = CLEAN_BYTES_PER_S,
+    ) -> None:
         """Lock the directory, make it if it is missing, and check every segment's header.
 
         Args:
@@ -24,6 +33,7 @@ class SegmentLog(SegmentedLog):
             identity: whose log it is; stamped into new files, required of existing ones.
             segment_bytes: size of a segment; a larger batch gets a larger one.
             create: whether `recover` makes the log if it is not there.
+            max_bytes, clean_bytes_per_s: as `OpenLog` says.
 
         Raises:
             ValueError: `segment_bytes` out of range.
@@ -32,4 +42,12 @@ class SegmentLog(SegmentedLog):
         """
         check_segment_bytes(segment_bytes)
         place = Directory(path, identity)
-        super().__init__(path, place, segment_bytes=segment_bytes, create=create, clock=time.monotonic)
+        super().__init__(
+            path,
+            place,
+            segment_bytes=segment_bytes,
+            create=create,
+            clock=time.monotonic,
+            max_bytes=max_bytes,
+            clean_bytes_per_s=clean_bytes_per_s,
+        )

@@ -13,11 +13,18 @@ from pathlib import Path
 from typing import Final
 
 from paxmux.engine.errors import StorageFailed
-from paxmux.engine.storage import HardState, LogStats, Record, StorageDamaged
+from paxmux.engine.storage import (
+    CLEAN_BYTES_PER_S,
+    HardState,
+    LogStats,
+    Record,
+    StorageDamaged,
+)
+from paxmux.plugins.storage.cleaner import Cleaner
 from paxmux.plugins.storage.opening import batch_bytes, opening_records
 from paxmux.plugins.storage.place import IndexUnusable, Place
 from paxmux.plugins.storage.reader import Reader
-from paxmux.plugins.storage.record import OPENS_SEGMENT, encode_batch, position
+from paxmux.plugins.storage.record import OPENS_SEGMENT, UPKEEP, encode_batch, position
 from paxmux.plugins.storage.segment_file import (
     HEADER_BYTES,
     MAX_SEGMENT_BYTES,
@@ -36,6 +43,8 @@ FILL_BELOW_BYTES: Final = 64 << 10
 """With batches smaller than this the next segment is filled with zeros ahead: it makes their syncs
 shorter. With larger ones the disk is busy enough: zeros would halve what it can take."""
 UNSYNCED_WAIT_S: Final = 0.005
+LIMIT_WAIT_S: Final = 0.1
+"""How often a log that is as large as it may be looks whether it is smaller."""
 
 
 def check_segment_bytes(segment_bytes: int) -> None:
@@ -53,7 +62,15 @@ class SegmentedLog:
     _segment: SegmentFile
 
     def __init__(
-        self, path: Path, place: Place, *, segment_bytes: int, create: bool, clock: Callable[[], float]
+        self,
+        path: Path,
+        place: Place,
+        *,
+        segment_bytes: int,
+        create: bool,
+        clock: Callable[[], float],
+        max_bytes: int = 0,
+        clean_bytes_per_s: int = CLEAN_BYTES_PER_S,
     ) -> None:
         """
         Args:
@@ -63,11 +80,14 @@ class SegmentedLog:
                 larger one.
             create: whether `recover` makes the log if it is not there.
             clock: seconds from any start, never backwards; says when the index is due.
+            max_bytes, clean_bytes_per_s: as `OpenLog` says.
         """
         self._path = path
         self._place = place
         self._segments = place.segments
         self._segment_bytes = segment_bytes
+        self._max_bytes = max_bytes
+        self._clean_bytes_per_s = clean_bytes_per_s
         self._create = create
         self._clock = clock
         self._unusable: str | None = "recover comes before anything else"
@@ -77,6 +97,8 @@ class SegmentedLog:
         """Where the next batch goes, within the segment and as a position; and what is durable."""
         self._appends = self._syncs = self._records = self._bytes = 0
         self._recovered = self._cut = self._disk_bytes = 0
+        self._limit: str | None = None
+        """In words: the next segment is not made, since the log is as large as it may be."""
         self._reader = Reader(place)
 
     def recover(self) -> dict[int, HardState]:
@@ -115,6 +137,13 @@ class SegmentedLog:
             del self._segments[reserved.number]
             self._disk_bytes -= reserved.size
         self._place.start_reserving(reserved)
+        self._cleaner = Cleaner(
+            self._place,
+            self._start.table,
+            segment_bytes=self._segment_bytes,
+            bytes_per_s=self._clean_bytes_per_s,
+            clock=self._clock,
+        )
         self._request_next()
         self._unusable = None
         return states
@@ -139,16 +168,20 @@ class SegmentedLog:
         """
         if self._unusable is not None:
             raise StorageFailed(self._unusable)
-        if not records:
-            return
+        if records:
+            self._append(records)
+
+    def _append(self, records: Sequence[Record], flags: int = 0) -> None:
         segment = self._segment
-        data, positions = encode_batch(records, segment.number, segment.salt, self._offset, self._synced)
+        data, positions = encode_batch(
+            records, segment.number, segment.salt, self._offset, self._synced, flags
+        )
         try:
             if self._offset + len(data) > segment.size:
                 self._roll(len(data))
                 segment = self._segment
                 data, positions = encode_batch(
-                    records, segment.number, segment.salt, self._offset, self._synced
+                    records, segment.number, segment.salt, self._offset, self._synced, flags
                 )
             self._write(data)
             self._start.table.note(records, positions)
@@ -205,7 +238,7 @@ class SegmentedLog:
         self._position = position(segment.number, offset)
 
     def _opening(self) -> list[Record]:
-        return opening_records(self._start.table, self._reader, min(self._segments))
+        return opening_records(self._start.table, self._reader)
 
     def _open_segment(self, records: list[Record], previous: int) -> None:
         """Write what a segment starts with; the one before it ended at position `previous`."""
@@ -221,8 +254,28 @@ class SegmentedLog:
 
     def _request_next(self) -> None:
         number = self._segment.number + 1
+        size = self._size(number)
+        has = self._segments_bytes()
+        if self._max_bytes and not self._place.reserved_bytes() and has + size > self._max_bytes:
+            self._limit = (
+                f"{self._path}: {has} bytes of log, no room for {size} more below storage.max_bytes"
+                f" {self._max_bytes}"
+            )
+            return
+        self._limit = None
         fill = self._bytes < FILL_BELOW_BYTES * max(1, self._appends)
-        self._place.request(number, self._size(number), fill=fill)
+        self._place.request(number, size, fill=fill)
+
+    def _segments_bytes(self) -> int:
+        """Of all segments, but for the reserved one."""
+        return self._disk_bytes - self._cleaner.removed_bytes + self._place.discarding_bytes()
+
+    def first(self, group: int) -> int:
+        """See `Log.first`."""
+        if self._unusable is not None:
+            raise StorageFailed(self._unusable)
+        state = self._start.table.groups.get(group)
+        return state.first if state is not None else 0
 
     def read(self, group: int, instance: int) -> tuple[int, int, bytes] | None:
         """See `Log.read`."""
@@ -269,7 +322,7 @@ class SegmentedLog:
 
     def healthy(self) -> str | None:
         """See `Log.healthy`."""
-        return self._unusable or self._place.trouble() or self._start.flusher.trouble
+        return self._unusable or self._limit or self._place.trouble() or self._start.flusher.trouble
 
     def housekeep(self) -> float | None:
         """See `Log.housekeep`."""
@@ -277,21 +330,58 @@ class SegmentedLog:
             raise StorageFailed(self._unusable)
         if self._synced != self._position:
             return UNSYNCED_WAIT_S
+        if self._limit is not None:
+            self._request_next()
         try:
-            return self._start.flusher.slice(self._synced)
+            pause = self._start.flusher.slice(self._synced)
         except (StorageFailed, IndexUnusable) as error:
             raise self._fail("index", error) from error
+        if pause == 0.0:
+            return pause
+        waits = [wait for wait in (pause, self._clean()) if wait is not None]
+        if self._limit is not None:
+            waits.append(LIMIT_WAIT_S)
+        return min(waits, default=None)
+
+    def _clean(self) -> float | None:
+        """One slice of making room."""
+        segment = self._segment
+        may_move = self.healthy() is None or 2 * self._offset < segment.size
+        try:
+            records, pause = self._cleaner.slice(
+                segment.number, self._start.index.position, may_move=may_move
+            )
+        except IndexUnusable as error:
+            self._cleaner.trouble = str(error)
+            self._place.set_index_aside()
+            return None
+        except StorageDamaged as error:
+            self._cleaner.trouble = str(error)
+            return None
+        if records:
+            self._append(records, UPKEEP)
+            self.sync()
+        return pause
+
+    def set_cleaning(self, on: bool) -> None:
+        """See `Log.set_cleaning`."""
+        if self._unusable is not None:
+            raise StorageFailed(self._unusable)
+        self._cleaner.on = on
 
     def stats(self) -> LogStats:
         """See `Log.stats`."""
-        index_bytes = self._start.index.disk_bytes() if hasattr(self, "_start") else 0
+        begun = hasattr(self, "_cleaner")
+        index_bytes = self._start.index.disk_bytes() if begun else 0
         return {
             "appends": self._appends,
             "syncs": self._syncs,
             "records": self._records,
             "bytes_written": self._bytes,
             "segments": len(self._segments),
-            "disk_bytes": self._disk_bytes + self._place.reserved_bytes() + index_bytes,
+            "disk_bytes": self._segments_bytes() + self._place.reserved_bytes() + index_bytes if begun else 0,
+            "live_bytes": self._start.table.live_bytes if begun else 0,
+            "removed_segments": self._cleaner.removed_segments if begun else 0,
             "recovered_records": self._recovered,
             "cut_bytes": self._cut,
         }

@@ -80,6 +80,7 @@ class Startup:
         self._new = self.index.position is None
         self.table = GroupTable(self.index.chunk)
         self.table.groups = self.index.states
+        self.table.oldest = self.index.oldest
         self.flusher = Flusher(self.table, self.index, self._clock)
 
     def _begin_anew(self) -> None:

@@ -130,7 +130,7 @@ class Walk:
         if not isinstance(segment, SegmentFile):
             return None
         with suppress(StorageDamaged):
-            batch = next(read_batches(self._files.read, segment, HEADER_BYTES, with_values=True), None)
+            batch = next(read_batches(self._files.read, segment, HEADER_BYTES), None)
             if batch is not None and (number == 0 or batch.flags & OPENS_SEGMENT):
                 return batch
         return None
@@ -211,7 +211,7 @@ class Walk:
             yield Damage(self._lengths[number])
         try:
             while True:
-                for batch in read_batches(read, segment, offset, with_values=True):
+                for batch in read_batches(read, segment, offset):
                     self._proven = max(self._proven, batch.synced)
                     if offset == HEADER_BYTES:
                         self._note_opening(batch)

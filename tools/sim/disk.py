@@ -19,7 +19,6 @@ from paxmux.plugins.storage.record import (
     BATCH_BYTES,
     OFFSET_BITS,
     OFFSET_MASK,
-    OPENS_SEGMENT,
     RECORD_BYTES,
     BatchHeader,
     decode_header,
@@ -290,7 +289,7 @@ class SimDisk:
                 continue
             offset += BATCH_BYTES + header.length
             end = position(number, offset)
-            if not header.flags & OPENS_SEGMENT:
+            if not header.flags:
                 batches.append(batch)
                 ends.append(end)
         return Tail(batches, ends, end)

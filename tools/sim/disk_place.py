@@ -32,6 +32,8 @@ _STATE_FIELDS: Final = (
     "accepted_round",
     "accepted_node",
     "accepted_at",
+    "first",
+    "live_bytes",
 )
 _WEYL: Final = 0x9E3779B97F4A7C15
 """Odd: its multiples are all different within 64 bits."""
@@ -42,7 +44,7 @@ class Notebook:
 
     def __init__(self) -> None:
         self.position: int | None = None
-        self.proven = 0
+        self.proven = self.oldest = 0
         self.chunks: dict[tuple[int, int], Positions] = {}
         self.states: dict[int, tuple[int, ...]] = {}
         self.spoilt = False
@@ -130,6 +132,7 @@ class SimIndex:
         self._keeper = keeper
         self.position = notebook.position
         self.proven = notebook.proven
+        self.oldest = notebook.oldest
         self.states: dict[int, GroupState] = {}
         if notebook.position is not None:
             self.states = {group: GroupState(*fields) for group, fields in notebook.states.items()}
@@ -145,6 +148,7 @@ class SimIndex:
         states: Iterable[tuple[int, GroupState]],
         position: int | None,
         proven: int,
+        oldest: int,
     ) -> None:
         """See `StoredIndex.write`."""
         notebook = self._notebook
@@ -155,9 +159,18 @@ class SimIndex:
         if position is not None:
             self.position = position
         if self.position is not None:
-            notebook.position, notebook.proven = self.position, proven
+            notebook.position, notebook.proven, notebook.oldest = self.position, proven, oldest
             self._keeper.proved(proven)
-        self.proven = proven
+        self.proven, self.oldest = proven, oldest
+
+    def drop(self, group: int) -> bool:
+        """See `StoredIndex.drop`: a chunk at a time."""
+        notebook = self._notebook
+        notebook.states.pop(group, None)
+        found = next((key for key in notebook.chunks if key[0] == group), None)
+        if found is not None:
+            del notebook.chunks[found]
+        return found is None
 
     def disk_bytes(self) -> int:
         """See `StoredIndex.disk_bytes`."""
@@ -215,6 +228,14 @@ class SimPlace:
         for segment in torn:
             self._platter.remove(segment.number)
             del self.segments[segment.number]
+
+    def discard(self, segment: SegmentFile) -> None:
+        """See `Place.discard`: at once."""
+        self.remove([segment])
+
+    def discarding_bytes(self) -> int:
+        """See `Place.discarding_bytes`."""
+        return 0
 
     def release(self) -> None:
         """See `Place.release`: nothing is held."""

@@ -77,6 +77,9 @@ class WatchedLog:
         self._reached(Point.APPENDED)
         self._log.sync()
 
+    def first(self, group: int) -> int:
+        return self._log.first(group)
+
     def read(self, group: int, instance: int) -> tuple[int, int, bytes] | None:
         return self._log.read(group, instance)
 
@@ -90,6 +93,9 @@ class WatchedLog:
 
     def housekeep(self) -> float | None:
         return self._log.housekeep()
+
+    def set_cleaning(self, on: bool) -> None:
+        self._log.set_cleaning(on)
 
     def stats(self) -> LogStats:
         return self._log.stats()

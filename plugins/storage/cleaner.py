@@ -1,0 +1,221 @@
+"""Makes room: removes the oldest segments as soon as nobody needs anything in them.
+
+A segment is needed while a value in it is not forgotten, or is the open vote of its group. Usually all
+groups move on together and the oldest segment is simply behind them. Where some are slow, what is left of
+them is appended again, and only if the log is much larger than what lives in it: more than twice as large,
+and three segments. So no value is written again more than about once for each one that is new.
+
+It decides what goes; the log appends, syncs and states in a record of its own which segment is the oldest
+that it needs. Only behind that record, durable, and behind an index that needs no older one is a segment
+removed. It runs in slices between turns and never says what a group may forget.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Final, NamedTuple
+
+from paxmux.engine.storage import Record, StorageDamaged
+from paxmux.plugins.storage.group_table import GroupTable
+from paxmux.plugins.storage.place import Place
+from paxmux.plugins.storage.record import (
+    ACCEPT,
+    HARD_STATE,
+    LEARNED,
+    OFFSET_BITS,
+    OFFSET_MASK,
+    OPENING,
+    RECORD_BYTES,
+)
+from paxmux.plugins.storage.scan import Batch, read_batches, read_opening
+from paxmux.plugins.storage.segment_file import HEADER_BYTES
+
+WALK_RECORDS: Final = 1024
+"""Records looked at in one slice,"""
+MOVE_BYTES: Final = 256 << 10
+"""and bytes appended again: a single larger value goes alone."""
+SPARE_SEGMENTS: Final = 3
+
+_WITH_VALUE: Final = frozenset({ACCEPT, LEARNED})
+
+
+class Slice(NamedTuple):
+    """What a slice asks for."""
+
+    records: list[Record]
+    """To be appended and synced before the next slice."""
+    pause_s: float | None
+    """Until the next slice; None: not before something is appended."""
+
+
+class Cleaner:
+    """The cleaner of one log."""
+
+    def __init__(
+        self,
+        place: Place,
+        table: GroupTable,
+        *,
+        segment_bytes: int,
+        bytes_per_s: int,
+        clock: Callable[[], float],
+    ) -> None:
+        """
+        Args:
+            place: of the log, recovered.
+            table: of the log.
+            segment_bytes: how large its segments grow.
+            bytes_per_s: at most so much is appended again or removed.
+            clock: seconds from any start, never backwards.
+        """
+        self.on = True
+        self.removed_segments = 0
+        self.removed_bytes = 0
+        self.trouble: str | None = None
+        """Why nothing is cleaned any more: what should be moved cannot be read."""
+        self._place = place
+        self._table = table
+        self._segment_bytes = segment_bytes
+        self._bytes_per_s = bytes_per_s
+        self._clock = clock
+        self._not_before = 0.0
+        self._number = max(min(place.segments), table.oldest)
+        """Nothing in the segments below is needed."""
+        self._walk: Iterator[Batch] | None = None
+        """Over segment `_number`, while what lives in it is moved,"""
+        self._slow: frozenset[int] = frozenset()
+        """which belongs to these groups,"""
+        self._walked = 0
+        """up to this offset."""
+        self._opened = -1
+        self._instances: dict[int, int] = {}
+        """How far each group was when the segment behind this one was opened,"""
+        self._end = 0
+        """and where this one ended: an offset."""
+        self._pass_end: int | None = None
+        self._scale = 1.0
+        """What lives is more than it seems by this factor, as the last pass over the whole log has shown."""
+
+    def slice(self, current: int, indexed: int | None, *, may_move: bool) -> Slice:
+        """Do one slice; everything appended so far is durable.
+
+        Args:
+            current: the segment that is written.
+            indexed: position up to which the index has the log.
+            may_move: there is room to append something again.
+
+        Raises:
+            StorageDamaged: what has to be moved cannot be read; nothing is cleaned any more.
+            IndexUnusable: likewise.
+        """
+        if not self.on or self.trouble is not None:
+            return Slice([], None)
+        now = self._clock()
+        if now < self._not_before:
+            return Slice([], self._not_before - now)
+        oldest = min(self._place.segments)
+        if oldest < self._table.oldest:
+            self._remove(oldest, now)
+            return Slice([], self._not_before - now)
+        if self._walk is not None:
+            return self._move(now) if may_move else Slice([], None)
+        last = min(current, indexed >> OFFSET_BITS) if indexed is not None else 0
+        if self._number < last:
+            self._slow = self._slow_groups(self._number)
+            if not self._slow:
+                self._number += 1
+                return Slice([], 0.0)
+            if may_move and self._crowded():
+                self._begin_walk()
+                return Slice([], 0.0)
+        if self._number > self._table.oldest:
+            return Slice([(OPENING, 0, self._number, 0, 0, b"")], 0.0)
+        return Slice([], None)
+
+    def _remove(self, number: int, now: float) -> None:
+        segment = self._place.segments[number]
+        self._place.discard(segment)
+        self.removed_segments += 1
+        self.removed_bytes += segment.size
+        self._spend(segment.size, now)
+
+    def _spend(self, size: int, now: float) -> None:
+        self._not_before = now + size / self._bytes_per_s
+
+    def _slow_groups(self, number: int) -> frozenset[int]:
+        """Groups that may have something in a segment that is not forgotten: those that had not come
+        further, when the next one began, than what they keep."""
+        if self._opened != number:
+            segment = self._place.segments[number + 1]
+            opening = read_opening(self._place.read, segment)
+            if opening is None:
+                raise StorageDamaged(f"{segment.path}, offset {HEADER_BYTES}: the segment has no start")
+            self._instances = {record[1]: record[2] for record in opening.records if record[0] == HARD_STATE}
+            self._end = opening.synced & OFFSET_MASK
+            self._opened = number
+        groups = self._table.groups
+        return frozenset(
+            [
+                group
+                for group, instance in self._instances.items()
+                if group in groups and groups[group].first <= instance
+            ]
+        )
+
+    def _crowded(self) -> bool:
+        """What is left of the log is much larger than what lives in it."""
+        live_bytes = self._table.live_bytes
+        spare_bytes = SPARE_SEGMENTS * self._segment_bytes
+        total_bytes = sum(
+            [each.size for each in self._place.segments.values() if each.number >= self._number]
+        )
+        if self._pass_end is not None and self._number >= self._pass_end:
+            # All that lives was moved since: the log is no larger than that, and what was new.
+            self._pass_end = None
+            self._scale = max(1.0, (total_bytes - spare_bytes) / max(1, live_bytes))
+        crowded = total_bytes > 2 * live_bytes * self._scale + spare_bytes
+        if not crowded:
+            # The pass ends here; what comes before the next one begins is not moved by it.
+            self._pass_end = None
+        return crowded
+
+    def _begin_walk(self) -> None:
+        segment = self._place.segments[self._number]
+        self._walk = read_batches(self._place.read, segment, HEADER_BYTES)
+        self._walked = HEADER_BYTES
+        if self._pass_end is None:
+            self._pass_end = max(self._place.segments)
+
+    def _move(self, now: float) -> Slice:
+        """Go on through the segment, and collect what lives."""
+        assert self._walk is not None
+        records: list[Record] = []
+        seen = size = 0
+        for batch in self._walk:
+            self._walked = batch.end
+            seen += len(batch.records)
+            size += self._collect(batch, records)
+            if seen >= WALK_RECORDS or size >= MOVE_BYTES:
+                break
+        else:
+            self._walk = None
+            if self._walked != self._end:
+                path = self._place.segments[self._number].path
+                self.trouble = f"{path}, offset {self._walked}: no good batch, so the segment is kept"
+                raise StorageDamaged(self.trouble)
+            self._number += 1
+        self._spend(size, now)
+        return Slice(records, self._not_before - now)
+
+    def _collect(self, batch: Batch, records: list[Record]) -> int:
+        table, slow = self._table, self._slow
+        size = 0
+        for (kind, group, instance, round_, node, value), at in zip(
+            batch.records, batch.positions, strict=True
+        ):
+            if kind in _WITH_VALUE and group in slow and table.find(group, instance) == at:
+                # A vote stays a vote; what is below the open instance is decided.
+                kept = ACCEPT if at == table.groups[group].accepted_at else LEARNED
+                records.append((kept, group, instance, round_, node, value))
+                size += RECORD_BYTES + len(value)
+        return size
