@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from paxmux.engine.paxos.effects import LEARNED, Record
 from paxmux.engine.paxos.group import Owned
 from paxmux.engine.state_machine import StateMachine
-from paxmux.engine.storage import NULL_BALLOT, HardState, Log
+from paxmux.engine.storage import EMPTY_STATE, HardState, Log
 from paxmux.shards import handover
 from paxmux.shards.applier import Applier
 from paxmux.shards.handover import Begin, HandoverLost, HandoverSocket, LetGo, State, Values, Waiting
@@ -40,11 +40,10 @@ class Arrival:
         move: int,
         socket: HandoverSocket,
         log: Log,
-        there: HardState,
         build: Build,
         make_applier: Callable[[int, Machines], Applier],
     ) -> None:
-        """`there`: what this log has of the group, or less.
+        """The log must know nothing of the group.
 
         Raises:
             ConfigError, or whatever a machine's constructor raises.
@@ -62,9 +61,8 @@ class Arrival:
         self.calls: list[Call] = []
         self.forwards: handover.Forwards | None = None
         self._log = log
-        self._there = there
-        self._have = there.instance
-        """All values below are in this log, or among the records of this turn."""
+        self._have = 0
+        """All values below that the other log has are in this one, or among the records of this turn."""
         self._left = -1
         """Values that the other worker has and did not send; -1: not known yet."""
         self._applied = -1
@@ -74,7 +72,7 @@ class Arrival:
         self._build = build
         self._make_applier = make_applier
         self.applier = make_applier(group, build(group, False))
-        socket.send(Begin(there.instance, there.promised))
+        socket.send(Begin())
         socket.flush()
 
     def take(self, records: list[Record]) -> bool:
@@ -123,14 +121,6 @@ class Arrival:
         self.complete = self.state is not None
         return False
 
-    def written(self) -> HardState:
-        """What this log has of the group now, or less; for a later move."""
-        if self.complete and self.state is not None:
-            return self.state
-        if self._have == self._there.instance:
-            return self._there
-        return HardState(self._have, self._there.promised, NULL_BALLOT, b"")
-
     def close(self, *, machines: bool) -> None:
         """End it here; the other worker notices. `machines`: close them too, they are not needed."""
         self.socket.close()
@@ -143,9 +133,7 @@ class Arrival:
         match message:
             case Values(items, left):
                 for instance, round_, node, value in items:
-                    if instance != self._have and (
-                        self._have != self._there.instance or instance < self._have
-                    ):
+                    if instance != self._have and self._have:
                         raise HandoverLost(f"instance {instance} came where {self._have} was expected")
                     records.append((LEARNED, self.group, instance, round_, node, value))
                     self._have = instance + 1
@@ -167,6 +155,6 @@ class Arrival:
                 if instance != self._have or self._applied < 0 or self.forwards is None:
                     raise HandoverLost(f"it stands at {instance}, though values up to {self._have} came")
                 self.state = HardState(instance, promised, accepted, value)
-                records += last_records(self.group, self.state, self._there, first)
+                records += last_records(self.group, self.state, EMPTY_STATE, first)
             case _:
                 raise HandoverLost(f"{type(message).__name__} is not expected now")

@@ -172,6 +172,8 @@ class Assembly:
             await mover.run()
             store.switch(wanted)
             log.info("groups have moved between logs: %s", mover.picture())
+        if store.identity.hosts != wanted:
+            raise PaxmuxError(f"the map has {store.identity.hosts}, the layout {wanted}")
         try:
             unused = set_unused_aside(store.directory, set(wanted))
         except OSError as error:

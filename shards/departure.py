@@ -9,14 +9,11 @@ says that the other worker has it, or that it stays; it is never decided here.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from paxmux.engine.paxos.group import Group, Owned
 from paxmux.engine.storage import HardState, Log
 from paxmux.shards import handover
 from paxmux.shards.applier import Applier
 from paxmux.shards.handover import Begin, HandoverLost, HandoverSocket
-from paxmux.shards.moving import first_kept
 from paxmux.shards.requests import Call
 
 SLICE_COUNT = 512
@@ -67,7 +64,7 @@ class Departure:
             HandoverLost: the other worker is gone, or cannot be told anything.
             StorageDamaged: a value cannot be read.
         """
-        self._listen(group.instance, group.acceptor.promised)
+        self._listen()
         end = min(applier.next, group.instance)
         if self._next >= 0 and self.socket.backlog < BACKLOG_BYTES and (self._next < end or not self._told):
             self._told = True
@@ -82,7 +79,7 @@ class Departure:
             HandoverLost, StorageDamaged: as `step`.
         """
         state, socket = gone.state, self.socket
-        self._listen(state.instance, state.promised)
+        self._listen()
         if self._next < 0:
             return
         applied = min(gone.applier.next, state.instance)
@@ -100,7 +97,7 @@ class Departure:
         socket.send(handover.Forwards(known.known_from, known.marks, known.taken))
         while self._next < state.instance:
             self._send_slice(state.instance, state.instance)
-        first = first_kept(self._log, self.group)
+        first = self._log.first(self.group)
         socket.send(handover.State(state.instance, state.promised, state.accepted, state.value, first))
         self.handed_over = True
         socket.flush()
@@ -109,16 +106,11 @@ class Departure:
         """End it here; the other worker notices."""
         self.socket.close()
 
-    def _listen(self, instance: int, promised: Sequence[int]) -> None:
+    def _listen(self) -> None:
         for message in self.socket.receive():
             if not isinstance(message, Begin) or self._next >= 0:
                 raise HandoverLost(f"{type(message).__name__} is not expected now")
-            if message.instance > instance or message.promised > tuple(promised):
-                raise HandoverLost(
-                    f"the other log knows more of group {self.group} than the one that has it: instance "
-                    f"{message.instance}, promise {message.promised} against {instance}, {tuple(promised)}"
-                )
-            self._next = max(message.instance, first_kept(self._log, self.group))
+            self._next = self._log.first(self.group)
 
     def _send_slice(self, end: int, instance: int) -> None:
         count = min(SLICE_COUNT, end - self._next)

@@ -27,10 +27,7 @@ _LENGTH = Struct("<I")
 
 
 class Begin(msgspec.Struct, tag=1, array_like=True, forbid_unknown_fields=True):
-    """Send decided values from `instance` on; my log has those below, and this promise."""
-
-    instance: int
-    promised: tuple[int, int]
+    """Send decided values from the first one on that there is."""
 
 
 class Values(msgspec.Struct, tag=2, array_like=True, forbid_unknown_fields=True):

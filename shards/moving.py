@@ -19,7 +19,7 @@ It decides no switch: whoever calls it does, when all is copied, and it never wr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from paxmux.engine.address import node_text
@@ -29,10 +29,6 @@ from paxmux.engine.storage import EMPTY_STATE, NULL_BALLOT, HardState, Log, Reco
 COPY_COUNT = 4096
 COPY_BYTES = 1 << 20
 """Values that are in memory at a time; a single larger one goes alone."""
-
-FORGOTTEN = 5
-"""The kind of record that says that nothing below its instance is needed; only logs whose `first` is above
-0 are asked to take it."""
 
 
 class Move(NamedTuple):
@@ -97,7 +93,7 @@ def _check(move: Move, here: HardState, there: HardState) -> None:
 
 
 def _copy(group: int, source: Log, here: HardState, target: Log, there: HardState) -> Iterator[Copy]:
-    first = first_kept(source, group)
+    first = source.first(group)
     instance = max(first, there.instance)
     while instance < here.instance:
         found = source.read_range(group, instance, min(COPY_COUNT, here.instance - instance), COPY_BYTES)
@@ -131,7 +127,7 @@ def last_records(group: int, here: HardState, there: HardState, first: int) -> l
     if here.promised > known:
         records.append((RecordKind.PROMISE, group, here.instance, *here.promised, b""))
     if first:
-        records.append((FORGOTTEN, group, first, 0, 0, b""))
+        records.append((RecordKind.FORGOTTEN, group, first, 0, 0, b""))
     return records
 
 
@@ -142,12 +138,6 @@ def _write(target: Log, records: Sequence[Record]) -> None:
     target.append(records)
     target.sync()
     target.housekeep()
-
-
-def first_kept(log: Log, group: int) -> int:
-    """The first instance whose value the log still has; a log without retention has them all."""
-    first: Callable[[int], int] | None = getattr(log, "first", None)
-    return first(group) if first is not None else 0
 
 
 def _ballot(state: HardState) -> str:

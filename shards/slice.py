@@ -106,7 +106,7 @@ def build_turn(
     timers: TimerOptions,
     proposals: ProposalOptions,
     limits: LimitOptions,
-    elsewhere: dict[int, HardState] | None = None,
+    strays: list[int] | None = None,
 ) -> Turn:
     """Recover `log` and build the turn over it; it is not started yet.
 
@@ -120,7 +120,7 @@ def build_turn(
         rng: for pauses and choices of peers.
         now: in ns.
         timers, proposals, limits: as in the options.
-        elsewhere: gets what the log has of groups that are not hosted here.
+        strays: gets the groups that the log has records of and that are not hosted here.
 
     Raises:
         StorageDamaged, StorageFailed: by `Log.recover`.
@@ -130,8 +130,8 @@ def build_turn(
     maker = GroupMaker(identity, log, replies, members, rng, timers, proposals, limits)
     groups = {index: maker.group(index, states.get(index, EMPTY_STATE), now) for index in machines}
     appliers = {index: maker.applier(index, machines[index]) for index in machines}
-    if elsewhere is not None:
-        elsewhere.update({index: state for index, state in states.items() if index not in groups})
+    if strays is not None:
+        strays += [index for index in states if index not in groups]
     outlet = Outlet(
         sink,
         [node for node in members.seats if node != identity.node],

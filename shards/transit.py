@@ -12,9 +12,10 @@ import select
 from collections.abc import Callable, Mapping
 
 from paxmux.engine.errors import PaxmuxError
+from paxmux.engine.paxos.effects import RELEASED
 from paxmux.engine.paxos.group import Group, Owned
 from paxmux.engine.state_machine import StateMachine
-from paxmux.engine.storage import EMPTY_STATE, HardState, Log, StorageDamaged
+from paxmux.engine.storage import Log, StorageDamaged
 from paxmux.shards.applier import Applier, describe
 from paxmux.shards.arrival import Arrival
 from paxmux.shards.boot import MoveTold
@@ -35,7 +36,6 @@ class Transit:
         turn: Turn,
         storage: Log,
         maker: GroupMaker,
-        elsewhere: dict[int, HardState],
         build: Callable[[int, bool], Mapping[int, StateMachine]],
         tell: Callable[[MoveTold], None],
     ) -> None:
@@ -44,14 +44,12 @@ class Transit:
             turn: of the worker.
             storage: its log.
             maker: makes groups and appliers over it.
-            elsewhere: what the log has of groups that are not hosted here; kept up to date.
             build: (group, durable) -> new machines of the group, those that keep their state or the others.
             tell: says something to the node.
         """
         self._turn = turn
         self._log = storage
         self._maker = maker
-        self._elsewhere = elsewhere
         self._build_machines = build
         self._tell = tell
         self._poll: select.epoll | None = None
@@ -89,10 +87,7 @@ class Transit:
         try:
             if group in self._turn.groups or group in self._gone or group in self._arrivals:
                 raise HandoverLost(f"group {group} is here, or is on its way already")
-            there = self._elsewhere.get(group, EMPTY_STATE)
-            self._arrivals[group] = Arrival(
-                group, move, socket, self._log, there, self._build, self._maker.applier
-            )
+            self._arrivals[group] = Arrival(group, move, socket, self._log, self._build, self._maker.applier)
         except (HandoverLost, PaxmuxError, StorageDamaged) as error:
             socket.close()
             self._broken(group, move, str(error))
@@ -119,7 +114,6 @@ class Transit:
                 if arrival.take(self._turn.fx.records):
                     self._more = True
             except HandoverLost as error:
-                # What was taken in before is written all the same, and true.
                 self._broken(group, arrival.move, str(error))
                 self._drop_arrival(group)
 
@@ -187,8 +181,8 @@ class Transit:
         self._drop_departure(group)
         gone = self._gone.pop(group, None)
         if gone is not None:
-            self._elsewhere[group] = gone.state
             gone.close()
+            self._release(group)
 
     # In
 
@@ -219,7 +213,6 @@ class Transit:
                 made.forwarder.take_over(known.known_from, known.marks, known.taken)
             self._forget_arrival(group)
             arrival.close(machines=False)
-            self._elsewhere.pop(group, None)
             self._host(made, arrival.own, arrival.applier, arrival.calls, now)
             move = arrival.move
         elif group in self._turn.groups:
@@ -277,8 +270,12 @@ class Transit:
     def _drop_arrival(self, group: int) -> None:
         arrival = self._forget_arrival(group)
         if arrival is not None:
-            self._elsewhere[group] = arrival.written()
             arrival.close(machines=True)
+            self._release(group)
+
+    def _release(self, group: int) -> None:
+        """Another log has the group for good: the next turn says so in this one."""
+        self._turn.fx.records.append((RELEASED, group, 0, 0, 0, b""))
 
     def _forget_arrival(self, group: int) -> Arrival | None:
         arrival = self._arrivals.pop(group, None)

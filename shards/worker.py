@@ -28,7 +28,7 @@ from paxmux.engine.options import Options
 from paxmux.engine.paxos.quorum import Members
 from paxmux.engine.paxos.timers import MS, NEVER
 from paxmux.engine.state_machine import MAX_SMID, MIN_SMID, StateMachine
-from paxmux.engine.storage import HardState, Log, LogIdentity, OpenLog, StorageDamaged
+from paxmux.engine.storage import Log, LogIdentity, OpenLog, RecordKind, StorageDamaged
 from paxmux.shards import requests
 from paxmux.shards.applier import describe, is_durable
 from paxmux.shards.boot import Failed, MoveEnd, MoveIn, MoveOut, Ready, Stop, WorkerBoot
@@ -132,7 +132,7 @@ class Worker:
             boot.founding.cluster, boot.node_id, boot.seat, boot.incarnation, boot.worker, boot.generation
         )
         members, rng = Members(boot.founding.seats), random.Random(secrets.randbits(64))
-        elsewhere: dict[int, HardState] = {}
+        strays: list[int] = []
         turn = build_turn(
             identity,
             self._machines,
@@ -145,8 +145,10 @@ class Worker:
             timers=options.timers,
             proposals=options.proposals,
             limits=options.limits,
-            elsewhere=elsewhere,
+            strays=strays,
         )
+        # They live in other logs, for good: what is here was left behind, or is a copy that was cut off.
+        turn.fx.records += [(RecordKind.RELEASED, group, 0, 0, 0, b"") for group in strays]
         maker = GroupMaker(
             identity,
             self._log,
@@ -161,7 +163,7 @@ class Worker:
         def build(group: int, durable: bool) -> dict[int, StateMachine]:
             return build_machines(options, [group], durable)[group]
 
-        self._transit = Transit(turn, self._log, maker, elsewhere, build, self._parent.send)
+        self._transit = Transit(turn, self._log, maker, build, self._parent.send)
         return turn
 
     # The loop

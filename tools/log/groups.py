@@ -23,6 +23,7 @@ from paxmux.plugins.storage.record import (
     ACCEPT,
     CARRIED,
     DECIDED,
+    FORGOTTEN,
     HARD_STATE,
     LEARNED,
     OFFSET_BITS,
@@ -31,6 +32,7 @@ from paxmux.plugins.storage.record import (
     OPENS_SEGMENT,
     PROMISE,
     RECORD_BYTES,
+    RELEASED,
 )
 from paxmux.plugins.storage.scan import Batch
 
@@ -151,6 +153,10 @@ class Groups:
         ):
             if kind == OPENING:
                 continue
+            if kind == RELEASED:
+                # What comes of it after this is another stay.
+                self.groups.pop(index, None)
+                continue
             group = self.groups.get(index)
             if group is None:
                 # Where a segment opens with it, the older ones are gone: what they said is said again.
@@ -177,7 +183,7 @@ class Groups:
                 self._vote(group, instance, (round_, node), at, out)
             elif kind == HARD_STATE:
                 self._carried(group, instance, (round_, node), value, at, out)
-            else:
+            elif kind != FORGOTTEN:
                 self._fault(group, instance, at, f"record of unknown kind {kind}")
         if opens:
             self._opened(batch)
