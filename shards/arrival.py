@@ -118,8 +118,7 @@ class Arrival:
             self._durable.next = self.applier.next = max(self._applied, self.applier.next)
             self.applier.join(self._durable)
         self._joined = True
-        self.complete = self.state is not None
-        return False
+        return True
 
     def close(self, *, machines: bool) -> None:
         """End it here; the other worker notices. `machines`: close them too, they are not needed."""
