@@ -313,11 +313,15 @@ def let_go_after(rounds: int, world: Three, back: bool) -> None:
     world.round(Batch([], [(0, CallKind.LET_GO, GROUP, 0, MOVE, b"")]), at=source)
     world.until(lambda: target.says("complete"))
     winner = source if back else target
+    known = source.transit._gone[GROUP].group.forwarder
+    knew = known.known_from, dict(known.marks), dict(known.taken)
     if back:
         target.transit.end(GROUP, MOVE)
     else:
         source.order(CallKind.LEAVE)
-    world.round(Batch([], [(0, CallKind.TAKE_UP, GROUP, 0, MOVE, b"")]), at=winner)
+    winner.order(CallKind.TAKE_UP)
+    knows = winner.turn.groups[GROUP].forwarder
+    assert (knows.known_from, knows.marks, knows.taken) == knew
     world.round(proposals(5, 1), at=winner)
     world.until(lambda: len(source.replies) + len(target.replies) == 5 and len(peer.replies) == 2)
     assert sorted(reply[0] for reply in source.replies + target.replies) == [1, 2, 3, 4, 5]
@@ -325,6 +329,47 @@ def let_go_after(rounds: int, world: Three, back: bool) -> None:
     world.until(lambda: all(len(half.machine.values) == 7 for half in (winner, *world.peers)))
     assert sorted(winner.machine.values) == sorted(b"v%d" % seq for seq in (1, 2, 3, 4, 5, 101, 102))
     assert all(half.machine.values == winner.machine.values for half in world.peers)
+
+
+@pytest.mark.parametrize("again", [False, True])
+@pytest.mark.parametrize("turns", range(4))
+def test_nothing_of_a_group_that_was_let_go_is_done_any_more(turns: int, again: bool) -> None:
+    """Also where it was let go in the very turn in which it opened an instance, or was taken up."""
+    source, target = Half(0, True), Half(1, False)
+    begin(source, target)
+    until(lambda: target.says("near"), source, target)
+    let_go, take_up = ((0, kind, GROUP, 0, MOVE, b"") for kind in (CallKind.LET_GO, CallKind.TAKE_UP))
+    batch = proposals(1, 3)
+    for _ in range(turns):
+        source.loop(batch)
+        batch = Batch()
+    batch.calls += [let_go, take_up, let_go] if again else [let_go]
+    source.loop(batch)
+    at = source.transit._gone[GROUP].state
+    answered = len(source.replies)
+    until(lambda: not source.turn.busy, source)
+    assert (source.turn.groups, len(source.replies)) == ({}, answered)
+    source.log.crash()
+    left = source.log.reopen().recover()[GROUP]
+    assert left.promised == at.promised
+    # That the last instance is decided need not be written down.
+    assert left.instance < at.instance or left == at
+
+
+def test_a_target_is_complete_with_the_last_word_alone() -> None:
+    target = Half(1, False)
+    one, two = socket.socketpair()
+    end = HandoverSocket(one.detach())
+    target.transit.arrive(GROUP, MOVE, two.detach())
+    last = [handover.Forwards(0, {}, {}), State(0, (4, 9), (0, 0), b"", 0)]
+    for message in (Values([], 0), LetGo(0), *last):
+        end.send(message)
+        end.flush()
+        for _ in range(5):
+            target.loop()
+        assert target.says("complete") == (message is last[-1])
+    end.close()
+    target.transit.close()
 
 
 def test_only_what_is_executed_is_sent_ahead() -> None:
