@@ -19,7 +19,7 @@ from paxmux.shards.live_move import LiveMove, MoveFailed
 from paxmux.shards.rearranging import Rearranger, layout_with
 from paxmux.shards.requests import CallKind
 from paxmux.shards.waiting_room import WAITING_ROOM
-from tests.event_loop import in_loop
+from tests.event_loop import DEADLINE_S, in_loop
 
 GROUP, MOVE, SOURCE, TARGET = 2, 7, 0, 1
 STEPS = ["near", "complete", "hosted"]
@@ -194,6 +194,26 @@ def test_whatever_happens_at_each_step(event: str, after: int, together: bool) -
         world.check()
 
     scenario()
+
+
+@pytest.mark.parametrize("complete", [False, True])
+@in_loop
+async def test_the_second_death_is_heard_too(complete: bool) -> None:
+    """While the group goes back to its worker, or to the new one, that worker dies as well."""
+    world = World()
+    moving = asyncio.create_task(world.move.run())
+    for what in STEPS[: 1 + complete]:
+        await settle()
+        world.tell(what)
+    await settle()
+    world.die(SOURCE if complete else TARGET)
+    await settle()
+    assert not moving.done()
+    world.die(TARGET if complete else SOURCE)
+    await asyncio.wait([moving], timeout=DEADLINE_S)
+    assert moving.done()
+    assert (moving.exception() is None) == complete
+    world.check()
 
 
 @in_loop
