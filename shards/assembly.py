@@ -38,6 +38,7 @@ from paxmux.shards.moving import moves_between
 from paxmux.shards.pending import Pending
 from paxmux.shards.post import Post
 from paxmux.shards.rearranging import Rearranger, layout_with
+from paxmux.shards.requests import CallKind
 from paxmux.shards.router_child import RouterChild
 from paxmux.shards.router_host import RouterHost
 from paxmux.shards.status import group_rows, layout_picture, loop_picture, pending_picture
@@ -76,6 +77,10 @@ class Assembly:
         self._supervisor: Supervisor
         self._lag = LagWatch(loop, inline_router=options.router == "inline")
         self.exchange = Exchange(loop, admission, self.pending, layout.workers, self._on_broken)
+        self.cleaning = True
+        """Whether the workers forget, and make room: those that start from now on too."""
+        self.log_sync: dict[int, bool] = {}
+        """What `Node.set_log_sync` last said of groups: a worker that follows another one goes by it."""
         self.serving = False
         """Between the end of the start and the begin of the end."""
         self._stack = AsyncExitStack()
@@ -235,9 +240,32 @@ class Assembly:
             },
             "peers": router.pop("peers", None),
             "router": {**self._router.describe(), "answered": bool(router), **router},
+            "cleaning": self.cleaning,
             "loop": loop_picture(self._lag),
             "pending": pending_picture(self.admission, self.pending),
         }
+
+    async def set_cleaning(self, on: bool) -> None:
+        """Tell every worker; one that is down hears it when it starts.
+
+        Raises:
+            Overloaded: not all could be told.
+        """
+        self.cleaning = on
+        deadline_ns = time.monotonic_ns() + int(STATUS_S * 1e9)
+        told = []
+        for worker in range(self._rearranger.layout.workers):
+            if not self.admission.down(worker):
+                self.admission.enter(worker, 0)
+                told.append(self.exchange.call(worker, CallKind.SET_CLEANING, 0, int(on), b"", deadline_ns))
+        await asyncio.gather(*told)
+
+    async def _on_cleaning(self, request: dict[str, Any]) -> dict[str, Any]:
+        on = request.get("on")
+        if type(on) is not bool:
+            raise InvalidRequest(f'expected true or false as "on", got {on!r}')
+        await self.set_cleaning(on)
+        return {"cleaning": on}
 
     async def change_layout(self, wanted: Layout) -> dict[str, Any]:
         """Move groups while the node serves; see `Rearranger.change`."""
@@ -251,7 +279,12 @@ class Assembly:
         return {**picture, **rearranger.picture()}
 
     def _operations(self) -> dict[str, Handler]:
-        return {"status": self._on_status, "layout": self._on_layout, "layout_move": self._on_layout_move}
+        return {
+            "status": self._on_status,
+            "cleaning": self._on_cleaning,
+            "layout": self._on_layout,
+            "layout_move": self._on_layout_move,
+        }
 
     async def _on_layout(self, _: dict[str, Any]) -> dict[str, Any]:
         self._require_serving()
@@ -302,17 +335,20 @@ class Assembly:
     def _worker_boot(self, worker: int, generation: int) -> WorkerBoot:
         if self._founding is None:
             raise PaxmuxError("no worker can start before the cluster is founded")
+        groups = self._rearranger.groups_of(worker)
         return WorkerBoot(
             options=self._options,
             worker=worker,
             generation=generation,
-            groups=self._rearranger.groups_of(worker),
+            groups=groups,
             node_id=self._own.node_id,
             seat=self._seat,
             incarnation=self._incarnation,
             founding=self._founding,
             # A log that has no group by the map holds nothing that must not be missed.
             create_log=not self._store.identity.logs or worker not in (self._store.identity.hosts or ()),
+            cleaning=self.cleaning,
+            log_sync={group: on for group, on in self.log_sync.items() if group in groups},
             cpus=list(self._rearranger.layout.cpus_of(worker)),
             sys_path=self._sys_path,
         )

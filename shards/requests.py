@@ -28,12 +28,16 @@ class CallKind(IntEnum):
     """Group is ignored; the answer is JSON about every group of the worker."""
     LINEARIZABLE_QUERY = 5
     """As `QUERY`, but of a state that has in it everything acknowledged anywhere before the call."""
-    LET_GO = 6
+    SET_CLEANING = 6
+    """Argument is 1 or 0: whether the worker forgets, and makes room; group and payload are ignored."""
+    SET_LOG_SYNC = 7
+    """Argument 1: sync the turns that the group has records in; 0: do not wait for the disk."""
+    LET_GO = 8
     """Orders, which have no answer; argument is the number of the move. This one: take no part in the group
     from now on, and hand it over. Nothing that concerns the group follows in the ring."""
-    TAKE_UP = 7
+    TAKE_UP = 9
     """Host the group: one that arrived, or one that was let go and has to stay."""
-    LEAVE = 8
+    LEAVE = 10
     """Another worker has the group for good: forget it."""
 
 

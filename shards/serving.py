@@ -69,6 +69,7 @@ class Serving:
 
     __slots__ = (
         "_chains",
+        "_forgotten",
         "_groups",
         "_log",
         "_streams",
@@ -89,6 +90,8 @@ class Serving:
         """Streams that have more to send and room in their window; served in this order."""
         self._chains: list[tuple[int, int, int]] = []
         self._unreadable: set[int] = set()
+        self._forgotten: set[tuple[int, int]] = set()
+        """(peer, group) that asked for what is forgotten: said once."""
         self._suspects: dict[int, Group] = {}
         """Groups whose log has to be checked again, one in a turn."""
 
@@ -156,6 +159,8 @@ class Serving:
                     _log.error("group %d: decided values cannot be served: %s", index, error)
                 continue
             if not found:
+                if stream.next < self._log.first(index):
+                    self._tell_forgotten(peer, index, stream.next)
                 continue
             size = sum([len(item[3]) for item in found]) + len(found) * SERVE_OVERHEAD_BYTES
             batch = box.peer(peer)
@@ -166,6 +171,12 @@ class Serving:
             count_left -= len(found)
             if stream.next < group.instance:
                 waiting[key] = None
+
+    def _tell_forgotten(self, peer: int, index: int, instance: int) -> None:
+        if (peer, index) not in self._forgotten:
+            self._forgotten.add((peer, index))
+            words = "group %d: node %d lacks instance %d, which is forgotten here below %d"
+            _log.warning(words, index, peer, instance, self._log.first(index))
 
     def _tell_chains(self, box: Outbox) -> None:
         asked, self._chains = self._chains, []

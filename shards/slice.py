@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
-from paxmux.engine.options import LimitOptions, ProposalOptions, TimerOptions
+from paxmux.engine.errors import DataDirError
+from paxmux.engine.options import LimitOptions, ProposalOptions, StorageOptions, TimerOptions
 from paxmux.engine.paxos import value as values
 from paxmux.engine.paxos.group import Group
 from paxmux.engine.paxos.quorum import Members
@@ -18,9 +19,12 @@ from paxmux.engine.paxos.timers import MS, Bounds, Timers
 from paxmux.engine.state_machine import StateMachine
 from paxmux.engine.storage import EMPTY_STATE, HardState, Log, StorageDamaged
 from paxmux.shards.applier import Applier
+from paxmux.shards.log_sync import LogSync
 from paxmux.shards.outlet import FrameSink, Outlet
 from paxmux.shards.requests import Reply
-from paxmux.shards.turn import Turn
+from paxmux.shards.turn import DEFAULT_STORAGE, Turn
+
+NO_SEAT: Final = 0
 
 
 class Identity(NamedTuple):
@@ -59,13 +63,14 @@ class GroupMaker:
         self._bounds = bounds_of(limits, proposals)
         self._max_result_bytes = limits.max_value_bytes
 
-    def group(self, index: int, state: HardState, now: int) -> Group:
-        """A group that stands where its log says. Raises StorageDamaged: its last value cannot be read."""
+    def group(self, index: int, state: HardState, now: int, *, lost: bool = False) -> Group:
+        """A group that stands where its log says; one that lost its promise is in no seat: it learns, and
+        takes part in nothing. Raises StorageDamaged: its last value cannot be read."""
         identity = self._identity
         return Group(
             index,
             me=identity.node,
-            seat=identity.seat,
+            seat=NO_SEAT if lost else identity.seat,
             incarnation=identity.incarnation,
             members=self._members,
             rng=self._rng,
@@ -106,6 +111,8 @@ def build_turn(
     timers: TimerOptions,
     proposals: ProposalOptions,
     limits: LimitOptions,
+    storage: StorageOptions = DEFAULT_STORAGE,
+    log_sync: LogSync | None = None,
     strays: list[int] | None = None,
 ) -> Turn:
     """Recover `log` and build the turn over it; it is not started yet.
@@ -119,17 +126,28 @@ def build_turn(
         members: the voters.
         rng: for pauses and choices of peers.
         now: in ns.
-        timers, proposals, limits: as in the options.
+        timers, proposals, limits, storage: as in the options.
+        log_sync: of the log, not begun; every turn is synced without one.
         strays: gets the groups that the log has records of and that are not hosted here.
 
     Raises:
         StorageDamaged, StorageFailed: by `Log.recover`.
+        DataDirError: the state machines need what the log has forgotten.
         ConfigError: a machine's `applied_instance_id` makes no sense.
     """
     states = log.recover()
+    lost: frozenset[int] = frozenset()
+    if log_sync is not None:
+        log_sync.begin()
+        lost = log_sync.lost
     maker = GroupMaker(identity, log, replies, members, rng, timers, proposals, limits)
-    groups = {index: maker.group(index, states.get(index, EMPTY_STATE), now) for index in machines}
+    groups = {
+        index: maker.group(index, states.get(index, EMPTY_STATE), now, lost=index in lost)
+        for index in machines
+    }
     appliers = {index: maker.applier(index, machines[index]) for index in machines}
+    for applier in appliers.values():
+        check_replay(applier, log)
     if strays is not None:
         strays += [index for index in states if index not in groups]
     outlet = Outlet(
@@ -150,8 +168,20 @@ def build_turn(
         outlet,
         replies,
         serve_max_bytes=limits.catch_up_max_bytes,
+        storage=storage,
         notice_delay=timers.notice_ms * MS if len(members.seats) > 1 else 0,
+        log_sync=log_sync,
     )
+
+
+def check_replay(applier: Applier, log: Log) -> None:
+    """Raise a `DataDirError` if the state machines of a group cannot be brought up from its log."""
+    first = log.first(applier.group)
+    if applier.machines and applier.next < first:
+        raise DataDirError(
+            f"group {applier.group}: its state machines are to go on from instance {applier.next}, but the"
+            f" log begins at {first}: what they had stored durably before is not there. Bring it back"
+        )
 
 
 def chain_at(log: Log, group: int, instance: int) -> values.Chain:

@@ -73,11 +73,13 @@ class Transit:
     def depart(self, group: int, move: int, fd: int) -> None:
         """Begin to send the group's values."""
         socket = HandoverSocket(fd)
-        if group not in self._turn.groups or group in self._departures:
+        problem = self._problem(group)
+        if problem is not None:
             socket.close()
-            self._broken(group, move, f"group {group} is not here, or is on its way already")
+            self._broken(group, move, problem)
             return
         self._departures[group] = Departure(group, move, socket, self._log)
+        self._turn.retention.kept.add(group)
         self._register(socket)
         self._note()
 
@@ -173,9 +175,26 @@ class Transit:
         else:
             self._watch_writing(departure.socket)
 
+    def _problem(self, group: int) -> str | None:
+        """Why a group cannot leave, or None."""
+        log_sync = self._turn.log_sync
+        if group not in self._turn.groups or group in self._departures:
+            return f"group {group} is not here, or is on its way already"
+        if group in log_sync.lost:
+            return f"group {group} has lost its promise: it can only move while the node starts"
+        if not log_sync.durable(group):
+            return f"the sync of group {group} is given up: it can only move while the node starts"
+        return None
+
     def _let_go(self, group: int) -> None:
-        if group in self._turn.groups:
-            self._gone[group] = LetGone(*self._turn.let_go(group))
+        if group not in self._turn.groups:
+            return
+        departure = self._departures.get(group)
+        if departure is not None and not self._turn.log_sync.durable(group):
+            # Given up since it began to leave.
+            self._broken(group, departure.move, f"the sync of group {group} is given up")
+            self._drop_departure(group)
+        self._gone[group] = LetGone(*self._turn.let_go(group))
 
     def _leave(self, group: int) -> None:
         self._drop_departure(group)
@@ -264,6 +283,7 @@ class Transit:
     def _drop_departure(self, group: int) -> None:
         departure = self._departures.pop(group, None)
         if departure is not None:
+            self._turn.retention.kept.discard(group)
             self._unregister(departure.socket)
             departure.close()
 

@@ -17,6 +17,7 @@ from typing import Any
 
 from paxmux.engine.errors import Code
 from paxmux.engine.frame import HEADER_BYTES, parse_header
+from paxmux.engine.options import StorageOptions
 from paxmux.engine.paxos.ballot import NULL
 from paxmux.engine.paxos.effects import DECIDED, Decided, Effects, Outbox
 from paxmux.engine.paxos.group import Group
@@ -27,8 +28,10 @@ from paxmux.engine.storage import Log
 from paxmux.shards.applier import Applier
 from paxmux.shards.calls import Calls
 from paxmux.shards.codec import BodyError, decode_sections
+from paxmux.shards.log_sync import LogSync
 from paxmux.shards.outlet import Outlet
 from paxmux.shards.requests import Batch, Call, Proposal, Reply
+from paxmux.shards.retention import Retention
 from paxmux.shards.serving import Serving
 
 MARK_EVERY = 200 * MS
@@ -37,6 +40,8 @@ RECHECK_EVERY = 100 * MS
 """How soon a turn looks again whether a full disk has room."""
 EAGER_ENTRIES = 256
 """With more values decided than this in one turn, their notices leave at once."""
+DEFAULT_STORAGE = StorageOptions()
+
 _log = logging.getLogger("paxmux")
 
 
@@ -52,17 +57,22 @@ class Turn:
         replies: list[Reply],
         *,
         serve_max_bytes: int,
+        storage: StorageOptions = DEFAULT_STORAGE,
         notice_delay: int = 0,
+        log_sync: LogSync | None = None,
     ) -> None:
-        """`replies`: where answers to requests are gathered; the caller empties it. `notice_delay`: how
-        long, in ns, a notice may wait for something else that goes to all peers."""
+        """`replies`: where answers to requests are gathered; the caller empties it. `storage`: what is kept
+        of the log. `notice_delay`: how long, in ns, a notice may wait for something else that goes to all
+        peers. `log_sync`: begun; every turn is synced without one."""
         self.groups = dict(groups)
         self.appliers = dict(appliers)
         self.log = log
         self.outlet = outlet
         self.replies = replies
         self.serving = Serving(self.groups, log, serve_max_bytes)
-        self.calls = Calls(self.groups, self.appliers, log, replies)
+        self.retention = Retention(self.groups, self.appliers, log, storage)
+        self.log_sync = log_sync or LogSync(log)
+        self.calls = Calls(self.groups, self.appliers, log, self.retention, self.log_sync, replies)
         self.fx = Effects()
         self.scan_at = 0
         self.mark_at = NEVER
@@ -103,6 +113,7 @@ class Turn:
         index = group.index
         self.groups[index] = group
         self.appliers[index] = applier
+        self.log_sync.host(index)
         self._set_hosted()
         self._start(index, group, now)
         if group.own or group.forwarder.taken:
@@ -126,6 +137,7 @@ class Turn:
         self._behind.pop(index, None)
         self._unmarked.discard(index)
         self.serving.forget(index)
+        self.log_sync.leave(index)
         self._set_hosted()
         return group, applier, self.calls.take_out(index)
 
@@ -173,10 +185,15 @@ class Turn:
             self.outlet.send(fx.now)
 
     def persist(self) -> None:
-        """Make every record of this turn durable. Raises StorageFailed; nothing may follow then."""
-        if self.fx.records:
-            self.log.append(self.fx.records)
+        """Make every record of this turn durable, unless that was given up (`LogSync`). Raises
+        StorageFailed; nothing may follow then."""
+        if not self.fx.records:
+            return
+        self.log.append(self.fx.records)
+        if self.log_sync.every_turn:
             self.log.sync()
+        else:
+            self.log_sync.appended(self.fx.records)
 
     def finish(self, now: int) -> None:
         """After the sync: own votes, replies to peers, execution, answers."""
@@ -323,7 +340,7 @@ class Turn:
 
     def _refuse(self, batches: Sequence[Batch], reason: str, now: int, fx: Effects) -> None:
         """A disk without room can keep no promise: until it has some, nothing is proposed or voted on.
-        Reads go on."""
+        Reads go on, and so does forgetting, which may be what makes room."""
         for batch in batches:
             for proposal in batch.proposals:
                 self._fail(proposal[0], Code.OVERLOADED, reason)
@@ -331,7 +348,10 @@ class Turn:
         for group in self.groups.values():
             group.expire(now, fx)
             group.reader.expire(now, fx)
-        self.scan_at = now + RECHECK_EVERY  # reach: disk-full
+        if now >= self.scan_at:
+            fx.records += self.retention.records(self.groups)
+            self.scan_at = now + RECHECK_EVERY
+        self.scan_at = min(self.scan_at, now + RECHECK_EVERY)  # reach: disk-full
         if now >= self.mark_at:
             self.mark_at = now + RECHECK_EVERY
 
@@ -402,6 +422,7 @@ class Turn:
     def _mark(self, fx: Effects) -> None:
         for index in self._unmarked:
             fx.records.append((DECIDED, index, self.groups[index].instance - 1, 0, 0, b""))
+        fx.records += self.retention.records(self._unmarked)
         self._unmarked.clear()
         self.mark_at = NEVER
 

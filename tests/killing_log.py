@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
 from paxmux.engine.storage import Log, LogIdentity
 from paxmux.plugins.storage.segment import SegmentLog
@@ -20,8 +21,8 @@ _count = 0
 class KillingLog:
     """A `SegmentLog` under a sword; for moves between logs, and harmless without the files."""
 
-    def __init__(self, path: Path, identity: LogIdentity, *, segment_bytes: int, create: bool) -> None:
-        self._log: Log = SegmentLog(path, identity, segment_bytes=segment_bytes, create=create)
+    def __init__(self, path: Path, identity: LogIdentity, **options: Any) -> None:
+        self._log: Log = SegmentLog(path, identity, **options)
         folder = path.parent.parent
         self._kill_self = _number(folder / "kill_self")
         self._kill_parent = _number(folder / "kill_parent")

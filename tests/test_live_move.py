@@ -470,6 +470,44 @@ async def test_what_cannot_change_is_named(tmp_path: Path, free_ports: Ports) ->
 
 
 @in_loop
+async def test_a_group_whose_votes_do_not_wait_for_the_disk_stays(
+    tmp_path: Path, free_ports: Ports, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it has promised may be nowhere but in one worker's page cache: it moves at a start alone."""
+    ports = free_ports(1)
+    async with running(options_of(tmp_path, ports, 0)) as node:
+        await node.set_log_sync(1, False)
+        with pytest.raises(MoveFailed, match="the sync of group 1 is given up"):
+            await reload(node, by_hand("0", "1,2,3"))
+        await node.set_log_sync(1, True)
+        hold = LiveMove._hold
+        begun = asyncio.Event()
+
+        async def give_up() -> None:
+            await begun.wait()
+            await node.set_log_sync(1, False)
+
+        def begin_and_say(move: LiveMove) -> None:
+            begun.set()
+            hold(move)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(LiveMove, "_hold", begin_and_say)
+            giving_up = asyncio.create_task(give_up())
+            report = await reload(node, by_hand("0", "1,2,3"))
+        await giving_up
+        # It came while the group was on its way, and holds where that has gone.
+        assert report["groups"] == 1
+        rows = (await node.status())["groups"]
+        assert [row["durable"] for row in rows] == [True, False, True, True]
+        await node.set_log_sync(1, True)
+        await reload(node, FIRST)
+        rows = (await node.status())["groups"]
+        assert [row["durable"] for row in rows] == [True] * 4
+        assert (await node.propose(1, b"x", smid=Chain.smid, timeout_s=30)).instance_id == 0
+
+
+@in_loop
 async def test_a_node_stops_in_the_middle_of_a_change(
     tmp_path: Path, free_ports: Ports, monkeypatch: pytest.MonkeyPatch
 ) -> None:
