@@ -204,7 +204,8 @@ class Assembly:
         self._drain_until_s = self._loop.time() + drain_s
         if self.serving:
             await self._rearranger.stop(drain_s)
-        if not await self.pending.wait_idle(drain_s):
+        left_s = max(self._drain_until_s - self._loop.time(), 0.0)
+        if not await self.pending.wait_idle(left_s):
             log.warning("%d requests have no answer after a drain of %.1f s", self.pending.waiting, drain_s)
         self.serving = False
         await self._stack.aclose()

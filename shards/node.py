@@ -330,7 +330,8 @@ class Node:
         """Take over another layout while the node serves: more workers, and groups on other ones.
 
         One group after the other moves; requests of it wait for some milliseconds meanwhile, and none is
-        lost or done twice. Workers that host no group any more go on without any until the next start.
+        lost or done twice. Workers that host no group any more go on without any until the next start;
+        those that run already stay on the CPUs that they have.
         Cancelling the call cancels only the waiting.
 
         Args:

@@ -24,7 +24,7 @@ from paxmux.plugins.storage.segment_file import HEADER_BYTES
 from paxmux.shards.identity import IDENTITY_FILE, read_identity
 from paxmux.shards.node import Node
 from paxmux.tools.log.directory import lock_holder
-from paxmux.tools.log.groups import chain_text
+from paxmux.tools.log.fault import chain_text
 from paxmux.tools.main import main
 from tests.event_loop import DEADLINE_S, in_loop, until
 from tests.log_world import SMID, Replica, replica, snapshot, walked
@@ -176,7 +176,9 @@ def test_get_reads_only_the_segments_that_matter(full: Replica, monkeypatch: pyt
         size += len(data)
         return data
 
-    made = replica(full.path.with_name("large")).fill(600).settle().close()
+    made = replica(full.path.with_name("large")).close()
+    made.start(segment_bytes=128 << 10)
+    made.fill(600, size=2000).settle().close()
     assert len(made.segments()) > 12
     monkeypatch.setattr(os, "pread", counting)
     monkeypatch.setattr("paxmux.plugins.storage.scan.WINDOW_BYTES", 4096)

@@ -213,6 +213,7 @@ async def test_a_node_that_moves_groups_says_so_and_can_be_stopped(
         await written.check(node)
 
 
+@pytest.mark.slow
 @in_loop
 async def test_the_mover_is_killed_at_every_call(tmp_path: Path, free_ports: Ports) -> None:
     ports = free_ports(1)

@@ -210,6 +210,7 @@ class Sword:
                 self.fell += 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("whom", ["source", "target", "both"])
 def test_a_worker_dies_at_each_step(
     tmp_path: Path, free_ports: Ports, whom: str, monkeypatch: pytest.MonkeyPatch
@@ -246,6 +247,7 @@ def test_a_worker_dies_at_each_step(
     scenario()
 
 
+@pytest.mark.slow
 @in_loop
 async def test_workers_die_at_random_moments_of_moves(tmp_path: Path, free_ports: Ports) -> None:
     """Between the steps that the node sees, too: in the middle of a handover, before a sync, after it."""

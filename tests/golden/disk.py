@@ -206,6 +206,8 @@ def _encode_index(folder: Path) -> dict[str, Fields]:
             ("everything before is stored", 8),
             ("proven durable", 8),
             ("oldest segment", 8),
+            ("digest of all chunks", 4),
+            ("digest of all states", 4),
         ),
         _STATE: (
             ("instance", 8),
