@@ -84,7 +84,11 @@ _decode = msgspec.msgpack.Decoder(Message).decode
 
 
 class HandoverLost(Exception):
-    """The other end is gone, or what came makes no sense."""
+    """Nothing can become of it: what came makes no sense, or cannot be taken in or sent."""
+
+
+class HandoverClosed(HandoverLost):
+    """The other end is closed. Whoever closed it has told the node why, or is dead, which the node sees."""
 
 
 class HandoverSocket:
@@ -120,7 +124,7 @@ class HandoverSocket:
             except BlockingIOError:
                 return
             except OSError as error:
-                raise HandoverLost(f"the other worker is gone: {error}") from error
+                raise HandoverClosed(f"the other worker is gone: {error}") from error
             del self._out[:sent]
 
     def receive(self) -> list[Message]:
@@ -130,9 +134,9 @@ class HandoverSocket:
         except BlockingIOError:
             return []
         except OSError as error:
-            raise HandoverLost(f"the other worker is gone: {error}") from error
+            raise HandoverClosed(f"the other worker is gone: {error}") from error
         if not part:
-            raise HandoverLost("the other worker has closed its end")
+            raise HandoverClosed("the other worker has closed its end")
         self._in += part
         messages: list[Message] = []
         at = 0

@@ -20,7 +20,7 @@ from paxmux.shards.applier import Applier, describe
 from paxmux.shards.arrival import Arrival
 from paxmux.shards.boot import MoveTold
 from paxmux.shards.departure import Departure, LetGone
-from paxmux.shards.handover import HandoverLost, HandoverSocket
+from paxmux.shards.handover import HandoverClosed, HandoverLost, HandoverSocket
 from paxmux.shards.requests import Call, CallKind
 from paxmux.shards.slice import GroupMaker
 from paxmux.shards.turn import Turn
@@ -75,8 +75,8 @@ class Transit:
         socket = HandoverSocket(fd)
         problem = self._problem(group)
         if problem is not None:
-            socket.close()
             self._broken(group, move, problem)
+            socket.close()
             return
         self._departures[group] = Departure(group, move, socket, self._log)
         self._turn.retention.kept.add(group)
@@ -91,8 +91,8 @@ class Transit:
                 raise HandoverLost(f"group {group} is here, or is on its way already")
             self._arrivals[group] = Arrival(group, move, socket, self._log, self._build, self._maker.applier)
         except (HandoverLost, PaxmuxError, StorageDamaged) as error:
+            self._lost(group, move, error)
             socket.close()
-            self._broken(group, move, str(error))
             return
         self._register(socket)
         self._note()
@@ -116,7 +116,7 @@ class Transit:
                 if arrival.take(self._turn.fx.records):
                     self._more = True
             except HandoverLost as error:
-                self._broken(group, arrival.move, str(error))
+                self._lost(group, arrival.move, error)
                 self._drop_arrival(group)
 
     def settle_if_idle(self, now: int) -> bool:
@@ -170,7 +170,7 @@ class Transit:
             else:
                 departure.hand_over(gone)
         except (HandoverLost, StorageDamaged) as error:
-            self._broken(group, departure.move, str(error))
+            self._lost(group, departure.move, error)
             self._drop_departure(group)
         else:
             self._watch_writing(departure.socket)
@@ -210,7 +210,7 @@ class Transit:
             if arrival.settle():
                 self._more = True
         except (HandoverLost, PaxmuxError, StorageDamaged) as error:
-            self._broken(group, arrival.move, str(error))
+            self._lost(group, arrival.move, error)
             self._drop_arrival(group)
             return
         if arrival.near and group not in self._near:
@@ -276,6 +276,12 @@ class Transit:
             ) from error
 
     # Bookkeeping
+
+    def _lost(self, group: int, move: int, error: Exception) -> None:
+        if isinstance(error, HandoverClosed):
+            log.info("group %d: the move has ended: %s", group, error)
+        else:
+            self._broken(group, move, str(error))
 
     def _broken(self, group: int, move: int, reason: str) -> None:
         self._tell(MoveTold(group=group, move=move, what="broken", reason=reason))
