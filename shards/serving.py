@@ -114,6 +114,14 @@ class Serving:
         for group in fx.suspects:
             self._suspects[group.index] = group
 
+    def forget(self, index: int) -> None:
+        """The group is here no more."""
+        for key in [key for key in self._streams if key[1] == index]:
+            del self._streams[key]
+            self._waiting.pop(key, None)
+        self._chains = [asked for asked in self._chains if asked[1] != index]
+        self._suspects.pop(index, None)
+
     def answer(self, fx: Effects) -> Outbox:
         """What goes to peers in this turn; what is beyond the budget waits for the next one. A group whose
         own log contradicts it is fenced."""

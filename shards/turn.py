@@ -30,7 +30,7 @@ from paxmux.shards.calls import Calls
 from paxmux.shards.codec import BodyError, decode_sections
 from paxmux.shards.log_sync import LogSync
 from paxmux.shards.outlet import Outlet
-from paxmux.shards.requests import Batch, Proposal, Reply
+from paxmux.shards.requests import Batch, Call, Proposal, Reply
 from paxmux.shards.retention import Retention
 from paxmux.shards.serving import Serving
 
@@ -94,14 +94,55 @@ class Turn:
     def start(self, now: int) -> None:
         """Before the first run: let every group say where it stands, and begin replaying."""
         for index, group in self.groups.items():
-            group.start(now, self.fx)
-            applied = self.appliers[index].next
-            if applied < group.instance:
-                self._behind[index] = None
-            elif applied > group.instance + 1:
-                # One more than the log knows to be decided is what a durable machine has after a crash.
-                words = "group %d: its state machines have executed %d instances, its log has only %d"
-                _log.warning(words, index, applied, group.instance)
+            self._start(index, group, now)
+
+    def _start(self, index: int, group: Group, now: int) -> None:
+        group.start(now, self.fx)
+        applied = self.appliers[index].next
+        if applied < group.instance:
+            self._behind[index] = None
+        elif applied > group.instance + 1:
+            # One more than the log knows to be decided is what a durable machine has after a crash.
+            words = "group %d: its state machines have executed %d instances, its log has only %d"
+            _log.warning(words, index, applied, group.instance)
+
+    # Groups that come and go, between two passes
+
+    def host(self, group: Group, applier: Applier, calls: Sequence[Call], now: int) -> None:
+        """Take part in a group from the next pass on. `calls`: its requests without an answer."""
+        index = group.index
+        self.groups[index] = group
+        self.appliers[index] = applier
+        self.log_sync.host(index)
+        self._set_hosted()
+        self._start(index, group, now)
+        if group.own or group.forwarder.taken:
+            self.fx.ready.append(group)
+        self.calls.take(calls, self.fx)
+        self.scan_at = min(self.scan_at, now)
+
+    def let_go(self, index: int) -> tuple[Group, Applier, list[Call]]:
+        """Take no part in a group any more; returns it, and its requests without an answer.
+
+        What it has promised and accepted is durable after the next pass, not before: records of it may wait
+        in `fx`. Nothing else of it is done any more; messages that have been made leave, and are true.
+        """
+        group, applier = self.groups.pop(index), self.appliers.pop(index)
+        fx = self.fx
+        fx.synced = [other for other in fx.synced if other is not group]
+        fx.ready = [other for other in fx.ready if other is not group]
+        fx.suspects = [other for other in fx.suspects if other is not group]
+        fx.serve = [asked for asked in fx.serve if asked[1] != index]
+        fx.chain_reads = [asked for asked in fx.chain_reads if asked[1] != index]
+        self._behind.pop(index, None)
+        self._unmarked.discard(index)
+        self.serving.forget(index)
+        self.log_sync.leave(index)
+        self._set_hosted()
+        return group, applier, self.calls.take_out(index)
+
+    def _set_hosted(self) -> None:
+        self.outlet.host(sum(1 << index for index in self.groups))
 
     @property
     def busy(self) -> bool:
