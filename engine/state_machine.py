@@ -6,7 +6,13 @@ State machines live in worker processes. They are named in the options as an imp
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar
+
+from paxmux.engine.errors import Refused
+
+if TYPE_CHECKING:
+    import pyarrow
 
 MIN_SMID = 1
 MAX_SMID = 99_999_999
@@ -22,6 +28,8 @@ class StateMachine:
 
     smid: ClassVar[int]
     """Identifies the machine within its group, 1 .. 99_999_999. 0 means "no state machine"."""
+    columnar: ClassVar[bool] = False
+    """Whether `execute_many` wants a `pyarrow.BinaryArray` instead of a list of bytes."""
 
     def __init__(self, group: int) -> None:
         """Built once per group, before anything is executed. Arguments from the options follow `group`."""
@@ -43,6 +51,35 @@ class StateMachine:
         replica at this value (code 15); consensus goes on, and a restart tries again.
         """
         raise NotImplementedError
+
+    def execute_many(
+        self,
+        instance_id: int,
+        values: Sequence[bytes] | pyarrow.BinaryArray,
+        contexts: Sequence[bytes | None] | None,
+    ) -> Sequence[bytes | Refused | None] | None:
+        """Apply values that were proposed together, in their order. Unless overridden: `execute`, one by one.
+
+        Args:
+            instance_id: as in `execute`; other values may share the instance, before and behind these.
+            values: what was proposed with one `propose_many`, or a run of it; a `pyarrow.BinaryArray` where
+                `columnar` says so. It shares the memory of the decided value: what is kept of it keeps all.
+            contexts: one for each value; None if there are none, as on every other replica.
+
+        Returns:
+            For each value what its proposer receives: a result, None, or a `Refused`. None if there is
+            nothing to say about any.
+
+        Raised exceptions count as in `execute`, for all values together.
+        """
+        results: list[bytes | Refused | None] = []
+        for index, value in enumerate(values):
+            try:
+                context = None if contexts is None else contexts[index]
+                results.append(self.execute(instance_id, value, context))
+            except Refused as refused:
+                results.append(refused)
+        return results
 
     def commit(self, instance_id: int) -> None:
         """Called once after the last value of each instance that had values for this machine.

@@ -9,13 +9,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
+from types import NoneType
 
 from paxmux.engine.errors import Code, ConfigError, Refused
+from paxmux.engine.pack import PACK, column, count_of, decode
 from paxmux.engine.paxos import value as values
 from paxmux.engine.paxos.group import Owned
 from paxmux.engine.paxos.value import Entry
 from paxmux.engine.state_machine import NO_STATE_MACHINE, StateMachine
 from paxmux.engine.storage import Log, StorageDamaged
+from paxmux.shards.outcomes import encode_results
+from paxmux.shards.packer import decode_contexts
 from paxmux.shards.requests import Reply
 
 log = logging.getLogger("paxmux")
@@ -179,11 +183,18 @@ class Applier:
     def _execute(self, instance: int, entries: list[Entry], owned: dict[int, Owned] | None) -> None:
         machines, stopped = self.machines, self.stopped
         touched: set[int] | None = None
-        for position, (origin, incarnation, seq, _born, smid, payload) in enumerate(entries):
+        position = 0
+        for origin, incarnation, seq, _born, smid, payload in entries:
             proposal = None
             if owned is not None and (origin, incarnation) == self._identity:
                 proposal = owned.get(seq)
             context = proposal[4] if proposal is not None else None
+            at = position
+            position += 1
+            packed = smid >= PACK
+            if packed:
+                smid -= PACK
+                position = at + count_of(payload)
             code: int = Code.OK
             result: bytes | None = None
             if smid != NO_STATE_MACHINE:
@@ -200,7 +211,10 @@ class Applier:
                         touched = touched or set()
                         touched.add(smid)
                     try:
-                        result = machine.execute(instance, payload, context)
+                        if packed:
+                            result = self._execute_pack(machine, instance, payload, context)
+                        else:
+                            result = machine.execute(instance, payload, context)
                         if result is not None and type(result) is not bytes:
                             raise TypeError(f"execute returned {type(result).__name__}, not bytes or None")
                     except Refused as error:
@@ -211,14 +225,38 @@ class Applier:
             if proposal is not None:
                 if not code and result is not None and len(result) > self._max_result_bytes:
                     code, result = Code.RESULT_TOO_LARGE, f"result of {len(result)} bytes".encode()
-                self._replies((seq, code, instance, position, result))
-        self.executed += len(entries)
+                self._replies((seq, code, instance, at, result))
+        self.executed += position
         for smid in touched or ():
             if smid not in stopped:
                 try:
                     machines[smid].commit(instance)
                 except BaseException as error:  # noqa: BLE001 - as above
                     self._stop(smid, instance, error)
+
+    def _execute_pack(
+        self, machine: StateMachine, instance: int, payload: bytes, contexts: bytes | None
+    ) -> bytes | None:
+        """Have the machine execute a pack; what its values gave, as `outcomes.Outcomes` reads it."""
+        values = column(payload) if machine.columnar else decode(payload)
+        results = machine.execute_many(
+            instance, values, None if contexts is None else decode_contexts(contexts)
+        )
+        if results is None:
+            return None
+        if len(results) != len(values):
+            raise TypeError(f"execute_many returned {len(results)} results for {len(values)} values")
+        kinds = set(map(type, results))
+        if kinds <= {NoneType}:
+            return None
+        for kind in kinds:
+            if kind not in (NoneType, bytes) and not issubclass(kind, Refused):
+                raise TypeError(
+                    f"execute_many returned {kind.__name__} for a value, not bytes, Refused or None"
+                )
+        given: list[bytes | None] = [None if isinstance(each, Refused) else each for each in results]
+        why = {index: _words(each) for index, each in enumerate(results) if isinstance(each, Refused)}
+        return encode_results((given, why))
 
     def _stop(self, smid: int, instance: int, error: BaseException) -> bytes:
         reason = (

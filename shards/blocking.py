@@ -13,13 +13,18 @@ import threading
 from collections.abc import Coroutine, Sequence
 from concurrent.futures import CancelledError
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from paxmux.engine.errors import NodeStopped, PaxmuxError
+from paxmux.engine import pack
+from paxmux.engine.errors import NodeStopped
 from paxmux.engine.options import Options
 from paxmux.shards.event_loop import new_loop
 from paxmux.shards.node import Node
+from paxmux.shards.outcomes import Outcomes
 from paxmux.shards.pending import Done
+
+if TYPE_CHECKING:
+    import pyarrow
 
 Result = TypeVar("Result")
 
@@ -104,11 +109,11 @@ class BlockingNode:
     def propose_many(
         self,
         group: int,
-        values: Sequence[bytes],
+        values: pack.Values | pyarrow.BinaryArray,
         smid: int = 0,
         contexts: Sequence[bytes | None] | None = None,
         timeout_s: float | None = 5.0,
-    ) -> list[Done | PaxmuxError]:
+    ) -> Outcomes:
         """See `Node.propose_many`."""
         return self._wait(self._node.propose_many(group, values, smid, contexts, timeout_s))
 

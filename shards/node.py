@@ -13,10 +13,11 @@ import os
 from collections.abc import Sequence
 from time import monotonic_ns
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from paxmux.engine import pack
 from paxmux.engine.errors import (
     ConfigError,
     GroupWrong,
@@ -24,7 +25,6 @@ from paxmux.engine.errors import (
     NodeStopped,
     PaxmuxError,
     ValueTooLarge,
-    error_for,
 )
 from paxmux.engine.options import Options
 from paxmux.engine.state_machine import MAX_SMID, MIN_SMID
@@ -32,8 +32,13 @@ from paxmux.shards.admission import Admission
 from paxmux.shards.assembly import Assembly
 from paxmux.shards.exchange import Exchange
 from paxmux.shards.layout import Layout
+from paxmux.shards.outcomes import Outcomes, error_of
+from paxmux.shards.packer import Packer
 from paxmux.shards.pending import NEVER_NS, Done
 from paxmux.shards.requests import CallKind, Reply
+
+if TYPE_CHECKING:
+    import pyarrow
 
 _FOREVER_S = 1e9
 """A longer timeout is none at all."""
@@ -64,6 +69,7 @@ class Node:
         self._layout = Layout.build(options.layout, options.groups)
         self._node_id = options.own_member().node_id
         self._max_value_bytes = options.limits.max_value_bytes
+        self._packer = Packer(options.limits)
         self._worker_of = [self._layout.worker_of(group) for group in range(options.groups)]
         self._admission = Admission(options.limits, self._layout.workers)
         self._assembly: Assembly | None = None
@@ -167,54 +173,51 @@ class Node:
         self._admission.enter(worker, size)
         reply = await self._exchange.propose(worker, group, deadline_ns, smid, value, context, size)
         if reply[1]:
-            raise _error(reply)
+            raise error_of(reply)
         return Done(reply[2], reply[4], reply[3])
 
     async def propose_many(
         self,
         group: int,
-        values: Sequence[bytes],
+        values: pack.Values | pyarrow.BinaryArray,
         smid: int = 0,
         contexts: Sequence[bytes | None] | None = None,
         timeout_s: float | None = 5.0,
-    ) -> list[Done | PaxmuxError]:
-        """Propose several values of one group in this order; all are admitted, or none is.
+    ) -> Outcomes:
+        """Propose many values of one group in this order; all are admitted, or none is.
+
+        They travel and are decided in packs of up to `limits.batch_max_bytes`, and go to `execute_many` of
+        the state machine: hardly anything is done for each value by itself.
 
         Args:
             group, smid, timeout_s: as in `propose`, for all of them.
-            values: in the order in which they are to be decided.
+            values: in the order in which they are to be decided; bytes, or a `pyarrow.BinaryArray`.
             contexts: one for each value.
 
         Returns:
-            For each value its outcome: what `propose` would have returned or raised.
+            For each value its outcome, what `propose` would have returned or raised; a sequence.
 
         Raises:
             InvalidRequest: a value or the call is wrong; nothing was proposed.
             NodeStopped, Overloaded: nothing was proposed.
         """
-        each = [None] * len(values) if contexts is None else list(contexts)
-        if len(each) != len(values):
-            raise InvalidRequest(f"expected a context for each of {len(values)} values, got {len(each)}")
-        if len(values) > self._admission.max_count:
-            raise InvalidRequest(
-                f"expected at most {self._admission.max_count} values (limits.max_pending), got {len(values)}"
-            )
-        sizes = [
-            self._check_value(group, value, smid, context)
-            for value, context in zip(values, each, strict=True)
-        ]
+        self._check_value(group, b"", smid, None)
+        packs = self._packer.packs(values, contexts)
         deadline_ns = _deadline_ns(timeout_s)
-        if not sizes:
-            return []
+        if not packs:
+            return Outcomes([])
+        if len(packs) > self._admission.max_count:
+            raise InvalidRequest(
+                f"expected values for at most {self._admission.max_count} packs of {self._packer.max_bytes} "
+                f"bytes (limits.max_pending, limits.batch_max_bytes), got {len(packs)}"
+            )
         worker = self._worker_of[group]
-        self._admission.enter(worker, sum(sizes), len(sizes))
-        exchange = self._exchange
+        self._admission.enter(worker, sum(one.size for one in packs), len(packs))
+        propose, smid = self._exchange.propose, smid | pack.PACK
         futures = [
-            exchange.propose(worker, group, deadline_ns, smid, value, context, size)
-            for value, context, size in zip(values, each, sizes, strict=True)
+            propose(worker, group, deadline_ns, smid, one.payload, one.contexts, one.size) for one in packs
         ]
-        replies = [await future for future in futures]
-        return [_error(reply) if reply[1] else Done(reply[2], reply[4], reply[3]) for reply in replies]
+        return Outcomes([(one.count, await future) for one, future in zip(packs, futures, strict=True)])
 
     async def query(
         self,
@@ -379,7 +382,7 @@ class Node:
         self._admission.enter(worker, len(payload))
         reply = await self._exchange.call(worker, kind, group, argument, payload, deadline_ns)
         if reply[1]:
-            raise _error(reply)
+            raise error_of(reply)
         return reply
 
     def _check_group(self, group: int) -> None:
@@ -416,7 +419,3 @@ def _deadline_ns(timeout_s: float | None) -> int:
     if timeout_s > _FOREVER_S:
         return NEVER_NS
     return monotonic_ns() + int(timeout_s * 1e9)
-
-
-def _error(reply: Reply) -> PaxmuxError:
-    return error_for(reply[1], (reply[4] or b"").decode("utf-8", "replace"))

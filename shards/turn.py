@@ -18,6 +18,7 @@ from typing import Any
 from paxmux.engine.errors import Code
 from paxmux.engine.frame import HEADER_BYTES, parse_header
 from paxmux.engine.options import StorageOptions
+from paxmux.engine.pack import PACK, count_of
 from paxmux.engine.paxos.ballot import NULL
 from paxmux.engine.paxos.effects import DECIDED, Decided, Effects, Outbox
 from paxmux.engine.paxos.group import Group
@@ -364,8 +365,8 @@ class Turn:
                 self._fail(seq, Code.SYSTEM_ERROR, f"group {index} is fenced here: {group.inquiry.fenced}")
             elif not group.voter:
                 self._fail(seq, Code.NOT_A_MEMBER, f"this node's seat is not a member of group {index}")
-            elif smid != NO_STATE_MACHINE and smid not in self.appliers[index].machines:
-                self._fail(seq, Code.UNKNOWN_STATE_MACHINE, f"group {index} has no state machine {smid}")
+            elif (named := smid & ~PACK) != NO_STATE_MACHINE and named not in self.appliers[index].machines:
+                self._fail(seq, Code.UNKNOWN_STATE_MACHINE, f"group {index} has no state machine {named}")
             else:
                 group.propose(seq, deadline, smid, payload, context, fx)
 
@@ -435,7 +436,9 @@ class Turn:
             if applier.next <= instance:
                 self._behind[index] = None
             self._unmarked.add(index)
-            self.entries += len(entries)
+            self.entries += len(entries) + sum(
+                [count_of(entry[5]) - 1 for entry in entries if entry[4] >= PACK]
+            )
         self.decided += len(decided)
 
     def _replay(self) -> None:

@@ -18,13 +18,16 @@ from pathlib import Path
 
 import msgspec
 
+from paxmux.engine import pack
 from paxmux.engine.errors import Code, ExitCode
+from paxmux.engine.pack import PACK
 from paxmux.shards import requests
 from paxmux.shards.boot import Failed, Ready, Stop, WorkerBoot
 from paxmux.shards.channel import Receiver, Sender
 from paxmux.shards.child import Parent, ParentGone, be_child
 from paxmux.shards.counters import WORKER, Block, Phase
 from paxmux.shards.doorbell import Doorbell
+from paxmux.shards.outcomes import encode_results
 from paxmux.shards.requests import Call, CallKind, Proposal, Reply
 
 SLEEP_S = 0.1
@@ -43,7 +46,7 @@ class FakeWorker:
         self.requests = Receiver(client_in, node)
         self.answers = Sender(client_out, node, backlog_max_bytes=boot.options.limits.ring_backlog_bytes)
         self.instances = dict.fromkeys(boot.groups, 0)
-        self.decided: dict[tuple[int, int], tuple[bytes, int]] = {}
+        self.decided: dict[tuple[int, int], list[tuple[bytes, int]]] = {}
         self.late: list[tuple[float, Reply]] = []
         self.replies: list[Reply] = []
         self.ignore_stop = (Path(boot.options.data_dir) / "ignore_stop").exists()
@@ -85,7 +88,14 @@ class FakeWorker:
     def propose(self, proposal: Proposal) -> None:
         seq, group, _, smid, value, context = proposal
         instance = self.instances[group]
+        values = [value]
         done: Reply = (seq, Code.OK, instance, 0, value if context is None else value + b"|" + context)
+        if smid >= PACK:
+            assert context is None
+            values = pack.decode(value)
+            refused = {index: "as asked" for index, each in enumerate(values) if each == b"refused"}
+            done = (seq, Code.OK, instance, 0, encode_results((values, refused)))
+            value = values[0]
         word, _, argument = value.partition(b":")
         if word == b"code":
             self.replies.append((seq, int(argument), 0, 0, b"as asked"))
@@ -101,7 +111,7 @@ class FakeWorker:
         elif word == b"hang":
             time.sleep(1000)
         else:
-            self.decided[group, instance] = (value, smid)
+            self.decided[group, instance] = [(each, smid & ~PACK) for each in values]
             self.instances[group] += 1
             self.replies += [done] * (2 if word == b"twice" else 1)
 
@@ -117,11 +127,11 @@ class FakeWorker:
         elif kind == CallKind.NOW_INSTANCE:
             reply = (seq, Code.OK, self.instances[group], 0, None)
         elif kind == CallKind.INSTANCE_VALUE:
-            value = self.decided.get((group, argument))
-            if value is None:
+            values = self.decided.get((group, argument))
+            if values is None:
                 reply = (seq, Code.INSTANCE_NOT_CHOSEN, 0, 0, b"not yet")
             else:
-                reply = (seq, Code.OK, argument, 0, msgspec.msgpack.encode([value]))
+                reply = (seq, Code.OK, argument, 0, msgspec.msgpack.encode(values))
         else:
             rows = [{"group": index, "instance": count} for index, count in self.instances.items()]
             reply = (seq, Code.OK, 0, 0, msgspec.json.encode(rows))

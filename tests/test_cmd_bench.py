@@ -111,7 +111,7 @@ def test_batches_from_all_nodes_through_router_processes(tmp_path: Path) -> None
     assert report["consistent"] is True
     assert report["errors"] == {}
     assert report["values_per_s"] == pytest.approx(20 * report["qps"], rel=0.01)
-    assert report["settings"]["batch_values"] == 20
+    assert report["settings"]["batch"] == 20
     assert set(report["cpu_s"]["node2"]) == {"host", "router", "worker0", "worker1"}
     assert list(tmp_path.iterdir()) == [], "a temporary folder is left"
 
@@ -198,7 +198,7 @@ def test_data_are_never_mixed(tmp_path: Path) -> None:
 def test_help_says_what_is_measured(tmp_path: Path) -> None:
     done = run_command("bench", "--help", folder=tmp_path)
     assert done.returncode == ExitCode.OK
-    for words in ("group g by node g mod NODES", "20 values", "memory", "10 % of the CPUs"):
+    for words in ("group g by node g mod NODES", "--batch values", "memory", "10 % of the CPUs"):
         assert words in done.stdout
 
 

@@ -81,7 +81,8 @@ async def test_values_larger_than_a_ring_pass_in_order(tmp_path: Path, free_port
         values = [bytes([number]) * size for number, size in enumerate((3_000_000, 10, 400_000, 65_536, 1))]
         outcomes = await node.propose_many(0, values, timeout_s=30)
         assert [outcome.result for outcome in outcomes if isinstance(outcome, Done)] == values
-        assert [outcome.instance_id for outcome in outcomes if isinstance(outcome, Done)] == [0, 1, 2, 3, 4]
+        places = [(each.instance_id, each.batch_index) for each in outcomes if isinstance(each, Done)]
+        assert places == [(0, 0), (1, 0), (2, 0), (2, 1), (2, 2)], "halves, until a pack is small enough"
 
 
 @pytest.mark.parametrize(
@@ -170,16 +171,16 @@ async def test_cancelling_the_call_cancels_only_the_waiting(tmp_path: Path, free
 
 @in_loop
 async def test_the_door_is_closed_at_each_bound(tmp_path: Path, free_ports: Ports) -> None:
-    limits = LimitOptions(max_pending=4, max_pending_bytes=1000, max_value_bytes=900)
+    limits = LimitOptions(max_pending=4, max_pending_bytes=1000, max_value_bytes=900, batch_max_bytes=64)
     async with running(lone_options(tmp_path / "n", free_ports(1)[0], limits=limits)) as node:
         waiting = [asyncio.create_task(node.propose(0, b"silent", timeout_s=None)) for _ in range(3)]
         await asyncio.sleep(0.05)
         with pytest.raises(Overloaded, match="max_pending_bytes"):
             await node.propose(0, b"x" * 900 + b"y" * 0, context=b"c" * 200)
         with pytest.raises(Overloaded, match=r"max_pending\)"):
-            await node.propose_many(0, [b"a", b"b"])
-        with pytest.raises(InvalidRequest, match="at most 4 values"):
-            await node.propose_many(0, [b"a"] * 5)
+            await node.propose_many(0, [b"a" * 40, b"b" * 40])
+        with pytest.raises(InvalidRequest, match="at most 4 packs of 64 bytes"):
+            await node.propose_many(0, [b"a" * 40] * 5)
         assert (await node.propose(0, b"one more fits")).instance_id == 0
         waiting.append(asyncio.create_task(node.propose(0, b"silent", timeout_s=None)))
         await asyncio.sleep(0)
@@ -219,14 +220,20 @@ async def test_many_values_keep_their_order_and_have_their_own_outcomes(
     tmp_path: Path, free_ports: Ports
 ) -> None:
     async with running(lone_options(tmp_path / "n", free_ports(1)[0])) as node:
-        assert await node.propose_many(0, []) == []
-        outcomes = await node.propose_many(
-            0, [b"a", b"code:14", b"b", b"silent"], contexts=[None, None, b"c", None], timeout_s=0.3
-        )
+        assert list(await node.propose_many(0, [])) == []
+        outcomes = await node.propose_many(0, [b"a", b"refused", b"b"])
+        assert (len(outcomes), outcomes.failed) == (3, 1)
         assert outcomes[0] == Done(0, b"a", 0)
-        assert isinstance(outcomes[1], Conflict)
-        assert outcomes[2] == Done(1, b"b|c", 0)
-        assert isinstance(outcomes[3], Timeout)
+        assert outcomes[-1] == Done(0, b"b", 2)
+        assert isinstance(outcomes[1], Refused)
+        with pytest.raises(Refused, match="as asked"):
+            outcomes.raise_first()
+        for fate, error in ((b"silent", Timeout), (b"code:14", Conflict)):
+            outcomes = await node.propose_many(0, [fate, b"a"], timeout_s=0.3)
+            assert outcomes.failed == 2
+            assert [type(each) for each in outcomes[:]] == [error, error], "a pack has one fate"
+        with pytest.raises(IndexError):
+            outcomes[2]
 
 
 @in_loop

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import pyarrow
 import pytest
 
 from paxmux.engine.errors import ExecuteFailed, PaxmuxError, Timeout, UnknownStateMachine
@@ -113,11 +114,21 @@ async def test_values_are_decided_once_and_alike_everywhere(tmp_path: Path, free
 @in_loop
 async def test_many_values_of_one_call_keep_their_order(tmp_path: Path, free_ports: Ports) -> None:
     async with cluster(tmp_path, free_ports(3)) as nodes:
-        values = [b"%d" % number for number in range(300)]
-        outcomes = await nodes[1].propose_many(2, values, smid=1, timeout_s=30)
-        places = [(done.instance_id, done.batch_index) for done in outcomes if isinstance(done, Done)]
-        assert len(places) == 300
-        assert places == sorted(set(places))
+        each = [[b"%d-%d" % (node, number) for number in range(3000)] for node in range(3)]
+        each[2].append(bytes(2_000_000))
+        calls = [
+            node.propose_many(2, pyarrow.array(values) if node is nodes[0] else values, smid=1, timeout_s=30)
+            for node, values in zip(nodes, each, strict=True)
+        ]
+        for values, outcomes in zip(each, await asyncio.gather(*calls), strict=True):
+            outcomes.raise_first()
+            assert [done.result for done in outcomes if isinstance(done, Done)] == values
+            places = [(done.instance_id, done.batch_index) for done in outcomes if isinstance(done, Done)]
+            assert places == sorted(set(places))
+            assert len(places) == len(values)
+            await caught_up(nodes[0], 2, places[-1][0] + 1)
+            decided = {instance: await nodes[0].instance_value(2, instance) for instance in dict(places)}
+            assert [decided[instance][index] for instance, index in places] == [(each, 1) for each in values]
 
 
 @pytest.mark.parametrize("router", ["inline", "process"])

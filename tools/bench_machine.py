@@ -7,8 +7,13 @@ from __future__ import annotations
 
 import hashlib
 import struct
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from paxmux.engine.state_machine import StateMachine
+
+if TYPE_CHECKING:
+    import pyarrow
 
 DIGEST_BYTES = 16
 _PLACE = struct.Struct("<QI").pack
@@ -20,6 +25,7 @@ class Chain(StateMachine):
 
     smid = 2
     """Beside an echo, which has 1."""
+    columnar = True
 
     def __init__(self, group: int) -> None:
         super().__init__(group)
@@ -34,6 +40,22 @@ class Chain(StateMachine):
         self._update(_PLACE(instance_id, len(value)))
         self._update(value)
         return None
+
+    def execute_many(
+        self,
+        instance_id: int,
+        values: Sequence[bytes] | pyarrow.BinaryArray,
+        contexts: Sequence[bytes | None] | None,
+    ) -> None:
+        """As `execute`, with the lengths of all of them in front."""
+        assert not isinstance(values, Sequence), "a column was asked for"
+        count = len(values)
+        self._count += count
+        if count:
+            _, offsets, data = values.buffers()
+            self._update(_PLACE(instance_id, count))
+            self._update(offsets)
+            self._update(data)
 
     def query(self, request: bytes) -> bytes:
         """How many values were applied (8 bytes, little-endian), and their hash."""

@@ -23,7 +23,7 @@ from paxmux.tools.bench_machine import Chain, read_answer
 from paxmux.tools.cluster import Cluster
 from paxmux.tools.event_loop import loop_name
 from paxmux.tools.latency import Latencies
-from paxmux.tools.load import BATCH_VALUES, LoadResult, LoadSpec
+from paxmux.tools.load import LoadResult, LoadSpec
 from paxmux.tools.node_figures import (
     Reading,
     read_node,
@@ -61,6 +61,7 @@ class BenchOptions(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float = 10.0
     warmup_s: float = 2.0
     mode: Literal["propose", "batch"] = "propose"
+    batch: int = 20
     proposer: Literal["one", "all", "mixed"] = "one"
     router: Literal["inline", "process"] = "inline"
     storage: str = StorageOptions().plugin
@@ -138,7 +139,6 @@ def settings(options: BenchOptions, folder: Path, sync_us: float) -> dict[str, A
     """What a report says about its run and the machine under it."""
     return {
         **msgspec.to_builtins(options),
-        "batch_values": BATCH_VALUES if options.mode == "batch" else None,
         "timeout_s": TIMEOUT_S,
         "file_system": file_system(folder),
         "fdatasync_p50_us": round(sync_us, 1),
@@ -192,6 +192,7 @@ def spec_of(options: BenchOptions, groups: list[int], clients: int, first: int) 
         seconds=options.seconds,
         warmup_s=options.warmup_s,
         mode=options.mode,
+        batch=options.batch,
         smid=Chain.smid,
         timeout_s=TIMEOUT_S,
         seed=options.seed,

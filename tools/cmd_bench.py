@@ -20,7 +20,6 @@ from paxmux.tools.arguments import seconds, whole, wholes
 from paxmux.tools.bench_behind import run_behind
 from paxmux.tools.bench_recovery import run_recovery
 from paxmux.tools.bench_run import TIMEOUT_S, BenchOptions, run_bench
-from paxmux.tools.load import BATCH_VALUES
 from paxmux.tools.progress import Steps
 from paxmux.tools.scratch import Scratch
 
@@ -34,7 +33,7 @@ request under way and goes round the groups in a random order of its own (--seed
                    node alone: group g by node g mod NODES
   --proposer mixed as all, but each node proposes in all groups: all nodes but one forward
   --mode propose   one value for each call
-  --mode batch     {BATCH_VALUES} values of one group for each call of propose_many: qps counts calls,
+  --mode batch     --batch values of one group for each call of propose_many: qps counts calls,
                    values_per_s values
 
 With --behind the last node is stopped; when the others have decided INSTANCES, over all groups, it is
@@ -67,6 +66,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seconds", type=seconds(0.1, 86_400), default=default.seconds, metavar="S")
     parser.add_argument("--warmup-s", type=seconds(0, 3600), default=default.warmup_s, metavar="S")
     parser.add_argument("--mode", choices=("propose", "batch"), default=default.mode)
+    parser.add_argument(
+        "--batch", type=whole(1, 1_000_000), default=default.batch, metavar="N", help="values of a call"
+    )
     parser.add_argument("--proposer", choices=("one", "all", "mixed"), default=default.proposer)
     parser.add_argument("--router", choices=("inline", "process"), default=default.router)
     parser.add_argument(

@@ -18,12 +18,10 @@ import msgspec
 from paxmux.engine.errors import PaxmuxError
 from paxmux.shards.node import Node
 from paxmux.tools.latency import Latencies
+from paxmux.tools.load_values import LoadValues
 
-BATCH_VALUES = 20
-"""Values of one call in mode `batch`."""
 PAUSE_S = 0.01
 """After an error."""
-_ID_BYTES = 16
 _SECOND_NS = 1_000_000_000
 
 
@@ -39,6 +37,8 @@ class LoadSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     """The window in which answers count."""
     warmup_s: float = 0.0
     mode: Literal["propose", "batch"] = "propose"
+    batch: int = 20
+    """Values of one call in mode `batch`."""
     smid: int
     timeout_s: float = 10.0
     seed: int = 0
@@ -100,7 +100,7 @@ class Load:
 
     async def _propose(self, number: int) -> None:
         propose, spec = self._node.propose, self._spec
-        groups, values = self._round(number), _Values(number, spec.size)
+        groups, values = self._round(number), LoadValues(number, spec.size, 1)
         smid, timeout_s = spec.smid, spec.timeout_s
         count, turn = len(groups), 0
         while (start := perf_counter_ns()) < self._until_ns:
@@ -118,18 +118,21 @@ class Load:
 
     async def _propose_many(self, number: int) -> None:
         propose_many, spec = self._node.propose_many, self._spec
-        groups, values = self._round(number), _Values(number, spec.size)
+        groups, values = self._round(number), LoadValues(number, spec.size, spec.batch)
         count, turn = len(groups), 0
         while (start := perf_counter_ns()) < self._until_ns:
             turn += 1
-            batch = [values.next() for _ in range(BATCH_VALUES)]
             try:
-                answers = await propose_many(groups[turn % count], batch, spec.smid, timeout_s=spec.timeout_s)
+                answers = await propose_many(
+                    groups[turn % count], values.next_many(), spec.smid, timeout_s=spec.timeout_s
+                )
             except PaxmuxError as error:
                 await self._failed(error.code)
                 continue
             now = perf_counter_ns()
-            bad = [answer.code for answer in answers if isinstance(answer, PaxmuxError)]
+            bad = []
+            if answers.failed:
+                bad = [answer.code for answer in answers if isinstance(answer, PaxmuxError)]
             if self._from_ns <= now <= self._until_ns:
                 self.values += len(answers) - len(bad)
                 if not bad:
@@ -149,21 +152,3 @@ class Load:
         groups = list(self._spec.groups)
         random.Random(f"{self._spec.seed}/{number}").shuffle(groups)
         return groups
-
-
-class _Values:
-    """Values of one client: each one its own, as far as their size allows."""
-
-    __slots__ = ("_count", "_number", "_rest", "_size")
-
-    def __init__(self, number: int, size: int) -> None:
-        self._number = number
-        self._count = 0
-        self._size = size
-        self._rest = bytes(max(0, size - _ID_BYTES))
-
-    def next(self) -> bytes:
-        """The next value."""
-        self._count += 1
-        value = b"%08x%08x" % (self._number, self._count) + self._rest
-        return value if len(value) == self._size else value[-self._size :]

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any, Final, TypeAlias
 
+from paxmux.engine import pack
+from paxmux.engine.pack import PACK
 from paxmux.engine.paxos.value import chain_in, decode, encode
 from paxmux.tools.log.group import Value
 
@@ -62,10 +64,11 @@ def rows_of(value: Value) -> list[Row]:
     if not entries:
         rest = None if is_no_op(data) else data
         return [(*head, None, None, None, None, None, None, len(rest or b""), rest)]
-    return [
-        (*head, position, smid, origin, incarnation, seq, born, len(payload), payload)
-        for position, (origin, incarnation, seq, born, smid, payload) in enumerate(entries)
-    ]
+    rows: list[Row] = []
+    for origin, incarnation, seq, born, smid, payload in entries:
+        for each in (payload,) if smid < PACK else pack.decode(payload):
+            rows.append((*head, len(rows), smid & ~PACK, origin, incarnation, seq, born, len(each), each))
+    return rows
 
 
 class Rows:
