@@ -11,6 +11,7 @@ reads them alike.
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterable
 from itertools import accumulate, pairwise
 from operator import le
 from typing import TYPE_CHECKING, Final
@@ -18,10 +19,14 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     import pyarrow
 
+    from paxmux.engine.paxos.value import Entry
+
 PACK: Final = 1 << 31
 """Added to the state machine id of an entry that holds a pack: far above every such id."""
 COUNT_MAX: Final = 1 << 16
 """Values of one pack."""
+VERSION: Final = 1
+"""Of the layout. It is not in the bytes: another layout gets another bit than `PACK`."""
 
 _COUNT = struct.Struct("<I")
 _OFFSET_BYTES = 4
@@ -77,6 +82,17 @@ def decode(payload: bytes) -> list[bytes]:
         return []
     data = payload[_COUNT.size + _OFFSET_BYTES * (count + 1) :]
     return [data[begin:end] for begin, end in pairwise(offsets)]
+
+
+def expand(entries: Iterable[Entry]) -> list[Entry]:
+    """The entries of a value with the values of packs one by one, in the order in which they are executed."""
+    expanded: list[Entry] = []
+    for entry in entries:
+        if entry[4] < PACK:
+            expanded.append(entry)
+        else:
+            expanded += [(*entry[:4], entry[4] - PACK, payload) for payload in decode(entry[5])]
+    return expanded
 
 
 def column(payload: bytes) -> pyarrow.BinaryArray:

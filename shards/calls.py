@@ -12,9 +12,8 @@ from collections.abc import Container, Mapping, Sequence
 
 import msgspec
 
-from paxmux.engine import pack
 from paxmux.engine.errors import Code
-from paxmux.engine.pack import PACK
+from paxmux.engine.pack import expand
 from paxmux.engine.paxos import value as values
 from paxmux.engine.paxos.effects import Effects
 from paxmux.engine.paxos.group import Group
@@ -213,13 +212,7 @@ class Calls:
                 f"instance {instance} of group {group.index} is no longer in the log",
             )
             return
-        entries: list[tuple[bytes, int]] = []
-        for entry in values.decode(record[2]):
-            smid, payload = entry[4:]
-            if smid < PACK:
-                entries.append((payload, smid))
-            else:
-                entries += [(value, smid - PACK) for value in pack.decode(payload)]
+        entries = [(entry[5], entry[4]) for entry in expand(values.decode(record[2]))]
         self._replies.append((seq, Code.OK, instance, 0, _encode_values(entries)))
 
     def _status(self) -> bytes:

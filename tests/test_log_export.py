@@ -17,6 +17,7 @@ import pyarrow.json
 import pyarrow.parquet
 import pytest
 
+from paxmux.engine import pack
 from paxmux.engine.errors import InvalidRequest, PaxmuxError
 from paxmux.engine.paxos.value import FIRST, chain_after, decode, encode
 from paxmux.tools.log.export import FORMATS, exporting
@@ -156,6 +157,21 @@ def test_rows_go_out_in_bounded_batches() -> None:
     rows.add(Value(0, i, 1, 1, large, FIRST) for i in range(20))
     assert len(sizes) == 6
     assert all(BATCH_BYTES <= size < BATCH_BYTES + (4 << 20) for _, size in sizes)
+
+
+def test_values_of_a_pack_have_a_row_each() -> None:
+    packed = pack.encode([b"b", b"c"])
+    entries = [(1, 2, 3, 4, 5, b"a"), (1, 2, 4, 4, 6 | pack.PACK, packed), (1, 2, 5, 4, 5, b"d")]
+    rows = [
+        dict(zip(NAMES, row, strict=True)) for row in rows_of(Value(3, 9, 1, 2, encode(entries), b"\2\0\0\0"))
+    ]
+    assert [(row["position"], row["value"], row["smid"], row["seq"]) for row in rows] == [
+        (0, b"a", 5, 3),
+        (1, b"b", 6, 4),
+        (2, b"c", 6, 4),
+        (3, b"d", 5, 5),
+    ]
+    assert {row["entries"] for row in rows} == {4}
 
 
 def test_an_instance_without_entries_has_a_row() -> None:

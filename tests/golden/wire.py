@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from paxmux.engine import frame
+from paxmux.engine import frame, pack
 from paxmux.engine.frame import HEADER_BYTES, FrameKind, Header, pack_frame, parse_frame
 from paxmux.engine.options import NetworkOptions
 from paxmux.engine.paxos import value
@@ -300,4 +300,34 @@ VALUES = Format(
     _ENTRIES,
 )
 
-FORMATS = (FRAMES, BODIES, HELLOS, STREAM, VALUES)
+
+_PACKS: dict[str, list[bytes]] = {
+    "no values": [],
+    "three values, one without bytes": [b"one", b"", b"three"],
+}
+
+
+def _encode_packs(_: Path) -> dict[str, Fields]:
+    cases: dict[str, Fields] = {}
+    for name, payloads in _PACKS.items():
+        layout = [("count", 4), *[("offset", 4)] * (len(payloads) + 1)]
+        layout += [("value", len(payload)) for payload in payloads]
+        cases[name] = cut(pack.encode(payloads), layout)
+    return cases
+
+
+def _decode_packs(cases: Mapping[str, bytes], _: Path) -> dict[str, Any]:
+    return {name: pack.decode(data) for name, data in cases.items()}
+
+
+PACKS = Format(
+    "pack",
+    "many values proposed as one: payload of an entry with 0x80000000 in its smid (engine/pack.py)",
+    "VERSION in engine/pack.py",
+    lambda: pack.VERSION,
+    _encode_packs,
+    _decode_packs,
+    _PACKS,
+)
+
+FORMATS = (FRAMES, BODIES, HELLOS, STREAM, VALUES, PACKS)

@@ -10,6 +10,7 @@ from base64 import b64encode
 from typing import Any
 
 from paxmux.engine.address import node_text
+from paxmux.engine.pack import expand
 from paxmux.engine.paxos.ballot import NULL
 from paxmux.engine.paxos.value import Entry, chain_after, chain_in, decode
 from paxmux.engine.storage import Record
@@ -101,13 +102,13 @@ def value_document(value: bytes) -> dict[str, Any]:
         "size": len(value),
         "checksum": chain_text(chain_after(value)),
         "chain": chain_text(chain_in(value)),
-        "entries": len(decode(value)),
+        "entries": len(expand(decode(value))),
     }
 
 
 def value_text(value: bytes) -> str:
     """The same in words."""
-    count = len(decode(value))
+    count = len(expand(decode(value)))
     what = f"{count} entries" if count != 1 else "1 entry"
     if not count:
         what = "no-op" if is_no_op(value) else "not a value"
@@ -138,7 +139,7 @@ def found_lines(group: int, instance: int, found: Found) -> list[str]:
             f" in log {each.log}, segment {each.segment}, offset {each.offset}{copied}",
             f"    {value_text(each.value)}",
         ]
-    entries = decode(found.values[-1].value)
+    entries = expand(decode(found.values[-1].value))
     lines += [line for position, entry in enumerate(entries) for line in _entry_lines(position, entry)]
     return lines
 
@@ -177,7 +178,7 @@ def _found_value(each: FoundValue) -> dict[str, Any]:
             "size": len(payload),
             "value": b64encode(payload).decode("ascii"),
         }
-        for position, (origin, incarnation, seq, born, smid, payload) in enumerate(decode(each.value))
+        for position, (origin, incarnation, seq, born, smid, payload) in enumerate(expand(decode(each.value)))
     ]
     return document
 

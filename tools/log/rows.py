@@ -10,8 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any, Final, TypeAlias
 
-from paxmux.engine import pack
-from paxmux.engine.pack import PACK
+from paxmux.engine.pack import expand
 from paxmux.engine.paxos.value import chain_in, decode, encode
 from paxmux.tools.log.group import Value
 
@@ -50,7 +49,7 @@ def is_no_op(value: bytes) -> bool:
 def rows_of(value: Value) -> list[Row]:
     """The rows of one decided value."""
     data = value.value
-    entries = decode(data)
+    entries = expand(decode(data))
     claimed = chain_in(data)
     head = (
         value.group,
@@ -64,11 +63,10 @@ def rows_of(value: Value) -> list[Row]:
     if not entries:
         rest = None if is_no_op(data) else data
         return [(*head, None, None, None, None, None, None, len(rest or b""), rest)]
-    rows: list[Row] = []
-    for origin, incarnation, seq, born, smid, payload in entries:
-        for each in (payload,) if smid < PACK else pack.decode(payload):
-            rows.append((*head, len(rows), smid & ~PACK, origin, incarnation, seq, born, len(each), each))
-    return rows
+    return [
+        (*head, position, smid, origin, incarnation, seq, born, len(payload), payload)
+        for position, (origin, incarnation, seq, born, smid, payload) in enumerate(entries)
+    ]
 
 
 class Rows:
