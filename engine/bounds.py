@@ -38,6 +38,8 @@ BOUNDS: Final[dict[str, tuple[int, int]]] = {
     "timers.notice_ms": (0, 1000),
     "timers.leftover_ms": (1, _TEN_MINUTES_MS),
     "proposals.forward_ms": (1, _TEN_MINUTES_MS),
+    "proposals.batch_count": (1, 65_536),
+    "proposals.batch_delay_ms": (0, 10_000),
     "proposals.attempts": (0, 1_000_000),
     "limits.max_value_bytes": (1, MAX_VALUE_BYTES),
     "limits.max_pending": (1, 16 * MIB),

@@ -85,6 +85,10 @@ class ProposalOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
     forward_ms: int = 200
     """A proposal that was handed on and is not decided after so long is proposed by its own node. Doubles
     while that brings nothing."""
+    batch_count: int = 512
+    """`batch_propose`: so many values of a group do not wait for more."""
+    batch_delay_ms: int = 0
+    """How long the first of them waits for others; 0: only for those that are proposed at the same moment."""
     attempts: int = 0
     """How many instances may go to another value before a proposal ends with a conflict (14); the
     reference has 3. 0: it is proposed again until its deadline. Needs `forward: false`."""

@@ -117,6 +117,25 @@ class BlockingNode:
         """See `Node.propose_many`."""
         return self._wait(self._node.propose_many(group, values, smid, contexts, timeout_s))
 
+    def batch_propose(
+        self,
+        group: int,
+        value: bytes,
+        smid: int = 0,
+        context: bytes | None = None,
+        timeout_s: float | None = 5.0,
+    ) -> Done:
+        """See `Node.batch_propose`."""
+        return self._wait(self._node.batch_propose(group, value, smid, context, timeout_s))
+
+    def set_batch_count(self, group: int, count: int) -> None:
+        """See `Node.set_batch_count`."""
+        self._node.set_batch_count(group, count)
+
+    def set_batch_delay(self, group: int, delay_ms: int) -> None:
+        """See `Node.set_batch_delay`."""
+        self._node.set_batch_delay(group, delay_ms)
+
     def query(
         self,
         group: int,

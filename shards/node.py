@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from paxmux.engine import pack
+from paxmux.engine.bounds import BOUNDS
 from paxmux.engine.errors import (
     ConfigError,
     GroupWrong,
@@ -30,6 +31,7 @@ from paxmux.engine.options import Options
 from paxmux.engine.state_machine import MAX_SMID, MIN_SMID
 from paxmux.shards.admission import Admission
 from paxmux.shards.assembly import Assembly
+from paxmux.shards.batcher import Batcher
 from paxmux.shards.exchange import Exchange
 from paxmux.shards.layout import Layout
 from paxmux.shards.outcomes import Outcomes, error_of
@@ -74,6 +76,7 @@ class Node:
         self._admission = Admission(options.limits, self._layout.workers)
         self._assembly: Assembly | None = None
         self._exchange: Exchange
+        self._batcher: Batcher | None = None
         self._starting: asyncio.Task[None] | None = None
         self._stopping: asyncio.Task[None] | None = None
 
@@ -104,6 +107,14 @@ class Node:
             raise RuntimeError("a Node starts once; make a new one")
         assembly = self._assembly = Assembly(self._options, self._layout, self._admission, self._worker_of)
         self._exchange = assembly.exchange
+        self._batcher = Batcher(
+            self._options.proposals,
+            self._options.groups,
+            self._worker_of,
+            self._admission,
+            self._exchange,
+            self._packer,
+        )
         starting = self._starting = asyncio.create_task(assembly.start())
         try:
             await asyncio.wait([starting], timeout=timeout_s)
@@ -131,6 +142,8 @@ class Node:
         if self._assembly is None:
             return
         if self._stopping is None:
+            if self._batcher is not None:
+                self._batcher.flush()
             self._stopping = asyncio.create_task(self._stop(self._assembly, drain_s))
         # A caller that gives up waiting does not leave half a node behind.
         await asyncio.shield(self._stopping)
@@ -218,6 +231,42 @@ class Node:
             propose(worker, group, deadline_ns, smid, one.payload, one.contexts, one.size) for one in packs
         ]
         return Outcomes([(one.count, await future) for one, future in zip(packs, futures, strict=True)])
+
+    async def batch_propose(
+        self,
+        group: int,
+        value: bytes,
+        smid: int = 0,
+        context: bytes | None = None,
+        timeout_s: float | None = 5.0,
+    ) -> Done:
+        """As `propose`, together with what others propose this way to the same group and machine.
+
+        Values that come together, with the same timeout, travel as one and go to `execute_many`. How long
+        one waits for others is said by `set_batch_count` and `set_batch_delay`. All callers of a batch share
+        the outcome of it, but for results and refusals, which each has for itself.
+
+        Args, raises: as `propose`.
+        """
+        size = self._check_value(group, value, smid, context)
+        deadline_ns = _deadline_ns(timeout_s)
+        outcome = await self._batches().add((group, smid, timeout_s), value, context, size, deadline_ns)
+        if isinstance(outcome, PaxmuxError):
+            raise outcome
+        return outcome
+
+    def set_batch_count(self, group: int, count: int) -> None:
+        """How many values of `batch_propose` a group gathers; `proposals.batch_count` at the start."""
+        self._check_group(group)
+        _check_bound("proposals.batch_count", count)
+        self._batches().counts[group] = count
+
+    def set_batch_delay(self, group: int, delay_ms: int) -> None:
+        """How long, in ms, the first value of a batch waits for others; `proposals.batch_delay_ms` at the
+        start."""
+        self._check_group(group)
+        _check_bound("proposals.batch_delay_ms", delay_ms)
+        self._batches().delays_ms[group] = delay_ms
 
     async def query(
         self,
@@ -385,6 +434,11 @@ class Node:
             raise error_of(reply)
         return reply
 
+    def _batches(self) -> Batcher:
+        if self._batcher is None:
+            raise NodeStopped("the node is not started")
+        return self._batcher
+
     def _check_group(self, group: int) -> None:
         if type(group) is not int or not 0 <= group < len(self._worker_of):
             raise GroupWrong(f"expected a group of 0 .. {len(self._worker_of) - 1}, got {group!r}")
@@ -409,6 +463,12 @@ class Node:
                 f"{len(context)} bytes of context, at most {self._max_value_bytes} (limits.max_value_bytes)"
             )
         return size + len(context)
+
+
+def _check_bound(key: str, value: int) -> None:
+    least, most = BOUNDS[key]
+    if type(value) is not int or not least <= value <= most:
+        raise InvalidRequest(f"expected {least} .. {most}, got {value!r}")
 
 
 def _deadline_ns(timeout_s: float | None) -> int:
