@@ -18,7 +18,7 @@ from paxmux.engine.paxos.group import Owned
 from paxmux.engine.paxos.value import Entry
 from paxmux.engine.state_machine import NO_STATE_MACHINE, StateMachine
 from paxmux.engine.storage import Log, StorageDamaged
-from paxmux.shards.outcomes import encode_results
+from paxmux.shards.many_done import encode_results
 from paxmux.shards.packer import decode_contexts
 from paxmux.shards.requests import Reply
 
@@ -237,7 +237,7 @@ class Applier:
     def _execute_pack(
         self, machine: StateMachine, instance: int, payload: bytes, contexts: bytes | None
     ) -> bytes | None:
-        """Have the machine execute a pack; what its values gave, as `outcomes.Outcomes` reads it."""
+        """Have the machine execute a pack; what its values gave, as `many_done.Outcomes` reads it."""
         values = column(payload) if machine.columnar else decode(payload)
         results = machine.execute_many(
             instance, values, None if contexts is None else decode_contexts(contexts)

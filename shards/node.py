@@ -34,7 +34,7 @@ from paxmux.shards.assembly import Assembly
 from paxmux.shards.batcher import Batcher
 from paxmux.shards.exchange import Exchange
 from paxmux.shards.layout import Layout
-from paxmux.shards.outcomes import Outcomes, error_of
+from paxmux.shards.many_done import Outcomes, error_of
 from paxmux.shards.packer import Packer
 from paxmux.shards.pending import NEVER_NS, Done
 from paxmux.shards.requests import CallKind, Reply
