@@ -101,7 +101,7 @@ class Applier:
             self.group, self.next, min(REPLAY_COUNT, decided - self.next), REPLAY_BYTES
         )
         if not records:
-            raise StorageDamaged(f"group {self.group}: instance {self.next} is decided but not in the log")
+            raise StorageDamaged(f"group {self.group}: instance {self.next} is decided, and not in the log")
         for instance, _round, _node, value in records:
             self._execute(instance, values.decode(value), self._owned.pop(instance, None))
             self.next = instance + 1

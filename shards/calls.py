@@ -18,6 +18,7 @@ from paxmux.engine.paxos.effects import Effects
 from paxmux.engine.paxos.group import Group
 from paxmux.engine.storage import Log, StorageDamaged
 from paxmux.shards.applier import Applier
+from paxmux.shards.repairs import Repairs
 from paxmux.shards.requests import Call, CallKind, Reply
 
 _encode_values = msgspec.msgpack.Encoder().encode
@@ -26,16 +27,22 @@ _encode_values = msgspec.msgpack.Encoder().encode
 class Calls:
     """The requests of one worker that wait for an answer."""
 
-    __slots__ = ("_appliers", "_calls", "_groups", "_log", "_readable", "_reads", "_replies")
+    __slots__ = ("_appliers", "_calls", "_groups", "_log", "_readable", "_reads", "_repairs", "_replies")
 
     def __init__(
-        self, groups: Mapping[int, Group], appliers: Mapping[int, Applier], log: Log, replies: list[Reply]
+        self,
+        groups: Mapping[int, Group],
+        appliers: Mapping[int, Applier],
+        log: Log,
+        replies: list[Reply],
+        repairs: Repairs,
     ) -> None:
-        """`replies`: where the answers go."""
+        """`replies`: where the answers go. `repairs`: told of values that cannot be read."""
         self._groups = groups
         self._appliers = appliers
         self._log = log
         self._replies = replies
+        self._repairs = repairs
         self._calls: list[Call] = []
         """Those that can be answered as soon as their group has executed what it knows."""
         self._reads: dict[int, Call] = {}
@@ -52,7 +59,7 @@ class Calls:
                 self._calls.append(call)
             elif group.inquiry.fenced is not None:
                 self._fail(seq, Code.SYSTEM_ERROR, f"group {index} is fenced here: {group.inquiry.fenced}")
-            elif not group.voter:
+            elif not group.seated:
                 self._fail(seq, Code.NOT_A_MEMBER, f"this node's seat is not a member of group {index}")
             else:
                 self._reads[seq] = call
@@ -92,7 +99,7 @@ class Calls:
             if call[2] in behind and call[1] != CallKind.GROUP_STATUS:
                 self._calls.append(call)  # reach: call-waits-for-replay
             else:
-                self._answer(call)
+                self._answer(call, now)
 
     def _release(self, readable: Sequence[tuple[int, int, list[int]]], now: int) -> None:
         self._readable = []
@@ -109,11 +116,11 @@ class Calls:
                     self._fail(seq, Code.SYSTEM_ERROR, f"group {index} is fenced here: {fenced}")
             elif self._appliers[index].next > instance:
                 for seq in left:
-                    self._answer(self._reads.pop(seq))
+                    self._answer(self._reads.pop(seq), now)
             elif left:
                 self._readable.append((index, instance, left))
 
-    def _answer(self, call: Call) -> None:
+    def _answer(self, call: Call, now: int) -> None:
         seq, kind, index, _deadline, argument, payload = call
         group = self._groups.get(index)
         if kind == CallKind.GROUP_STATUS:
@@ -129,11 +136,11 @@ class Calls:
         elif kind == CallKind.NOW_INSTANCE:
             self._replies.append((seq, Code.OK, group.instance, 0, None))
         elif kind == CallKind.INSTANCE_VALUE:
-            self._instance_value(seq, group, argument)
+            self._instance_value(seq, group, argument, now)
         else:
             self._fail(seq, Code.SYSTEM_ERROR, f"unknown request {kind}")
 
-    def _instance_value(self, seq: int, group: Group, instance: int) -> None:
+    def _instance_value(self, seq: int, group: Group, instance: int, now: int) -> None:
         if instance >= group.instance:
             self._fail(
                 seq,
@@ -144,6 +151,7 @@ class Calls:
         try:
             record = self._log.read(group.index, instance)
         except StorageDamaged as error:
+            self._repairs.want(group.index, instance, str(error), now)
             self._fail(seq, Code.SYSTEM_ERROR, str(error))
             return
         if record is None:
@@ -169,11 +177,18 @@ class Calls:
                 "voter": group.voter,
                 "stopped": self._appliers[index].stopped,
                 "fenced": group.inquiry.fenced,
+                "suspect": None if group.doubt.suspect is None else group.doubt.words(),
+                "repairing": self._repairing(group),
                 "mismatches": group.inquiry.mismatches,
             }
             for index, group in self._groups.items()
         ]
         return msgspec.json.encode(rows)
+
+    def _repairing(self, group: Group) -> str | None:
+        if group.doubt.active and group.doubt.suspect is None:
+            return group.doubt.words()
+        return self._repairs.words(group.index)
 
     def _fail(self, seq: int, code: int, message: str) -> None:
         self._replies.append((seq, code, 0, 0, message.encode()))

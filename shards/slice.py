@@ -16,7 +16,7 @@ from paxmux.engine.paxos.group import Group
 from paxmux.engine.paxos.quorum import Members
 from paxmux.engine.paxos.timers import MS, Bounds, Timers
 from paxmux.engine.state_machine import StateMachine
-from paxmux.engine.storage import EMPTY_STATE, Log, StorageDamaged
+from paxmux.engine.storage import EMPTY_STATE, NULL_BALLOT, HardState, Log, StorageDamaged
 from paxmux.shards.applier import Applier
 from paxmux.shards.outlet import FrameSink, Outlet
 from paxmux.shards.requests import Reply
@@ -63,15 +63,23 @@ def build_turn(
         timers, proposals, limits: as in the options.
 
     Raises:
-        StorageDamaged, StorageFailed: by `Log.recover`.
+        StorageDamaged, StorageFailed: by `Log.recover`; damaged too where something is lost that only
+            another member could tell, and there is none.
         ConfigError: a machine's `applied_instance_id` makes no sense.
     """
     states = log.recover()
+    doubt = log.doubt()
+    if doubt is not None and len(members.seats) == 1:
+        raise StorageDamaged(f"promises may be lost, and there is no other member to ask: {doubt}")
     durations, bounds = timers_of(timers, proposals), bounds_of(limits, proposals)
     groups: dict[int, Group] = {}
     appliers: dict[int, Applier] = {}
     for index in machines:
-        state = states.get(index, EMPTY_STATE)
+        state = states.get(index, EMPTY_STATE if doubt is None else EMPTY_STATE._replace(suspect=True))
+        instance, chain = _readable(log, index, state, alone=len(members.seats) == 1)
+        accepted, floor = (state.accepted, state.value), state.instance + state.lost
+        here = instance == state.instance and not state.lost
+        kept = not here and not state.lost and state.accepted != NULL_BALLOT
         groups[index] = Group(
             index,
             me=identity.node,
@@ -80,11 +88,14 @@ def build_turn(
             members=members,
             rng=rng,
             now=now,
-            instance=state.instance,
+            instance=instance,
             promised=state.promised,
-            accepted=state.accepted,
-            value=state.value,
-            chain=chain_at(log, index, state.instance),
+            accepted=state.accepted if here else NULL_BALLOT,
+            value=state.value if here else b"",
+            chain=chain,
+            suspect=doubt if state.suspect else None,
+            floor=floor,
+            kept=accepted if kept else None,
             timers=durations,
             bounds=bounds,
         )
@@ -118,8 +129,27 @@ def build_turn(
     )
 
 
+def _readable(log: Log, group: int, state: HardState, *, alone: bool) -> tuple[int, values.Chain]:
+    """The highest instance up to that of `state` whose chain is known, and that chain. Where the value before
+    the current instance is lost, the group stands lower and learns what is missing, without a vote."""
+    instance = state.instance
+    while True:
+        try:
+            if alone and state.lost:
+                raise StorageDamaged(f"group {group}: the value accepted in instance {instance} is damaged")
+            return instance, chain_at(log, group, instance)
+        except StorageDamaged:
+            if alone:
+                raise
+            instance -= 1  # reach: stands-lower
+
+
 def chain_at(log: Log, group: int, instance: int) -> values.Chain:
-    """What the value of that instance must carry."""
+    """What the value of that instance must carry.
+
+    Raises:
+        StorageDamaged: the value before it is lost.
+    """
     if not instance:
         return values.FIRST
     before = log.read(group, instance - 1)

@@ -23,11 +23,12 @@ from paxmux.engine.paxos.group import Group
 from paxmux.engine.paxos.messages import Body, Chosen
 from paxmux.engine.paxos.timers import MS, NEVER
 from paxmux.engine.state_machine import NO_STATE_MACHINE
-from paxmux.engine.storage import Log
+from paxmux.engine.storage import Log, StorageDamaged
 from paxmux.shards.applier import Applier
 from paxmux.shards.calls import Calls
 from paxmux.shards.codec import BodyError, decode_sections
 from paxmux.shards.outlet import Outlet
+from paxmux.shards.repairs import Repairs
 from paxmux.shards.requests import Batch, Proposal, Reply
 from paxmux.shards.serving import Serving
 
@@ -61,8 +62,9 @@ class Turn:
         self.log = log
         self.outlet = outlet
         self.replies = replies
-        self.serving = Serving(self.groups, log, serve_max_bytes)
-        self.calls = Calls(self.groups, self.appliers, log, replies)
+        self.repairs = Repairs(self.groups, log)
+        self.serving = Serving(self.groups, log, serve_max_bytes, self.repairs)
+        self.calls = Calls(self.groups, self.appliers, log, replies, self.repairs)
         self.fx = Effects()
         self.scan_at = 0
         self.mark_at = NEVER
@@ -80,11 +82,16 @@ class Turn:
         self._unmarked: set[int] = set()
         self._behind: dict[int, None] = {}
         """Groups that have decided values to execute from the log; their turn comes in this order."""
+        self._blocked: dict[int, None] = {}
+        """Those of them that wait for a value that the log has lost."""
 
     def start(self, now: int) -> None:
         """Before the first run: let every group say where it stands, and begin replaying."""
         for index, group in self.groups.items():
             group.start(now, self.fx)
+            words = group.doubt.words()
+            if words is not None:
+                _log.error("group %d gives no votes for now: %s", index, words)
             applied = self.appliers[index].next
             if applied < group.instance:
                 self._behind[index] = None
@@ -101,7 +108,7 @@ class Turn:
     @property
     def wake_at(self) -> int:
         """When the next timer is due, in ns."""
-        return min(self.scan_at, self.mark_at, self.notice_at)
+        return min(self.scan_at, self.mark_at, self.notice_at, self.repairs.due_at)
 
     # The pass, in its order
 
@@ -124,6 +131,8 @@ class Turn:
             self.scan_at = min((group.on_timer(now, fx) for group in self.groups.values()), default=NEVER)
         if now >= self.mark_at:
             self._mark(fx)
+        if now >= self.repairs.due_at:
+            self.repairs.ask(now, fx)
         self._open_ready(now, fx)
         self._hold_notices(fx.now, now, fx.decided, urgent=fx.eager)
 
@@ -161,14 +170,20 @@ class Turn:
         self.resends += done.resends
         if decided:
             self._apply(decided, now)
+        if self._blocked:
+            self._unblock()
         if self._behind:
-            self._replay()
-        if done.serve or done.chain_reads or done.suspects or self.serving.waiting:
+            self._replay(now)
+        if done.serve or done.chain_reads or done.suspects or done.mends or self.serving.waiting:
             self.serving.take(done)
-            box = self.serving.answer(fx)
+            box = self.serving.answer(fx, now)
             if box:
                 self.outlet.send(box)
-        self.calls.answer(done.readable + fx.readable, self._behind, now)
+        behind = {**self._behind, **self._blocked} if self._blocked else self._behind
+        self.calls.answer(done.readable + fx.readable, behind, now)
+        for group in (*done.sound, *fx.sound):
+            _log.warning("group %d votes again, from instance %d on", group.index, group.instance)
+        fx.sound = []
         self._give_up(done)
         self._give_up(fx)
         fx.readable, fx.conflicts, fx.expired, fx.fenced, fx.abandoned = [], [], [], [], []
@@ -215,7 +230,10 @@ class Turn:
         for index, instance, round, node, value in learned:
             group = groups.get(index)
             if group is not None and group.members.seats.get(sender) == seat:
-                group.learner.on_learned(instance, round, node, value, now, fx)
+                if instance < group.instance:
+                    self.repairs.on_learned(index, instance, round, node, value, now, fx)
+                else:
+                    group.learner.on_learned(instance, round, node, value, now, fx)
                 self.learned += 1
         for index, instance, round in chosen:
             group = groups.get(index)
@@ -256,7 +274,7 @@ class Turn:
     def _rest(self, sender: int, seat: int, rest: Sequence[Any], now: int, fx: Effects) -> None:
         """The kinds of message that most frames have none of."""
         groups = self.groups
-        top_asks, top_replies, forwards, refusals, chain_asks, chain_replies = rest
+        top_asks, top_replies, forwards, refusals, chain_asks, chain_replies, *rarer = rest
         for index, read in top_asks:
             group = groups.get(index)
             if group is not None and group.members.seats.get(sender) == seat:
@@ -281,6 +299,19 @@ class Turn:
             group = groups.get(index)
             if group is not None and group.members.seats.get(sender) == seat:
                 group.inquiry.on_reply(sender, instance, chain.to_bytes(4, "little"), now, fx)
+        vow_asks, vow_replies, mend_asks = rarer
+        for index, nonce in vow_asks:
+            group = groups.get(index)
+            if group is not None and group.members.seats.get(sender) == seat:
+                group.doubt.on_ask(sender, nonce, fx)
+        for index, nonce, round, node, free in vow_replies:
+            group = groups.get(index)
+            if group is not None and group.members.seats.get(sender) == seat:
+                group.doubt.on_reply(sender, nonce, (round, node), free, now, fx)
+        for index, first, count in mend_asks:
+            group = groups.get(index)
+            if group is not None and sender in group.members.seats:
+                group.learner.on_mend_ask(sender, first, count, fx)
 
     def _refuse(self, batches: Sequence[Batch], reason: str, now: int, fx: Effects) -> None:
         """A disk without room can keep no promise: until it has some, nothing is proposed or voted on.
@@ -303,8 +334,11 @@ class Turn:
                 self._fail(seq, Code.GROUP_WRONG, f"group {index} is not on this worker")
             elif group.inquiry.fenced is not None:
                 self._fail(seq, Code.SYSTEM_ERROR, f"group {index} is fenced here: {group.inquiry.fenced}")
-            elif not group.voter:
+            elif not group.seated:
                 self._fail(seq, Code.NOT_A_MEMBER, f"this node's seat is not a member of group {index}")
+            elif not group.voter:
+                words = f"group {index} gives no votes on this node for now: {group.doubt.words()}"
+                self._fail(seq, Code.OVERLOADED, words)
             elif smid != NO_STATE_MACHINE and smid not in self.appliers[index].machines:
                 self._fail(seq, Code.UNKNOWN_STATE_MACHINE, f"group {index} has no state machine {smid}")
             else:
@@ -372,15 +406,28 @@ class Turn:
         for index, instance, entries, owned in decided:
             applier = self.appliers[index]
             applier.apply(instance, entries, owned)
-            if applier.next <= instance:
+            if applier.next <= instance and index not in self._blocked:
                 self._behind[index] = None
             self._unmarked.add(index)
             self.entries += len(entries)
         self.decided += len(decided)
 
-    def _replay(self) -> None:
+    def _replay(self, now: int) -> None:
         """One slice, of the group that has waited longest: votes never wait for more."""
         index = next(iter(self._behind))
         del self._behind[index]
-        if self.appliers[index].replay(self.groups[index].instance):
-            self._behind[index] = None  # reach: replay-takes-turns
+        applier = self.appliers[index]
+        try:
+            if applier.replay(self.groups[index].instance):
+                self._behind[index] = None  # reach: replay-takes-turns
+        except StorageDamaged as error:
+            if not self.repairs.want(index, applier.next, str(error), now):
+                raise
+            self._blocked[index] = None  # reach: replay-waits-for-repair
+
+    def _unblock(self) -> None:
+        """Go on with the groups that have got what they waited for."""
+        for index in list(self._blocked):
+            if not self.repairs.lacks(index, self.appliers[index].next):
+                del self._blocked[index]
+                self._behind[index] = None

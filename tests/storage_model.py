@@ -16,7 +16,7 @@ from paxmux.engine.storage import (
 
 IDENTITY = LogIdentity(cluster=0xC1, node=0x7F000001_00001F90, seat=0x5EA7, log=0)
 
-PROMISE, ACCEPT, LEARNED, DECIDED, FORGOTTEN, RELEASED = map(int, RecordKind)
+PROMISE, ACCEPT, LEARNED, DECIDED, FORGOTTEN, RELEASED, CLEARED = map(int, RecordKind)
 
 Values = dict[tuple[int, int], tuple[int, int, bytes]]
 """(group, instance) -> (round, node, value)."""
@@ -32,7 +32,7 @@ def hard_states(records: Iterable[Record]) -> dict[int, HardState]:
             by_group.setdefault(record[1], []).append(record)
     states: dict[int, HardState] = {}
     for group, mine in by_group.items():
-        voted = [r for r in mine if r[0] in (PROMISE, ACCEPT)]
+        voted = [r for r in mine if r[0] in (PROMISE, ACCEPT, CLEARED)]
         known = [r for r in mine if r[0] in (LEARNED, DECIDED)]
         instance = max([r[2] for r in voted] + [r[2] + 1 for r in known], default=0)
         promised = max([(r[3], r[4]) for r in voted], default=NULL_BALLOT)

@@ -84,6 +84,12 @@ class Learner:
         elif instance > g.instance and g.members.seats.get(sender) is not None:
             self.ask(sender, now, fx)  # reach: asked-by-one-ahead
 
+    def on_mend_ask(self, sender: int, first: int, count: int, fx: Effects) -> None:
+        """A peer's log has lost decided values."""
+        g = self.g
+        if first < g.instance and g.inquiry.fenced is None:
+            fx.mends.append((sender, g.index, first, min(count, g.instance - first)))
+
     def on_learned(self, instance: int, round: int, node: int, value: bytes, now: int, fx: Effects) -> None:
         """A decided value from a peer. It is recorded, and says nothing about promises."""
         g = self.g

@@ -46,7 +46,7 @@ _STAMP = struct.Struct("<IQQQI")
 _COUNT = struct.Struct("<Q")
 
 _KINDS: Final = frozenset(map(int, RecordKind))
-_WITH_BALLOT: Final = frozenset({int(RecordKind.PROMISE), int(RecordKind.ACCEPT)})
+_WITH_BALLOT: Final = frozenset({int(RecordKind.PROMISE), int(RecordKind.ACCEPT), int(RecordKind.CLEARED)})
 _WITH_VALUE: Final = frozenset({int(RecordKind.ACCEPT), int(RecordKind.LEARNED)})
 _ACCEPT: Final = int(RecordKind.ACCEPT)
 _FORGOTTEN: Final = int(RecordKind.FORGOTTEN)

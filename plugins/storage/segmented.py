@@ -159,6 +159,14 @@ class SegmentedLog:
             raise StorageDamaged(f"{segment_path(self._path, 0)}: missing, and so is every other segment")
         self._place.found(self._size(0))
 
+    def doubt(self) -> str | None:
+        """See `Log.doubt`."""
+        return None
+
+    def damage(self) -> list[tuple[int, int]]:
+        """See `Log.damage`."""
+        return []
+
     def append(self, records: Sequence[Record]) -> None:
         """See `Log.append`.
 
@@ -296,7 +304,12 @@ class SegmentedLog:
             at = self._find(group, instance)
             if not at:
                 break
-            round_, node, value = self._read(at, group, instance)
+            try:
+                round_, node, value = self._read(at, group, instance)
+            except StorageDamaged:
+                if found:
+                    break
+                raise
             left -= len(value)
             if left < 0 and found:
                 break
@@ -384,6 +397,9 @@ class SegmentedLog:
             "removed_segments": self._cleaner.removed_segments if begun else 0,
             "recovered_records": self._recovered,
             "cut_bytes": self._cut,
+            "damaged_records": 0,
+            "scrubbed_bytes": 0,
+            "scrub_rounds": 0,
         }
 
     def close(self, *, clean: bool) -> None:
