@@ -57,6 +57,8 @@ class RecordKind(IntEnum):
     CLEARED = effects.CLEARED
     """As a PROMISE; and the group is not suspect any more (`Log.doubt`): nothing that it ever promised is
     above `ballot`."""
+    SUSPECT = effects.SUSPECT
+    """The group is suspect from here on, whatever the log is: it was in another one. Says nothing else."""
 
 
 class HardState(NamedTuple):

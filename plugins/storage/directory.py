@@ -60,7 +60,7 @@ class Directory:
             raise DataDirError(f"{path}: {error.strerror}") from error
         try:
             refuse_other(path, SEGMENTS)
-            self.segments = load_segments(path, identity)
+            self.segments, self.lost = load_segments(path, identity)
             self.mark = read_mark(path, identity)
         except OSError as error:
             self._lock.release()

@@ -4,8 +4,9 @@ Only a cache of what the segments say, made of synced records alone. Everything 
 anything is wrong it is declared unusable, set aside, and made anew from the segments.
 
     chunks: group u16, chunk number u64, big-endian -> crc u32 | positions u64, native order
-    states: group u16, big-endian                   -> crc u32 | eight integers
-    meta:   b"log"                                  -> crc u32 | version, identity, two positions, oldest
+    states: group u16, big-endian                   -> crc u32 | eight integers, standing u8
+    meta:   b"log"                                  -> crc u32 | version, identity, two positions, oldest,
+                                                       doubt u8
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from paxmux.engine.storage import LogIdentity
 from paxmux.plugins.storage.group_table import CHUNK, GroupState, Positions
 from paxmux.plugins.storage.place import IndexUnusable
 
-VERSION: Final = 2
+VERSION: Final = 3
 DIRECTORY: Final = "index"
 SET_ASIDE: Final = "index.bad"
 GUARD: Final = "index.opening"
@@ -38,8 +39,8 @@ DROP_CHUNKS: Final = 1024
 
 _KEY = struct.Struct(">HQ")
 _GROUP = struct.Struct(">H")
-_STATE = struct.Struct("<QQQQQQQQ")
-_META = struct.Struct("<IQQQIQQQ")
+_STATE = struct.Struct("<QQQQQQQQB")
+_META = struct.Struct("<IQQQIQQQB")
 _CRC = struct.Struct("<I")
 _META_KEY = b"log"
 _POSITION_BYTES = 8
@@ -59,6 +60,7 @@ class Index:
         self.proven = 0
         """The log was durable up to here when the index was last written."""
         self.oldest = 0
+        self.doubt = False
         self.states: dict[int, GroupState] = {}
         """Hard states as found at opening."""
         self._path = directory / DIRECTORY
@@ -95,6 +97,7 @@ class Index:
         position: int | None,
         proven: int,
         oldest: int,
+        doubt: bool,
     ) -> None:
         """See `StoredIndex.write`."""
         kept = self.position if position is None else position
@@ -116,12 +119,13 @@ class Index:
                         state.accepted_at,
                         state.first,
                         state.live_bytes,
+                        state.standing,
                     )
                     txn.put(key, _sealed(key, body), db=self._states)
                     if state.first >= CHUNK:
                         self._delete_chunks(txn, group, state.first // CHUNK, FORGET_CHUNKS)
                 if kept is not None:
-                    body = _META.pack(VERSION, *self._identity, kept, proven, oldest)
+                    body = _META.pack(VERSION, *self._identity, kept, proven, oldest, doubt)
                     txn.put(_META_KEY, _sealed(_META_KEY, body), db=self._meta)
         except lmdb.MapFullError as error:
             self._map_bytes = 2 * self._env.info()["map_size"]
@@ -131,6 +135,7 @@ class Index:
         self.position = kept
         self.proven = proven
         self.oldest = oldest
+        self.doubt = doubt
 
     def drop(self, group: int) -> bool:
         """See `StoredIndex.drop`."""
@@ -223,7 +228,7 @@ class Index:
             body = self._checked(_META_KEY, meta)
             if len(body) != _META.size:
                 raise self._unusable(f"it is of another version than {VERSION}")
-            version, cluster, node, seat, log, position, proven, oldest = _META.unpack(body)
+            version, cluster, node, seat, log, position, proven, oldest, doubt = _META.unpack(body)
             if version != VERSION:
                 raise self._unusable(f"version {version}, this program writes {VERSION}")
             if LogIdentity(cluster, node, seat, log) != self._identity:
@@ -231,7 +236,7 @@ class Index:
             for key, data in txn.cursor(db=self._states):
                 (group,) = _GROUP.unpack(key)
                 self.states[group] = GroupState(*_STATE.unpack(self._checked(key, data)))
-        self.position, self.proven, self.oldest = position, proven, oldest
+        self.position, self.proven, self.oldest, self.doubt = position, proven, oldest, bool(doubt)
 
     def _checked(self, key: bytes, data: bytes) -> bytes:
         body = data[_CRC.size :]

@@ -211,7 +211,7 @@ class LmdbLog:
                                 f"{what}: of ballot {(round_, node)}, accepted was {state.accepted}"
                             )
                     states[group] = HardState(
-                        state.instance, state.promised, state.accepted, value, lost=lost
+                        state.instance, state.promised, state.accepted, value, state.suspect, lost
                     )
                     self._damaged += lost
         except lmdb.Error as error:

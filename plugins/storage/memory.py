@@ -31,6 +31,8 @@ _WITH_BALLOT: Final = frozenset({int(RecordKind.PROMISE), int(RecordKind.ACCEPT)
 _WITH_VALUE: Final = frozenset({int(RecordKind.ACCEPT), int(RecordKind.LEARNED)})
 _FORGOTTEN: Final = int(RecordKind.FORGOTTEN)
 _RELEASED: Final = int(RecordKind.RELEASED)
+_CLEARED: Final = int(RecordKind.CLEARED)
+_SUSPECT: Final = int(RecordKind.SUSPECT)
 
 
 class MemoryDisk:
@@ -117,22 +119,20 @@ class MemoryLog:
             raise StorageDamaged(f"{self._path}: the log is not there")
         disk.made = True
         states: dict[int, HardState] = {}
-        cleared: set[int] = set()
-        for number, batch in enumerate(disk.batches):
+        for number, batch in enumerate([*disk.batches, ()]):
+            if disk.doubt is not None and number == disk.doubt_at:
+                states = {group: state._replace(suspect=True) for group, state in states.items()}
+            new = EMPTY_STATE._replace(suspect=disk.doubt is not None and number >= disk.doubt_at)
             for record in batch:
                 group = record[1]
                 if record[0] == _RELEASED:
                     states.pop(group, None)
                     continue
-                states[group] = _after(states.get(group, EMPTY_STATE), record)
-                if record[0] == RecordKind.CLEARED and number >= disk.doubt_at:
-                    cleared.add(group)
+                states[group] = _after(states.get(group, new), record)
             self._note(batch, number)
         for group, state in states.items():
             if state.accepted != NULL_BALLOT and (group, state.instance) in self._damaged:
-                state = states[group] = state._replace(value=b"", lost=True)
-            if disk.doubt is not None and group not in cleared:
-                states[group] = state._replace(suspect=True)
+                states[group] = state._replace(value=b"", lost=True)
         self._recovered = sum(len(batch) for batch in disk.batches)
         # What is reported as recovered must never be lost again.
         disk.synced = len(disk.batches)
@@ -285,11 +285,14 @@ def _after(state: HardState, record: Record) -> HardState:
     kind, _, instance, round_, node, value = record
     if kind == _FORGOTTEN:
         return state
+    if kind == _SUSPECT:
+        return state._replace(suspect=True)
     ballot: Ballot = (round_, node)
     promised = max(state.promised, ballot) if kind in _WITH_BALLOT else state.promised
     current = max(state.instance, instance if kind in _WITH_BALLOT else instance + 1)
     if kind == RecordKind.ACCEPT and instance == current:
-        return HardState(current, promised, ballot, value)
+        return HardState(current, promised, ballot, value, state.suspect)
+    suspect = state.suspect and kind != _CLEARED
     if current > state.instance:
-        return HardState(current, promised, NULL_BALLOT, b"")
-    return HardState(current, promised, state.accepted, state.value)
+        return HardState(current, promised, NULL_BALLOT, b"", suspect)
+    return HardState(current, promised, state.accepted, state.value, suspect)

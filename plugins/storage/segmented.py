@@ -97,6 +97,8 @@ class SegmentedLog:
         """Where the next batch goes, within the segment and as a position; and what is durable."""
         self._appends = self._syncs = self._records = self._bytes = 0
         self._recovered = self._cut = self._disk_bytes = 0
+        self._damaged = 0
+        self._doubt: str | None = None
         self._limit: str | None = None
         """In words: the next segment is not made, since the log is as large as it may be."""
         self._reader = Reader(place)
@@ -105,8 +107,9 @@ class SegmentedLog:
         """See `Log.recover`.
 
         Raises:
-            StorageDamaged: something that was durable is missing or bad; nothing was changed.
-            StorageFailed: the disk failed, or there is no room for the first segment.
+            StorageDamaged: the log is not there, or not a segment of it can be read; nothing was changed.
+            StorageFailed: the disk failed, or there is no room for the first segment, or for the one that
+                says that something was lost.
         """
         if self._started or self._closed:
             raise StorageFailed(f"{self._path}: recover is called once, on an open log")
@@ -117,20 +120,36 @@ class SegmentedLog:
                 self._found_log()
             found = self._start.recover()
             self._recovered, self._cut = found.records, found.cut_bytes
+            self._damaged = found.gaps
             self._use(found.segment, found.offset)
-            if self._offset == HEADER_BYTES:
-                self._open_segment(self._opening(), 0)
-                self._place.sync(self._segment)
             self._synced = self._position
+            self._begin_upkeep(found.reserved)
+            if found.doubt is not None:
+                # Behind everything that is there, so that nothing that is damaged is written over.
+                self._start.table.distrust()
+                self._roll(0, max([*self._segments, *self._place.lost, found.segment.number]) + 1)
+                self._sync()
+            elif self._offset == HEADER_BYTES:
+                self._open_segment(self._opening(), 0)
+                self._sync()
             self._start.complete(self._synced)
             states = self._start.hard_states(self._reader)
+            self._damaged += self._start.damaged
+            self._doubt = found.doubt
+            if self._doubt is None and self._start.table.doubt:
+                self._doubt = "some that may have held promises were damaged at an earlier start"
             self._place.remove_mark()
         except StorageDamaged as error:
             self._unusable = str(error)
             raise
         except (OSError, IndexUnusable, StorageFailed) as error:
             raise self._fail("recovery", error) from error
-        reserved = found.reserved
+        self._request_next()
+        self._unusable = None
+        return states
+
+    def _begin_upkeep(self, reserved: SegmentFile | None) -> None:
+        """What goes on beside the log; `reserved` is a segment that an earlier life has made ahead."""
         self._disk_bytes = sum(each.size for each in self._segments.values())
         if reserved is not None:
             # Not a part of the log before it is taken.
@@ -144,9 +163,6 @@ class SegmentedLog:
             bytes_per_s=self._clean_bytes_per_s,
             clock=self._clock,
         )
-        self._request_next()
-        self._unusable = None
-        return states
 
     def _found_log(self) -> None:
         """Make the first segment of a log that has none, unless it once had."""
@@ -155,13 +171,15 @@ class SegmentedLog:
                 f"{self._path}: the log is not there, and with it is lost what this node has promised;"
                 " it must not vote in its present seat again"
             )
+        if self._place.lost:
+            raise StorageDamaged(f"no segment can be read: {'; '.join(self._place.lost.values())}")
         if self._place.mark is not None or self._start.index.position is not None:
             raise StorageDamaged(f"{segment_path(self._path, 0)}: missing, and so is every other segment")
         self._place.found(self._size(0))
 
     def doubt(self) -> str | None:
         """See `Log.doubt`."""
-        return None
+        return self._doubt
 
     def damage(self) -> list[tuple[int, int]]:
         """See `Log.damage`."""
@@ -222,14 +240,14 @@ class SegmentedLog:
         self._position += len(data)
         self._bytes += len(data)
 
-    def _roll(self, needed: int) -> None:
-        """Go on in the next segment; `needed` bytes will follow its opening."""
+    def _roll(self, needed: int, number: int = 0) -> None:
+        """Go on in the next segment, or in the one of a number; `needed` bytes will follow its opening."""
         if self._synced != self._position:
             # Before anything is written to the next one: what is durable must always be a prefix.
             self._sync()
         previous = self._position
         opening = self._opening()
-        number = self._segment.number + 1
+        number = number or self._segment.number + 1
         least = HEADER_BYTES + batch_bytes(opening) + needed
         if least > MAX_SEGMENT_BYTES:
             raise ValueError(f"a batch of {needed} bytes fits no segment")
@@ -397,7 +415,7 @@ class SegmentedLog:
             "removed_segments": self._cleaner.removed_segments if begun else 0,
             "recovered_records": self._recovered,
             "cut_bytes": self._cut,
-            "damaged_records": 0,
+            "damaged_records": self._damaged,
             "scrubbed_bytes": 0,
             "scrub_rounds": 0,
         }
