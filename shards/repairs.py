@@ -56,10 +56,10 @@ class Repairs:
         self.mended = 0
 
     def want(self, index: int, instance: int, reason: str, now: int) -> bool:
-        """The value of a decided instance cannot be read; False if there is nobody to ask for it. One of an
-        instance that is not decided yet is found again when it is."""
+        """The value of a decided instance cannot be read; False if there is nobody to ask for it, or it is
+        forgotten. One of an instance that is not decided yet is found again when it is."""
         group = self._groups[index]
-        if not group.peers:
+        if not group.peers or instance < self._log.first(index):
             return False
         if instance >= group.instance:
             return True
@@ -93,9 +93,14 @@ class Repairs:
     def ask(self, now: int, fx: Effects) -> None:
         """Ask for what is due, each time another peer."""
         self.due_at = NEVER
+        gone: list[int] = []
         for index, lost in self.lost.items():
             group = self._groups[index]
             if now >= lost.again_at:
+                self._forget(index, lost)
+                if not lost.wanted:
+                    gone.append(index)
+                    continue
                 first = next(iter(lost.wanted))
                 count = 1
                 while count < RUN_MAX and first + count in lost.wanted:
@@ -104,6 +109,14 @@ class Repairs:
                 lost.again_at = now + lost.again_after
                 lost.again_after = min(2 * lost.again_after, group.timers.phase_max)
             self.due_at = min(self.due_at, lost.again_at)
+        for index in gone:
+            del self.lost[index]
+
+    def _forget(self, index: int, lost: Lost) -> None:
+        """What nobody needs any more need not come back."""
+        first = self._log.first(index)
+        for instance in [each for each in lost.wanted if each < first]:
+            del lost.wanted[instance]
 
     def on_learned(
         self, index: int, instance: int, round: int, node: int, value: bytes, now: int, fx: Effects

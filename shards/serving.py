@@ -169,7 +169,7 @@ class Serving:
             words = "it is decided, and not in the log"
         except StorageDamaged as error:
             found, words = [], str(error)
-        if not found:
+        if not found and first >= self._log.first(index):
             self._repairs.want(index, first, words, now)
         return found
 

@@ -93,7 +93,8 @@ def build_turn(
             accepted=state.accepted if here else NULL_BALLOT,
             value=state.value if here else b"",
             chain=chain,
-            suspect=doubt if state.suspect else None,
+            suspect=(doubt or "as another log of this node says") if state.suspect else None,
+            decided=state.instance,
             floor=floor,
             kept=accepted if kept else None,
             timers=durations,
@@ -139,7 +140,7 @@ def _readable(log: Log, group: int, state: HardState, *, alone: bool) -> tuple[i
                 raise StorageDamaged(f"group {group}: the value accepted in instance {instance} is damaged")
             return instance, chain_at(log, group, instance)
         except StorageDamaged:
-            if alone:
+            if alone or instance <= log.first(group):
                 raise
             instance -= 1  # reach: stands-lower
 

@@ -84,12 +84,16 @@ class Turn:
         """Groups that have decided values to execute from the log; their turn comes in this order."""
         self._blocked: dict[int, None] = {}
         """Those of them that wait for a value that the log has lost."""
+        self._short: dict[int, None] = {}
+        """Groups that stand lower than their log was: what they show is older than what was decided here."""
 
     def start(self, now: int) -> None:
         """Before the first run: let every group say where it stands, and begin replaying."""
         for index, group in self.groups.items():
             group.start(now, self.fx)
             words = group.doubt.words()
+            if group.instance < group.doubt.decided:
+                self._short[index] = None
             if words is not None:
                 _log.error("group %d gives no votes for now: %s", index, words)
             applied = self.appliers[index].next
@@ -170,7 +174,7 @@ class Turn:
         self.resends += done.resends
         if decided:
             self._apply(decided, now)
-        if self._blocked:
+        if self._blocked or self._short:
             self._unblock()
         if self._behind:
             self._replay(now)
@@ -179,7 +183,9 @@ class Turn:
             box = self.serving.answer(fx, now)
             if box:
                 self.outlet.send(box)
-        behind = {**self._behind, **self._blocked} if self._blocked else self._behind
+        behind = self._behind
+        if self._blocked or self._short:
+            behind = {**self._behind, **self._blocked, **self._short}
         self.calls.answer(done.readable + fx.readable, behind, now)
         for group in (*done.sound, *fx.sound):
             _log.warning("group %d votes again, from instance %d on", group.index, group.instance)
@@ -326,6 +332,7 @@ class Turn:
         self.scan_at = now + RECHECK_EVERY  # reach: disk-full
         if now >= self.mark_at:
             self.mark_at = now + RECHECK_EVERY
+        self.repairs.due_at = max(self.repairs.due_at, now + RECHECK_EVERY)
 
     def _propose(self, proposals: Sequence[Proposal], fx: Effects) -> None:
         for seq, index, deadline, smid, payload, context in proposals:
@@ -431,3 +438,6 @@ class Turn:
             if not self.repairs.lacks(index, self.appliers[index].next):
                 del self._blocked[index]
                 self._behind[index] = None
+        for index in list(self._short):
+            if self.groups[index].instance >= self.groups[index].doubt.decided:
+                del self._short[index]

@@ -31,14 +31,27 @@ if TYPE_CHECKING:
 class Doubt:
     """One group's reasons to give no vote."""
 
-    __slots__ = ("active", "again_after", "again_at", "answers", "floor", "g", "kept", "nonce", "suspect")
+    __slots__ = (
+        "active",
+        "again_after",
+        "again_at",
+        "answers",
+        "decided",
+        "floor",
+        "g",
+        "kept",
+        "nonce",
+        "suspect",
+    )
 
     def __init__(
-        self, group: Group, suspect: str | None, floor: int, kept: tuple[Ballot, bytes] | None
+        self, group: Group, suspect: str | None, decided: int, floor: int, kept: tuple[Ballot, bytes] | None
     ) -> None:
-        """`suspect`: why promises may be lost; None if none can be. `floor`: no vote below this instance.
-        `kept`: what is accepted in that one, if anything is."""
+        """`suspect`: why promises may be lost; None if none can be. `decided`: everything below this instance
+        is, though its values may be lost. `floor`: no vote below this instance. `kept`: what is accepted in
+        that one, if anything is."""
         self.g = group
+        self.decided = decided
         self.suspect = suspect
         self.floor = floor
         self.kept = kept

@@ -87,13 +87,14 @@ class Group:
         value: bytes = b"",
         chain: values.Chain = values.FIRST,
         suspect: str | None = None,
+        decided: int = 0,
         floor: int = 0,
         kept: tuple[Ballot, bytes] | None = None,
         timers: Timers = DEFAULT_TIMERS,
         bounds: Bounds = DEFAULT_BOUNDS,
     ) -> None:
         """`instance` to `value`: the hard state that the log gave back. `chain`: of what is decided below
-        `instance`. `suspect`, `floor`, `kept`: what the log has lost, see `Doubt`. `now` in ns."""
+        `instance`. `suspect` to `kept`: what the log has lost, see `Doubt`. `now` in ns."""
         self.index = index
         self.me = me
         self.incarnation = incarnation
@@ -127,7 +128,7 @@ class Group:
         self.forwarder = Forwarder(self)
         self.reader = Reader(self)
         self.inquiry = Inquiry(self)
-        self.doubt = Doubt(self, suspect, floor, kept)
+        self.doubt = Doubt(self, suspect, decided, floor, kept)
         self.voter = self.seated and not self.doubt.active
         """Whether it votes: it does not while it is in doubt, nor once it is fenced."""
 

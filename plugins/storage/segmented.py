@@ -99,6 +99,8 @@ class SegmentedLog:
         self._recovered = self._cut = self._disk_bytes = 0
         self._damaged = 0
         self._doubt: str | None = None
+        self._opened_at: int | None = None
+        """Where the log had ended, if recovery has opened a segment."""
         self._limit: str | None = None
         """In words: the next segment is not made, since the log is as large as it may be."""
         self._reader = Reader(place)
@@ -127,6 +129,7 @@ class SegmentedLog:
             if found.doubt is not None:
                 # Behind everything that is there, so that nothing that is damaged is written over.
                 self._start.table.distrust()
+                self._opened_at = self._position
                 self._roll(0, max([*self._segments, *self._place.lost, found.segment.number]) + 1)
                 self._sync()
             elif self._offset == HEADER_BYTES:

@@ -101,6 +101,8 @@ class SimDisk:
         """Something durable says that the log was durable up to here."""
         self._ends: dict[int, int] = {}
         """Where the data of a segment ends, as far as it is durable."""
+        self.hurt = False
+        """A bit of what was synced has turned."""
         self._flips: list[tuple[Unsynced, int]] = []
         """Bits that turn on their way to the platter: a sync, which writes again, makes them good."""
 
@@ -166,6 +168,7 @@ class SimDisk:
             if place is None:
                 return None
             self.platter.flip(*place, mask)
+            self.hurt = True
             return Flip(*place, bit)
         at = self._unsynced_byte(rng)
         if at is None:
@@ -235,12 +238,19 @@ class SimDisk:
                 self.platter.flip_unsynced(at, mask)
         self._flips.clear()
 
-    def recovered(self, end: int) -> None:
+    def recovered(self, end: int, goes_on: int, words: str | None) -> None:
         """A log has recovered everything up to a position and calls it durable.
 
+        Args:
+            end: that position.
+            goes_on: where the log goes on: behind it, if it has opened a segment.
+            words: what it says is missing before; None if nothing.
+
         Raises:
-            Breach: that is less than was synced, or something else than was appended.
+            Breach: that is less than was synced, or something else than was appended, or nothing is missing.
         """
+        if words is not None and not self.hurt:
+            raise Breach("damage has a cause", f"{self.medium.path}: {words}")
         tail = self._tail()
         if end < self._durable:
             words = f"{self.medium.path}: recovered up to {_words(end)}, synced was {_words(self._durable)}"
@@ -252,8 +262,9 @@ class SimDisk:
             raise Breach("recovery invents nothing", words)
         del self.batches[self.synced + kept :]
         self.synced = len(self.batches)
-        self._durable = end
         self._ends[end >> OFFSET_BITS] = end & OFFSET_MASK
+        self._durable = goes_on
+        self._ends[goes_on >> OFFSET_BITS] = goes_on & OFFSET_MASK
         self._live = True
 
     # Bytes
@@ -301,7 +312,7 @@ class SimDisk:
         for number in sorted(self.platter.images):
             if number > proven >> OFFSET_BITS:
                 break
-            last = proven & OFFSET_MASK if number == proven >> OFFSET_BITS else self._ends[number]
+            last = proven & OFFSET_MASK if number == proven >> OFFSET_BITS else self._ends.get(number, 0)
             ranges.append((number, _STAMP_BEGIN, STAMP_BYTES))
             if last > HEADER_BYTES:
                 ranges.append((number, HEADER_BYTES, last))
@@ -352,7 +363,12 @@ class SimLog(SegmentedLog):
             Breach: what was recovered is not what was appended.
         """
         states = super().recover()
-        self.disk.recovered(self._position)
+        end, words = self._position, None
+        if self._damaged:
+            words = self._doubt or f"{self._damaged} values"
+        if self._opened_at is not None:
+            end = self._opened_at
+        self.disk.recovered(end, self._position, words)
         return states
 
     def append(self, records: Sequence[Record]) -> None:

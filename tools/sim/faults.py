@@ -119,6 +119,7 @@ class Faults:
         node.crash(power=scope != "node_crash")
         if scope == "wiped_disk":
             node.seat += 1000
+            node.hurt = False
             cluster.witness.wiped(node.number)
             for each in node.workers:
                 each.make_disk()
@@ -128,14 +129,14 @@ class Faults:
     def _synced_flip(self) -> None:
         cluster = self._cluster
         node = cluster.rng.choice(cluster.nodes)
-        if not (self._may_lose_a_node() and node.votes):
+        if not (node.hurt or (self._may_lose_a_node() and node.votes)):
             return
         worker = cluster.rng.choice(node.workers)
         if worker.disk.medium.notebook.spoilt:
             return  # what proved the bytes to be durable is gone: a bad one would look torn
         where = worker.disk.flip(cluster.rng, synced=True)
         if where is not None:
-            node.failed = True
+            node.hurt = True
             cluster.witness.damaged.add(node.number)
             cluster.counts["synced_flip"] += 1
             self._say(f"{worker.name}: a synced bit flips: {where}")
@@ -276,7 +277,7 @@ class Faults:
         return self._cluster.rng.choice(up) if up else None
 
     def _may_lose_a_node(self) -> bool:
-        return sum(1 for node in self._cluster.nodes if not node.votes) < self._spare
+        return sum(1 for node in self._cluster.nodes if node.hurt or not node.votes) < self._spare
 
     def _say(self, text: str) -> None:
         if self._cluster.trace.wordy:

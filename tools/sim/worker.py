@@ -161,11 +161,12 @@ class SimWorker:
         self.resumed_at = cluster.now
         cluster.counts["cut_tail"] += log.stats()["cut_bytes"] > 0
         cluster.witness.synced(node.number, self.index, self.disk)
-        for group in self.groups:
-            cluster.witness.recovered(node.number, group, log.states.get(group, EMPTY_STATE))
+        unknown = EMPTY_STATE._replace(suspect=log.doubt() is not None)
+        states = {group: log.states.get(group, unknown) for group in self.groups}
+        for group, state in states.items():
+            cluster.witness.recovered(node.number, group, state)
         if cluster.trace.wordy:
-            states = {group: log.states.get(group, EMPTY_STATE)[:3] for group in self.groups}
-            cluster.trace.say(f"{self.name} boots, generation {self.generation}, recovered {states}")
+            cluster.trace.say(f"{self.name} boots, generation {self.generation}, recovered {[state[:3] for state in states.values()]}")
         self.turn.start(local)
         self._run(cluster.now + LOOP_NS)
 
@@ -201,7 +202,7 @@ class SimWorker:
 
     def _refuse(self, error: StorageDamaged) -> None:
         if not self.node.failed:
-            raise Breach("damage has a cause", f"{self.name} refuses to boot: {error}")
+            raise Breach("damage is repaired", f"{self.name} refuses to boot: {error}")
         self.state = State.REFUSED
         self.disk.crash(self.node.cluster.rng, power=False)
         self.node.cluster.trace.say(f"{self.name} refuses to boot: {error}")
@@ -392,7 +393,7 @@ class SimWorker:
             self.node.worker_died(self)
         except StorageDamaged as error:
             if not self.node.failed:
-                raise Breach("damage has a cause", f"{self.name}: {error}") from error
+                raise Breach("damage is repaired", f"{self.name}: {error}") from error
             self.node.cluster.trace.say(f"{self.name} dies of {error}")
             self.die(power=False)
             self._deaths += 1
