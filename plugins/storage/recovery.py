@@ -109,11 +109,11 @@ class Recovery:
         """Take in all good batches from the indexed position on; (segment, offset) where they end."""
         start = self._index.position
         if start is None:
-            start = position(self._oldest, HEADER_BYTES)
-        number, offset = start >> OFFSET_BITS, start & OFFSET_MASK
-        if number < self._oldest:
+            start = position(self._first(), HEADER_BYTES)
+        elif start >> OFFSET_BITS < self._oldest:
             # Older than what is there: the segments say themselves whether one is missing.
-            raise IndexUnusable(f"it goes up to segment {number}, the oldest one is {self._oldest}")
+            raise IndexUnusable(f"it goes up to segment {start >> OFFSET_BITS}, the oldest is {self._oldest}")
+        number, offset = start >> OFFSET_BITS, start & OFFSET_MASK
         while True:
             segment = self._segments.get(number)
             if segment is not None:
@@ -131,6 +131,14 @@ class Recovery:
     def _clean(self, number: int, offset: int) -> bool:
         """Whether the last process has left the log just so."""
         return position(number, offset) == self._place.mark and not self._gaps
+
+    def _first(self) -> int:
+        """The segment where a look at the whole log begins; one that is missing if the first that is there
+        cannot be all that there was."""
+        first = min([self._oldest, *self._place.lost])
+        if first and first in self._segments and read_opening(self._read, self._segments[first]) is None:
+            return first - 1
+        return first
 
     def _take(self, batch: Batch, number: int) -> None:
         self._proven = max(self._proven, batch.synced)

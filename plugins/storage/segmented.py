@@ -42,6 +42,7 @@ FLUSH_CHUNKS: Final = 8192
 FILL_BELOW_BYTES: Final = 64 << 10
 """With batches smaller than this the next segment is filled with zeros ahead: it makes their syncs
 shorter. With larger ones the disk is busy enough: zeros would halve what it can take."""
+LOST: Final = "with it is lost what this node has promised, and it must not vote in its present seat again"
 UNSYNCED_WAIT_S: Final = 0.005
 LIMIT_WAIT_S: Final = 0.1
 """How often a log that is as large as it may be looks whether it is smaller."""
@@ -133,6 +134,8 @@ class SegmentedLog:
                 self._roll(0, max([*self._segments, *self._place.lost, found.segment.number]) + 1)
                 self._sync()
             elif self._offset == HEADER_BYTES:
+                if not self._create:
+                    raise StorageDamaged(f"{found.segment.path}, offset {HEADER_BYTES}: nothing is there; {LOST}")
                 self._open_segment(self._opening(), 0)
                 self._sync()
             self._start.complete(self._synced)
@@ -171,8 +174,7 @@ class SegmentedLog:
         """Make the first segment of a log that has none, unless it once had."""
         if not self._create:
             raise StorageDamaged(
-                f"{self._path}: the log is not there, and with it is lost what this node has promised;"
-                " it must not vote in its present seat again"
+                f"{self._path}: the log is not there; {LOST}"
             )
         if self._place.lost:
             raise StorageDamaged(f"no segment can be read: {'; '.join(self._place.lost.values())}")

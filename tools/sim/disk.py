@@ -103,6 +103,10 @@ class SimDisk:
         """Where the data of a segment ends, as far as it is durable."""
         self.hurt = False
         """A bit of what was synced has turned."""
+        self._flipped = 0
+        """The last such position,"""
+        self._told = 0
+        """and up to where the log itself says that it was synced."""
         self._flips: list[tuple[Unsynced, int]] = []
         """Bits that turn on their way to the platter: a sync, which writes again, makes them good."""
 
@@ -169,6 +173,7 @@ class SimDisk:
                 return None
             self.platter.flip(*place, mask)
             self.hurt = True
+            self._flipped = max(self._flipped, position(*place))
             return Flip(*place, bit)
         at = self._unsynced_byte(rng)
         if at is None:
@@ -190,9 +195,13 @@ class SimDisk:
         """
         self.platter.arm(Random(rng.getrandbits(64)), rng.randrange(2) if calls is None else calls)
 
-    def spoil_index(self) -> None:
-        """The index is found to be unusable when it is opened next."""
+    def spoil_index(self) -> bool:
+        """The index is found to be unusable when it is opened next; False if it alone says of a bad byte that
+        it was synced: nothing could tell that byte from a torn one then."""
+        if self.hurt and self._flipped >= self._told:
+            return False
         self.medium.notebook.spoilt = True
+        return True
 
     # What the log tells
 
@@ -218,7 +227,8 @@ class SimDisk:
         # Whatever the log believes: while an older segment is not durable, nothing behind it counts.
         if self._live and not self.platter.dirty:
             # The batch just synced says in its header how far the log was durable before.
-            self._proven = max(self._proven, self._durable)
+            self._told = max(self._told, self._durable)
+            self._proven = max(self._proven, self._told)
             self._durable = position(segment.number, end)
             self._ends[segment.number] = end
             self.synced = len(self.batches) - self._writing

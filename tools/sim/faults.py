@@ -143,8 +143,7 @@ class Faults:
 
     def _lost_index(self) -> None:
         worker = self._a_worker()
-        if worker is not None and worker.node.healthy:
-            worker.disk.spoil_index()
+        if worker is not None and worker.node.healthy and worker.disk.spoil_index():
             self._cluster.counts["lost_index"] += 1
             self._say(f"{worker.name} loses its index")
             self.crash(worker, "worker_crash", Point.IDLE)

@@ -194,7 +194,7 @@ class Witness:
             raise Breach("learn forwards", f"node {node} learned {group}/{instance}, it stood at {current}")
         if self.known(group, instance) != value:
             raise Breach("the log holds what is chosen", f"node {node} mends {group}/{instance}: {value!r}")
-        disk.last[group, instance], disk.last_ballot[group, instance] = value, NULL
+        disk.last[group, instance] = value
 
     def known(self, group: int, instance: int) -> bytes | None:
         """What is chosen, as somebody has just shown to know: votes that were lost since may have counted."""
