@@ -28,7 +28,7 @@ from paxmux.plugins.storage.segment_file import (
     PIECE_BYTES,
     ZEROS,
     SegmentFile,
-    segment_name,
+    segment_path,
 )
 
 REBUILD_CHUNKS: Final = 4096
@@ -76,6 +76,7 @@ class Recovery:
         self._index = index
         self._flusher = flusher
         self._oldest = next(iter(place.segments))
+        self._folder = place.segments[self._oldest].path.parent
         self._proven = max(index.proven, place.mark or 0, proven)
         self._records = 0
         self._gaps = 0
@@ -287,4 +288,4 @@ class Recovery:
         )
 
     def _path(self, number: int) -> Path:
-        return self._segments[self._oldest].path.with_name(segment_name(number))
+        return segment_path(self._folder, number)

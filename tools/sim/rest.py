@@ -211,7 +211,10 @@ class Rest:
             for node in healthy:
                 turn = node.worker_of(group).turn
                 here = turn.groups[group]
-                if here.acceptor.accepted != NULL or turn.appliers[group].next < here.instance:
+                if turn.appliers[group].next < here.instance:
+                    return False
+                # What a suspect has accepted waits for whoever may vote.
+                if here.acceptor.accepted != NULL and here.voter:
                     return False
                 if not here.voter and node.votes and self._curable(node, group):
                     return False
