@@ -18,6 +18,9 @@ from paxmux.engine.plugin import split_path
 from paxmux.engine.problem import Path, Problem
 
 MAX_MEMBERS = 64
+SEGMENTS_LEAST = 6
+"""Segments that a log may have beside twice what lives in it: three that wait to be cleaned, the one that
+is written, the next one, and one for what is moved."""
 
 NOT_ABOVE: tuple[tuple[Path, Path], ...] = (
     (("network", "reconnect_first_ms"), ("network", "reconnect_max_ms")),
@@ -56,6 +59,14 @@ def rule_problems(options: Options) -> Iterator[Problem]:
             ("proposals", "attempts"),
             f"expected 0 while `proposals.forward` is on (who forwards cannot count attempts), "
             f"got {options.proposals.attempts}",
+        )
+    storage = options.storage
+    least = SEGMENTS_LEAST * storage.segment_bytes + 2 * storage.keep_bytes
+    if storage.max_bytes and storage.max_bytes < least:
+        yield Problem(
+            ("storage", "max_bytes"),
+            f"expected 0, or at least {SEGMENTS_LEAST} times storage.segment_bytes and twice "
+            f"storage.keep_bytes ({least}), got {storage.max_bytes}",
         )
     ring_bytes = options.limits.ring_bytes
     if ring_bytes & (ring_bytes - 1):

@@ -116,6 +116,30 @@ class StorageOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
 
     plugin: str = "paxmux.plugins.storage.segment:SegmentLog"
     segment_bytes: int = 64 * 1024 * 1024
+    keep_instances: int = 1_000_000
+    """Decided instances that each group keeps for peers that lag, beyond what all of its state machines have
+    stored durably (`applied_instance_id`). What a machine would have to execute again is always kept."""
+    keep_for_members: bool = True
+    """Keep as well what a member of the group has not got yet, however long it stays away."""
+    keep_bytes: int = 0
+    """With more than about so many bytes of values in a worker's log, its groups keep less than the two
+    options above say. 0: no bound."""
+    max_bytes: int = 0
+    """A worker's log takes no more than so many bytes: before it would, proposals and votes are refused
+    (405), as on a full disk. 0: no limit but the disk's."""
+    clean_bytes_per_s: int = 256 * 1024 * 1024
+    """Old segments are removed, and what is still needed of them is moved, at no more than this rate."""
+    sync: bool = True
+    """What a turn appends is on the disk before anything that rests on it leaves. false gives that up: a
+    power cut or a crash of the system can make this node forget what it promised and accepted, which can
+    undo what the cluster acknowledged; the groups then never vote again in this seat. The death of a
+    process alone loses nothing. `Node.set_log_sync` switches single groups."""
+    sync_skip_count: int = 0
+    """With `sync`: so many turns in a row may skip their sync. Above 0 the same is given up as by
+    `sync: false`, only for less time."""
+    sync_interval_ms: int = 1000
+    """Where syncs are skipped: how long it takes at most, but for one turn, until what was skipped is
+    synced after all."""
 
 
 class WorkerOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

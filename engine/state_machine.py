@@ -51,7 +51,10 @@ class StateMachine:
         """
 
     def applied_instance_id(self) -> int | None:
-        """The highest instance whose effects survive a restart; None if none do (replay from the start)."""
+        """The highest instance whose effects survive a restart; None if none do (replay from the start).
+
+        Asked at the start and several times a second; everything up to it may be forgotten by the log.
+        """
         return None
 
     def query(self, request: bytes) -> bytes:

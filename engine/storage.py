@@ -165,6 +165,13 @@ class Log(Protocol):
         """Return when every record appended so far is durable: hints too. No-op if nothing is unsynced."""
         ...
 
+    def flush(self) -> None:
+        """Return when every record appended so far outlives this process: a power cut may still take it.
+
+        For callers that do not wait for `sync`. It may do more than that.
+        """
+        ...
+
     def first(self, group: int) -> int:
         """The lowest instance whose value was not forgotten; 0 if none was."""
         ...

@@ -85,6 +85,10 @@ class Admission:
         """The worker is down; `reason` is what refused callers read."""
         self._closed[worker] = reason
 
+    def down(self, worker: int) -> bool:
+        """The worker is not there to be asked."""
+        return bool(self._closed[worker])
+
     def set_ring_full(self, worker: int, full: bool) -> None:
         """What waits in front of the worker's ring is (no longer) above `limits.ring_backlog_bytes`."""
         self._full[worker] = full

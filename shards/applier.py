@@ -78,6 +78,22 @@ class Applier:
         """Instance -> proposals made here, for decided instances that execution has yet to reach."""
         self.executed = 0
 
+    def durable(self) -> int:
+        """The first instance that some machine would have to execute again after a crash."""
+        if not self.machines:
+            return self.next
+        return min([self._durable(machine) for machine in self.machines.values()])
+
+    def _durable(self, machine: StateMachine) -> int:
+        try:
+            return min(_first_instance(machine), self.next)
+        except BaseException:
+            # What it has stored is unknown; so nothing is said to be.
+            log.exception(
+                "group %d: applied_instance_id of state machine %d failed", self.group, machine.smid
+            )
+            return 0
+
     def apply(self, instance: int, entries: list[Entry], owned: dict[int, Owned] | None) -> None:
         """Execute a decided instance now, or remember who waits for it if execution is behind."""
         if instance <= self.next:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from paxmux.engine.address import node_text
-from paxmux.engine.errors import PaxmuxError
+from paxmux.engine.errors import InvalidRequest, PaxmuxError
 from paxmux.engine.options import Options
 from paxmux.shards.admission import Admission
 from paxmux.shards.boot import Founding, RouterBoot, WorkerBoot
@@ -32,6 +32,7 @@ from paxmux.shards.lag import LagWatch
 from paxmux.shards.layout import Layout
 from paxmux.shards.pending import Pending
 from paxmux.shards.post import Post
+from paxmux.shards.requests import CallKind
 from paxmux.shards.router_child import RouterChild
 from paxmux.shards.router_host import RouterHost
 from paxmux.shards.status import group_rows, layout_picture, loop_picture, pending_picture
@@ -65,6 +66,10 @@ class Assembly:
         self._supervisor: Supervisor
         self._lag = LagWatch(loop, inline_router=options.router == "inline")
         self.exchange = Exchange(loop, admission, self.pending, layout.workers, self._on_broken)
+        self.cleaning = True
+        """Whether the workers forget, and make room: those that start from now on too."""
+        self.log_sync: dict[int, bool] = {}
+        """What `Node.set_log_sync` last said of groups: a worker that follows another one goes by it."""
         self.serving = False
         """Between the end of the start and the begin of the end."""
         self._stack = AsyncExitStack()
@@ -109,7 +114,9 @@ class Assembly:
         self.waiting_for = "its workers"
         await self._supervisor.start()
         store.record_logs()
-        control = ControlServer(Path(options.data_dir), {"status": self._on_status})
+        control = ControlServer(
+            Path(options.data_dir), {"status": self._on_status, "cleaning": self._on_cleaning}
+        )
         control.start()
         stack.push_async_callback(control.stop)
         self._lag.start()
@@ -163,9 +170,32 @@ class Assembly:
             },
             "peers": router.pop("peers", None),
             "router": {**self._router.describe(), "answered": bool(router), **router},
+            "cleaning": self.cleaning,
             "loop": loop_picture(self._lag),
             "pending": pending_picture(self.admission, self.pending),
         }
+
+    async def set_cleaning(self, on: bool) -> None:
+        """Tell every worker; one that is down hears it when it starts.
+
+        Raises:
+            Overloaded: not all could be told.
+        """
+        self.cleaning = on
+        deadline_ns = time.monotonic_ns() + int(STATUS_S * 1e9)
+        told = []
+        for worker in range(self._layout.workers):
+            if not self.admission.down(worker):
+                self.admission.enter(worker, 0)
+                told.append(self.exchange.call(worker, CallKind.SET_CLEANING, 0, int(on), b"", deadline_ns))
+        await asyncio.gather(*told)
+
+    async def _on_cleaning(self, request: dict[str, Any]) -> dict[str, Any]:
+        on = request.get("on")
+        if type(on) is not bool:
+            raise InvalidRequest(f'expected true or false as "on", got {on!r}')
+        await self.set_cleaning(on)
+        return {"cleaning": on}
 
     async def _on_status(self, _: dict[str, Any]) -> dict[str, Any]:
         return await self.status()
@@ -190,16 +220,19 @@ class Assembly:
     def _worker_boot(self, worker: int, generation: int) -> WorkerBoot:
         if self._founding is None:
             raise PaxmuxError("no worker can start before the cluster is founded")
+        groups = list(self._layout.groups_of(worker))
         return WorkerBoot(
             options=self._options,
             worker=worker,
             generation=generation,
-            groups=list(self._layout.groups_of(worker)),
+            groups=groups,
             node_id=self._own.node_id,
             seat=self._seat,
             incarnation=self._incarnation,
             founding=self._founding,
             create_log=not self._store.identity.logs,
+            cleaning=self.cleaning,
+            log_sync={group: on for group, on in self.log_sync.items() if group in groups},
             cpus=list(self._layout.cpus_of(worker)),
             sys_path=self._sys_path,
         )

@@ -133,9 +133,17 @@ class BlockingNode:
         """See `Node.instance_value`."""
         return self._wait(self._node.instance_value(group, instance_id, timeout_s))
 
+    def set_log_sync(self, group: int, on: bool, timeout_s: float | None = 5.0) -> None:
+        """See `Node.set_log_sync`: what it gives up is said there."""
+        self._wait(self._node.set_log_sync(group, on, timeout_s))
+
     def my_node_id(self) -> int:
         """See `Node.my_node_id`."""
         return self._node.my_node_id()
+
+    def set_cleaning(self, on: bool) -> None:
+        """See `Node.set_cleaning`."""
+        self._wait(self._node.set_cleaning(on))
 
     def status(self) -> dict[str, Any]:
         """See `Node.status`."""

@@ -39,6 +39,10 @@ class WorkerBoot(msgspec.Struct, tag="worker", forbid_unknown_fields=True, kw_on
     founding: Founding
     create_log: bool
     """The log may be missing: this node has not served yet."""
+    cleaning: bool
+    """Whether anything is forgotten, and room made from it, until the worker is told otherwise."""
+    log_sync: dict[int, bool] = {}
+    """What `Node.set_log_sync` last said of groups."""
     cpus: list[int]
     sys_path: list[str]
 

@@ -18,8 +18,13 @@ from paxmux.engine.paxos.effects import Effects
 from paxmux.engine.paxos.group import Group
 from paxmux.engine.storage import Log, StorageDamaged
 from paxmux.shards.applier import Applier
+from paxmux.shards.log_sync import LogSync
 from paxmux.shards.repairs import Repairs
 from paxmux.shards.requests import Call, CallKind, Reply
+from paxmux.shards.retention import Retention
+
+_OF_NO_STATE = frozenset({CallKind.GROUP_STATUS, CallKind.SET_LOG_SYNC, CallKind.SET_CLEANING})
+"""Requests that have nothing to do with what a machine has executed."""
 
 _encode_values = msgspec.msgpack.Encoder().encode
 
@@ -27,20 +32,35 @@ _encode_values = msgspec.msgpack.Encoder().encode
 class Calls:
     """The requests of one worker that wait for an answer."""
 
-    __slots__ = ("_appliers", "_calls", "_groups", "_log", "_readable", "_reads", "_repairs", "_replies")
+    __slots__ = (
+        "_appliers",
+        "_calls",
+        "_groups",
+        "_log",
+        "_log_sync",
+        "_readable",
+        "_reads",
+        "_repairs",
+        "_replies",
+        "_retention",
+    )
 
     def __init__(
         self,
         groups: Mapping[int, Group],
         appliers: Mapping[int, Applier],
         log: Log,
-        replies: list[Reply],
+        retention: Retention,
+        log_sync: LogSync,
         repairs: Repairs,
+        replies: list[Reply],
     ) -> None:
         """`replies`: where the answers go. `repairs`: told of values that cannot be read."""
         self._groups = groups
         self._appliers = appliers
         self._log = log
+        self._retention = retention
+        self._log_sync = log_sync
         self._replies = replies
         self._repairs = repairs
         self._calls: list[Call] = []
@@ -96,7 +116,7 @@ class Calls:
             return
         calls, self._calls = self._calls, []
         for call in calls:
-            if call[2] in behind and call[1] != CallKind.GROUP_STATUS:
+            if call[2] in behind and call[1] not in _OF_NO_STATE:
                 self._calls.append(call)  # reach: call-waits-for-replay
             else:
                 self._answer(call, now)
@@ -125,6 +145,9 @@ class Calls:
         group = self._groups.get(index)
         if kind == CallKind.GROUP_STATUS:
             self._replies.append((seq, Code.OK, 0, 0, self._status()))
+        elif kind == CallKind.SET_CLEANING:
+            self.set_cleaning(bool(argument))
+            self._replies.append((seq, Code.OK, 0, 0, None))
         elif group is None:
             self._fail(seq, Code.GROUP_WRONG, f"group {index} is not on this worker")
         elif kind in (CallKind.QUERY, CallKind.LINEARIZABLE_QUERY):
@@ -137,8 +160,23 @@ class Calls:
             self._replies.append((seq, Code.OK, group.instance, 0, None))
         elif kind == CallKind.INSTANCE_VALUE:
             self._instance_value(seq, group, argument, now)
+        elif kind == CallKind.SET_LOG_SYNC:
+            self._set_log_sync(seq, index, argument != 0)
         else:
             self._fail(seq, Code.SYSTEM_ERROR, f"unknown request {kind}")
+
+    def set_cleaning(self, on: bool) -> None:
+        """Whether anything is forgotten, and room made from it."""
+        self._retention.on = on
+        self._log.set_cleaning(on)
+
+    def _set_log_sync(self, seq: int, index: int, on: bool) -> None:
+        try:
+            self._log_sync.set(index, on)
+        except OSError as error:
+            self._fail(seq, Code.STORAGE_FAILED, f"the mark of an unsynced log: {error}")
+        else:
+            self._replies.append((seq, Code.OK, 0, 0, None))
 
     def _instance_value(self, seq: int, group: Group, instance: int, now: int) -> None:
         if instance >= group.instance:
@@ -170,11 +208,14 @@ class Calls:
                 "group": index,
                 "instance": group.instance,
                 "applied": self._appliers[index].next,
+                "first": self._log.first(index),
                 "promised": list(group.acceptor.promised),
                 "phase": group.proposer.phase.name.lower(),
                 "holds_ballot": group.proposer.held,
                 "waiting": len(group.own),
                 "voter": group.voter,
+                "durable": self._log_sync.durable(index),
+                "promise_lost": index in self._log_sync.lost,
                 "stopped": self._appliers[index].stopped,
                 "fenced": group.inquiry.fenced,
                 "suspect": None if group.doubt.suspect is None else group.doubt.words(),

@@ -52,6 +52,8 @@ WORKER = (
     "calls",
     "machine_failures",
     "disk_bytes",
+    "live_bytes",
+    "removed_segments",
     "segments",
 )
 """Slots of a worker's block."""

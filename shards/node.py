@@ -280,6 +280,35 @@ class Node:
         reply = await self._call(CallKind.INSTANCE_VALUE, group, instance_id, b"", timeout_s)
         return _decode_values(reply[4] or b"\x90")
 
+    async def set_log_sync(self, group: int, on: bool, timeout_s: float | None = 5.0) -> None:
+        """Have a group's votes wait for this node's disk, as they do by default, or not.
+
+        Switched off, the group's promises, votes and results leave before they are durable here. That
+        gives up what the log is for: after a power cut or a crash of the system this node may have
+        forgotten them, and what the cluster acknowledged can be undone by it. The group then learns only,
+        and never votes again with this data directory. The death of a process loses nothing. Groups of
+        one worker share a log: a turn is synced if any group with records in it is.
+
+        Switched on again, everything said so far is durable before the call returns and before anything
+        else leaves. It holds until the node stops, also where the worker is restarted; the option
+        `storage.sync` is what a start begins with. With `storage.sync_skip_count` above 0, on means as
+        that says.
+
+        Raises:
+            StorageFailed: it could not be recorded; switched off, nothing has changed.
+            Timeout: unknown outcome.
+            GroupWrong, NodeStopped, Overloaded: as in `query`; nothing has changed.
+        """
+        self._check_group(group)
+        if not isinstance(on, bool):
+            raise InvalidRequest(f"expected True or False, got {on!r}")
+        if on and self._assembly is not None:
+            # Whatever becomes of the call, a worker that starts from now on is safe.
+            self._assembly.log_sync[group] = True
+        await self._call(CallKind.SET_LOG_SYNC, group, int(on), b"", timeout_s)
+        if self._assembly is not None:
+            self._assembly.log_sync[group] = on
+
     def my_node_id(self) -> int:
         """This node's 64-bit id."""
         return self._node_id
@@ -295,6 +324,19 @@ class Node:
         if self._assembly is None or not self._assembly.serving:
             raise NodeStopped("the node is not started, or stopped")
         return await self._assembly.status()
+
+    async def set_cleaning(self, on: bool) -> None:
+        """Whether the logs of this node forget what nobody needs any more, and make room from it (at the
+        rate of `storage.clean_bytes_per_s`). They do unless told otherwise; a restart of the node forgets
+        that they were.
+
+        Raises:
+            NodeStopped: the node does not run.
+            Overloaded: not all workers could be told; try again.
+        """
+        if self._assembly is None or not self._assembly.serving:
+            raise NodeStopped("the node is not started, or stopped")
+        await self._assembly.set_cleaning(on)
 
     async def _call(
         self, kind: CallKind, group: int, argument: int, payload: bytes, timeout_s: float | None

@@ -28,6 +28,10 @@ class CallKind(IntEnum):
     """Group is ignored; the answer is JSON about every group of the worker."""
     LINEARIZABLE_QUERY = 5
     """As `QUERY`, but of a state that has in it everything acknowledged anywhere before the call."""
+    SET_CLEANING = 6
+    """Argument is 1 or 0: whether the worker forgets, and makes room; group and payload are ignored."""
+    SET_LOG_SYNC = 7
+    """Argument 1: sync the turns that the group has records in; 0: do not wait for the disk."""
 
 
 Call = tuple[int, int, int, int, int, bytes]

@@ -72,6 +72,7 @@ class Serving:
 
     __slots__ = (
         "_chains",
+        "_forgotten",
         "_groups",
         "_log",
         "_mends",
@@ -94,6 +95,8 @@ class Serving:
         """Streams that have more to send and room in their window; served in this order."""
         self._chains: list[tuple[int, int, int]] = []
         self._mends: list[tuple[int, int, int, int]] = []
+        self._forgotten: set[tuple[int, int]] = set()
+        """(peer, group) that asked for what is forgotten: said once."""
         self._suspects: dict[int, Group] = {}
         """Groups whose log has to be checked again, one in a turn."""
 
@@ -149,7 +152,9 @@ class Serving:
                 continue
             found = self._read(index, stream.next, count, size_left, now)
             if not found:
-                continue  # Another peer has it too.
+                if stream.next < self._log.first(index):
+                    self._tell_forgotten(peer, index, stream.next)
+                continue  # Another peer has what is lost.
             size = sum([len(item[3]) for item in found]) + len(found) * SERVE_OVERHEAD_BYTES
             batch = box.peer(peer)
             batch.learned += [(index, *item) for item in found]
@@ -163,13 +168,13 @@ class Serving:
     def _read(
         self, index: int, first: int, count: int, max_bytes: int, now: int
     ) -> list[tuple[int, int, int, bytes]]:
-        """Decided values; none if the first is lost, which is repaired then."""
+        """Decided values; none if the first is lost, which is repaired then, or forgotten."""
         try:
             found = self._log.read_range(index, first, count, max_bytes)
             words = "it is decided, and not in the log"
         except StorageDamaged as error:
             found, words = [], str(error)
-        if not found and first >= self._log.first(index):
+        if not found:
             self._repairs.want(index, first, words, now)
         return found
 
@@ -183,6 +188,12 @@ class Serving:
             box.peer(peer).learned += [(index, *item) for item in found]
             if size_left <= 0:
                 break
+
+    def _tell_forgotten(self, peer: int, index: int, instance: int) -> None:
+        if (peer, index) not in self._forgotten:
+            self._forgotten.add((peer, index))
+            words = "group %d: node %d lacks instance %d, which is forgotten here below %d"
+            _log.warning(words, index, peer, instance, self._log.first(index))
 
     def _tell_chains(self, box: Outbox, now: int) -> None:
         asked, self._chains = self._chains, []

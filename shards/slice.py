@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
-from paxmux.engine.options import LimitOptions, ProposalOptions, TimerOptions
+from paxmux.engine.errors import DataDirError
+from paxmux.engine.options import LimitOptions, ProposalOptions, StorageOptions, TimerOptions
 from paxmux.engine.paxos import value as values
 from paxmux.engine.paxos.group import Group
 from paxmux.engine.paxos.quorum import Members
@@ -18,9 +19,12 @@ from paxmux.engine.paxos.timers import MS, Bounds, Timers
 from paxmux.engine.state_machine import StateMachine
 from paxmux.engine.storage import EMPTY_STATE, NULL_BALLOT, HardState, Log, StorageDamaged
 from paxmux.shards.applier import Applier
+from paxmux.shards.log_sync import LogSync
 from paxmux.shards.outlet import FrameSink, Outlet
 from paxmux.shards.requests import Reply
-from paxmux.shards.turn import Turn
+from paxmux.shards.turn import DEFAULT_STORAGE, Turn
+
+NO_SEAT: Final = 0
 
 
 class Identity(NamedTuple):
@@ -48,6 +52,8 @@ def build_turn(
     timers: TimerOptions,
     proposals: ProposalOptions,
     limits: LimitOptions,
+    storage: StorageOptions = DEFAULT_STORAGE,
+    log_sync: LogSync | None = None,
 ) -> Turn:
     """Recover `log` and build the turn over it; it is not started yet.
 
@@ -60,14 +66,20 @@ def build_turn(
         members: the voters.
         rng: for pauses and choices of peers.
         now: in ns.
-        timers, proposals, limits: as in the options.
+        timers, proposals, limits, storage: as in the options.
+        log_sync: of the log, not begun; every turn is synced without one.
 
     Raises:
         StorageDamaged, StorageFailed: by `Log.recover`; damaged too where something is lost that only
             another member could tell, and there is none.
+        DataDirError: the state machines need what the log has forgotten.
         ConfigError: a machine's `applied_instance_id` makes no sense.
     """
     states = log.recover()
+    lost: frozenset[int] = frozenset()
+    if log_sync is not None:
+        log_sync.begin()
+        lost = log_sync.lost
     doubt = log.doubt()
     if doubt is not None and len(members.seats) == 1:
         raise StorageDamaged(f"promises may be lost, and there is no other member to ask: {doubt}")
@@ -83,7 +95,8 @@ def build_turn(
         groups[index] = Group(
             index,
             me=identity.node,
-            seat=identity.seat,
+            # In no seat: it learns, and takes part in nothing.
+            seat=NO_SEAT if index in lost else identity.seat,
             incarnation=identity.incarnation,
             members=members,
             rng=rng,
@@ -108,6 +121,7 @@ def build_turn(
             (identity.node, identity.incarnation),
             limits.max_value_bytes,
         )
+        check_replay(appliers[index], log)
     outlet = Outlet(
         sink,
         [node for node in members.seats if node != identity.node],
@@ -126,13 +140,26 @@ def build_turn(
         outlet,
         replies,
         serve_max_bytes=limits.catch_up_max_bytes,
+        storage=storage,
         notice_delay=timers.notice_ms * MS if len(members.seats) > 1 else 0,
+        log_sync=log_sync,
     )
+
+
+def check_replay(applier: Applier, log: Log) -> None:
+    """Raise a `DataDirError` if the state machines of a group cannot be brought up from its log."""
+    first = log.first(applier.group)
+    if applier.machines and applier.next < first:
+        raise DataDirError(
+            f"group {applier.group}: its state machines are to go on from instance {applier.next}, but the"
+            f" log begins at {first}: what they had stored durably before is not there. Bring it back"
+        )
 
 
 def _readable(log: Log, group: int, state: HardState, *, alone: bool) -> tuple[int, values.Chain]:
     """The highest instance up to that of `state` whose chain is known, and that chain. Where the value before
-    the current instance is lost, the group stands lower and learns what is missing, without a vote."""
+    the current instance is lost, the group stands lower and learns what is missing, without a vote; if all
+    are lost that were not forgotten, the first one that it learns has nothing to fit."""
     instance = state.instance
     while True:
         try:
@@ -140,8 +167,10 @@ def _readable(log: Log, group: int, state: HardState, *, alone: bool) -> tuple[i
                 raise StorageDamaged(f"group {group}: the value accepted in instance {instance} is damaged")
             return instance, chain_at(log, group, instance)
         except StorageDamaged:
-            if alone or instance <= log.first(group):
+            if alone:
                 raise
+            if instance == log.first(group):
+                return instance, values.UNKNOWN
             instance -= 1  # reach: stands-lower
 
 

@@ -17,6 +17,7 @@ from typing import Any
 
 from paxmux.engine.errors import Code
 from paxmux.engine.frame import HEADER_BYTES, parse_header
+from paxmux.engine.options import StorageOptions
 from paxmux.engine.paxos.ballot import NULL
 from paxmux.engine.paxos.effects import DECIDED, Decided, Effects, Outbox
 from paxmux.engine.paxos.group import Group
@@ -27,9 +28,11 @@ from paxmux.engine.storage import Log, StorageDamaged
 from paxmux.shards.applier import Applier
 from paxmux.shards.calls import Calls
 from paxmux.shards.codec import BodyError, decode_sections
+from paxmux.shards.log_sync import LogSync
 from paxmux.shards.outlet import Outlet
 from paxmux.shards.repairs import Repairs
 from paxmux.shards.requests import Batch, Proposal, Reply
+from paxmux.shards.retention import Retention
 from paxmux.shards.serving import Serving
 
 MARK_EVERY = 200 * MS
@@ -38,6 +41,8 @@ RECHECK_EVERY = 100 * MS
 """How soon a turn looks again whether a full disk has room."""
 EAGER_ENTRIES = 256
 """With more values decided than this in one turn, their notices leave at once."""
+DEFAULT_STORAGE = StorageOptions()
+
 _log = logging.getLogger("paxmux")
 
 
@@ -53,10 +58,13 @@ class Turn:
         replies: list[Reply],
         *,
         serve_max_bytes: int,
+        storage: StorageOptions = DEFAULT_STORAGE,
         notice_delay: int = 0,
+        log_sync: LogSync | None = None,
     ) -> None:
-        """`replies`: where answers to requests are gathered; the caller empties it. `notice_delay`: how
-        long, in ns, a notice may wait for something else that goes to all peers."""
+        """`replies`: where answers to requests are gathered; the caller empties it. `storage`: what is kept
+        of the log. `notice_delay`: how long, in ns, a notice may wait for something else that goes to all
+        peers. `log_sync`: begun; every turn is synced without one."""
         self.groups = dict(groups)
         self.appliers = dict(appliers)
         self.log = log
@@ -64,7 +72,11 @@ class Turn:
         self.replies = replies
         self.repairs = Repairs(self.groups, log)
         self.serving = Serving(self.groups, log, serve_max_bytes, self.repairs)
-        self.calls = Calls(self.groups, self.appliers, log, replies, self.repairs)
+        self.retention = Retention(self.groups, self.appliers, log, storage)
+        self.log_sync = log_sync or LogSync(log)
+        self.calls = Calls(
+            self.groups, self.appliers, log, self.retention, self.log_sync, self.repairs, replies
+        )
         self.fx = Effects()
         self.scan_at = 0
         self.mark_at = NEVER
@@ -147,10 +159,15 @@ class Turn:
             self.outlet.send(fx.now)
 
     def persist(self) -> None:
-        """Make every record of this turn durable. Raises StorageFailed; nothing may follow then."""
-        if self.fx.records:
-            self.log.append(self.fx.records)
+        """Make every record of this turn durable, unless that was given up (`LogSync`). Raises
+        StorageFailed; nothing may follow then."""
+        if not self.fx.records:
+            return
+        self.log.append(self.fx.records)
+        if self.log_sync.every_turn:
             self.log.sync()
+        else:
+            self.log_sync.appended(self.fx.records)
 
     def finish(self, now: int) -> None:
         """After the sync: own votes, replies to peers, execution, answers."""
@@ -321,7 +338,7 @@ class Turn:
 
     def _refuse(self, batches: Sequence[Batch], reason: str, now: int, fx: Effects) -> None:
         """A disk without room can keep no promise: until it has some, nothing is proposed or voted on.
-        Reads go on."""
+        Reads go on, and so does forgetting, which may be what makes room."""
         for batch in batches:
             for proposal in batch.proposals:
                 self._fail(proposal[0], Code.OVERLOADED, reason)
@@ -329,7 +346,10 @@ class Turn:
         for group in self.groups.values():
             group.expire(now, fx)
             group.reader.expire(now, fx)
-        self.scan_at = now + RECHECK_EVERY  # reach: disk-full
+        if now >= self.scan_at:
+            fx.records += self.retention.records(self.groups)
+            self.scan_at = now + RECHECK_EVERY
+        self.scan_at = min(self.scan_at, now + RECHECK_EVERY)  # reach: disk-full
         if now >= self.mark_at:
             self.mark_at = now + RECHECK_EVERY
         self.repairs.due_at = max(self.repairs.due_at, now + RECHECK_EVERY)
@@ -404,6 +424,7 @@ class Turn:
     def _mark(self, fx: Effects) -> None:
         for index in self._unmarked:
             fx.records.append((DECIDED, index, self.groups[index].instance - 1, 0, 0, b""))
+        fx.records += self.retention.records(self._unmarked)
         self._unmarked.clear()
         self.mark_at = NEVER
 

@@ -37,8 +37,10 @@ from paxmux.shards.child import Parent, ParentGone, be_child
 from paxmux.shards.counters import WORKER, Block, Phase
 from paxmux.shards.doorbell import Doorbell
 from paxmux.shards.identity import LOGS
+from paxmux.shards.log_sync import LogSync
 from paxmux.shards.requests import Reply
 from paxmux.shards.slice import Identity, build_turn
+from paxmux.shards.sync_mark import SyncMark, lost_promises
 from paxmux.shards.turn import Turn
 
 log = logging.getLogger("paxmux.worker")
@@ -99,8 +101,10 @@ class Worker:
         self._wire = Sender(net_out, router, backlog_max_bytes=backlog)
         self._replies: list[Reply] = []
         self._machines = build_machines(options, boot.groups)
+        self._path = Path(options.data_dir) / LOGS / str(boot.worker)
         self._log = self._open_log(boot)
         self._turn = self._build_turn(boot)
+        self._turn.calls.set_cleaning(boot.cleaning)
         self._stop: Stop | None = None
         self._stop_by = NEVER
         self._slot = self._block.index
@@ -112,13 +116,26 @@ class Worker:
     def _open_log(self, boot: WorkerBoot) -> Log:
         storage = boot.options.storage
         open_log: OpenLog = plugin.load(storage.plugin)
-        path = Path(boot.options.data_dir) / LOGS / str(boot.worker)
-        identity = LogIdentity(boot.founding.cluster, boot.node_id, boot.seat, boot.worker)
-        path.mkdir(parents=True, exist_ok=True)
-        return open_log(path, identity, segment_bytes=storage.segment_bytes, create=boot.create_log)
+        self._path.mkdir(parents=True, exist_ok=True)
+        return open_log(
+            self._path,
+            _log_identity(boot),
+            segment_bytes=storage.segment_bytes,
+            create=boot.create_log,
+            max_bytes=storage.max_bytes,
+            clean_bytes_per_s=storage.clean_bytes_per_s,
+        )
 
     def _build_turn(self, boot: WorkerBoot) -> Turn:
         options = boot.options
+        log_sync = LogSync(
+            self._log,
+            SyncMark(self._path, _log_identity(boot)),
+            options.storage,
+            boot.groups,
+            boot.log_sync,
+            lost_promises(self._path.parent, _log_identity(boot)),
+        )
         return build_turn(
             Identity(
                 boot.founding.cluster, boot.node_id, boot.seat, boot.incarnation, boot.worker, boot.generation
@@ -133,12 +150,21 @@ class Worker:
             timers=options.timers,
             proposals=options.proposals,
             limits=options.limits,
+            storage=options.storage,
+            log_sync=log_sync,
         )
 
     # The loop
 
     def run(self) -> ExitCode:
         """Turn until told to stop. Raises StorageFailed, and ParentGone when nobody is left to serve."""
+        try:
+            return self._loop()
+        except StorageFailed:
+            self._turn.log_sync.lose()
+            raise
+
+    def _loop(self) -> ExitCode:
         poll = select.epoll()
         poll.register(self._bell.fileno(), select.EPOLLIN)
         poll.register(self._parent.fileno(), select.EPOLLIN)
@@ -220,6 +246,10 @@ class Worker:
         self._requests.wake()
 
     def _housekeep(self, now: int) -> None:
+        unsynced = self._turn.log_sync.upkeep(now)
+        if unsynced:
+            self._housekeep_at = now + min(unsynced, HOUSEKEEP_EVERY)
+            return
         pause = self._log.housekeep()
         self._housekeep_at = NEVER if pause is None else now + max(int(pause * 1e9), MS)
 
@@ -242,6 +272,7 @@ class Worker:
             self._send_replies()
         self._answers.commit()
         self._wire.commit()
+        self._turn.log_sync.close()
         self._log.close(clean=True)
         self._publish(monotonic_ns())
         return ExitCode.OK
@@ -269,6 +300,8 @@ class Worker:
             ("records", stats["records"]),
             ("log_bytes", stats["bytes_written"]),
             ("disk_bytes", stats["disk_bytes"]),
+            ("live_bytes", stats["live_bytes"]),
+            ("removed_segments", stats["removed_segments"]),
             ("segments", stats["segments"]),
             ("prepares", turn.prepares),
             ("rejects", turn.rejects),
@@ -278,6 +311,10 @@ class Worker:
             ("machine_failures", sum(len(applier.stopped) for applier in turn.appliers.values())),
         ):
             slots[slot[name]] = value
+
+
+def _log_identity(boot: WorkerBoot) -> LogIdentity:
+    return LogIdentity(boot.founding.cluster, boot.node_id, boot.seat, boot.worker)
 
 
 def main() -> None:

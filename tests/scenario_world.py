@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from paxmux.engine.errors import Code, StorageFailed
 from paxmux.engine.frame import Header, pack_frame, parse_header
-from paxmux.engine.options import LimitOptions, ProposalOptions, TimerOptions
+from paxmux.engine.options import LimitOptions, ProposalOptions, StorageOptions, TimerOptions
 from paxmux.engine.paxos import value as values
 from paxmux.engine.paxos.quorum import Members
 from paxmux.engine.paxos.timers import MS
@@ -215,6 +215,7 @@ class Node:
             timers=world.timers,
             proposals=world.proposals,
             limits=world.limits,
+            storage=StorageOptions(),
         )
         self.up = True
         world.executed = {key: told for key, told in world.executed.items() if key[0] != self.number}

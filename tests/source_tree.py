@@ -32,6 +32,7 @@ def text_files() -> tuple[Path, ...]:
             if not _SKIPPED.intersection(file.relative_to(ROOT).parts)
             and (file.suffix in {".py", ".md", ".toml", ".yaml", ".typed", ".in"} or file.suffix == "")
             and not file.name.startswith((".venv", ".coverage"))
+            and file.name != ".git"
         )
     )
 

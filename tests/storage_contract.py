@@ -80,6 +80,16 @@ class LogContract:
         assert model.survived(log, log.recover()) == kept
         log.close(clean=True)
 
+    def test_what_was_flushed_outlives_the_process(self, tmp_path: Path) -> None:
+        log, model = self.fresh(tmp_path), Model()
+        feed(log, [workload(6, i) for i in range(10)], model, sync=False)
+        log.flush()
+        log.flush()
+        log, states = self.again(tmp_path, log, clean=False)
+        assert states == hard_states(model.records())
+        model.check(log)
+        log.close(clean=True)
+
     @pytest.mark.parametrize("clean", [True, False])
     def test_the_promise_never_goes_backwards(self, tmp_path: Path, clean: bool) -> None:
         log = self.fresh(tmp_path)
@@ -337,6 +347,7 @@ class LogContract:
         for call in (
             lambda: log.append([(PROMISE, 0, 99, 99, 9, b"")]),
             log.sync,
+            log.flush,
             lambda: log.read(0, 0),
             lambda: log.read_range(0, 0, 1, 1),
             log.housekeep,

@@ -29,6 +29,32 @@ def report_of(folder: Path, *words: object) -> dict[str, Any]:
 
 
 @pytest.mark.xdist_group("cluster")
+@pytest.mark.parametrize("plugin", ["segment:SegmentLog", "lmdb_log:LmdbLog"])
+def test_what_a_start_costs(tmp_path: Path, plugin: str) -> None:
+    storage = f"paxmux.plugins.storage.{plugin}"
+    words = ("--recovery", "400,1000", "--groups", 4, "--size", 10, "--storage", storage)
+    report = report_of(tmp_path, *words, "--data-dir", tmp_path / "data")
+    assert [log["records"] for log in report["logs"]] == [400, 1000]
+    assert list((tmp_path / "data").iterdir()) == []
+    has_index = plugin.startswith("segment")
+    for log in report["logs"]:
+        opened = log["opened"]
+        assert set(opened) == {"killed", "stopped", *(["no index"] if has_index else [])}
+        if has_index:
+            assert opened["stopped"]["recovered_records"] == 0
+            assert opened["killed"]["recovered_records"] <= log["built"]["records"]
+            assert opened["no index"]["recovered_records"] > log["records"]
+        assert all(each["peak_bytes"] > each["own_bytes"] > 0 for each in opened.values())
+        assert [each["more"] for each in log["node"]["worker"]][::10] == [0, log["records"]]
+
+
+def test_wrong_lengths_are_refused(tmp_path: Path) -> None:
+    done = run_command("bench", "--recovery", "100,0", folder=tmp_path)
+    assert done.returncode == ExitCode.USAGE
+    assert "expected a whole number" in done.stderr
+
+
+@pytest.mark.xdist_group("cluster")
 def test_a_tiny_run_reports_everything(tmp_path: Path) -> None:
     file = tmp_path / "report.json"
     words = ("--seconds", 2, "--warmup-s", 0.5, *TINY, "--data-dir", tmp_path / "data", "--json", file)

@@ -134,6 +134,8 @@ def test_trouble_is_shown() -> None:
         "holds_ballot": False,
         "waiting": 2,
         "voter": True,
+        "durable": True,
+        "promise_lost": False,
         "stopped": {"1": "state machine 1 stopped: boom"},
     }
     status: Status = {
@@ -146,7 +148,12 @@ def test_trouble_is_shown() -> None:
             "cluster": None,
         },
         "layout": {"workers": [{"worker": 0, "groups": [1]}, {"worker": 1, "groups": [0]}]},
-        "groups": [group, {**group, "group": 0, "voter": False, "stopped": {}, "promised": [0, 0]}],
+        "groups": [
+            group,
+            {**group, "group": 0, "voter": False, "stopped": {}, "promised": [0, 0]},
+            {**group, "group": 2, "durable": False, "stopped": {}},
+            {**group, "group": 3, "voter": False, "promise_lost": True, "stopped": {}},
+        ],
         "groups_unknown_of_workers": [1],
         "workers": [
             worker(0, 10),
@@ -192,7 +199,10 @@ def test_trouble_is_shown() -> None:
         "only learns",
         "127.0.0.1:1001",
         "worker 1 does not answer: its groups are not shown",
-        "2 groups still execute",
+        "only learns: may have forgotten promises",
+        "not synced groups [2]",
+        "promise lost in groups [3]",
+        "4 groups still execute",
         "state machines stopped in groups [1]",
     ):
         assert words in shown, f"{words!r} in\n{shown}"

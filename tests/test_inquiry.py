@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from paxmux.engine.errors import Code
-from paxmux.engine.options import LimitOptions, ProposalOptions, TimerOptions
+from paxmux.engine.options import LimitOptions, ProposalOptions, StorageOptions, TimerOptions
 from paxmux.engine.paxos import value as values
 from paxmux.engine.paxos.ballot import NULL
 from paxmux.engine.paxos.effects import LEARNED, Effects
@@ -152,6 +152,7 @@ def turn_of(
         timers=TimerOptions(),
         proposals=ProposalOptions(),
         limits=LimitOptions(),
+        storage=StorageOptions(),
     )
     turn.start(NOW)
     turn.run(NOW)

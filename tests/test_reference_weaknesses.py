@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from paxmux.engine.errors import Code, Overloaded, StorageFailed
-from paxmux.engine.options import LimitOptions, ProposalOptions, TimerOptions
+from paxmux.engine.options import LimitOptions, ProposalOptions, StorageOptions, TimerOptions
 from paxmux.engine.paxos import value as values
 from paxmux.engine.paxos.quorum import Members
 from paxmux.engine.paxos.timers import MS
@@ -111,6 +111,7 @@ def alone(log: Log, machines: Mapping[int, list[Journal]]) -> tuple[Turn, list[R
         timers=TimerOptions(),
         proposals=ProposalOptions(),
         limits=LimitOptions(),
+        storage=StorageOptions(),
     )
     turn.start(NOW)
     run(turn)

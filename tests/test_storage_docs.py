@@ -51,7 +51,13 @@ def test_the_yaml_selects_the_other_one(tmp_path: Path) -> None:
 def test_the_commands_exist() -> None:
     lines = [shlex.split(line) for block in blocks("sh") for line in block.splitlines()]
     benches = [words[1:] for words in lines if words[0] == "paxmux"]
-    assert [_parser(words).parse_args(words).storage for words in benches] == [SEGMENTS, LMDB]
+    asked = [_parser(words).parse_args(words) for words in benches]
+    assert [(each.storage, each.recovery is None) for each in asked] == [
+        (SEGMENTS, True),
+        (LMDB, True),
+        (SEGMENTS, False),
+        (LMDB, False),
+    ]
     assert [words[:3] for words in lines if words[0] == "python"] == [
         ["python", "alone.py", SEGMENTS],
         ["python", "alone.py", LMDB],

@@ -13,6 +13,7 @@ import pytest
 
 from paxmux.engine.errors import Code, ConfigError, Refused, StorageFailed
 from paxmux.engine.frame import HEADER_BYTES, FrameKind, pack_frame
+from paxmux.engine.options import StorageOptions
 from paxmux.engine.paxos import value as values
 from paxmux.engine.paxos.effects import DECIDED, LEARNED
 from paxmux.engine.paxos.group import Group
@@ -137,7 +138,9 @@ def make(
     applier = Applier(0, machines, log, replies.append, (1, 99), 1000)
     peers = [node for node in seats if node != 1]
     outlet = Outlet(events, peers, me=1, seat=11, incarnation=99, cluster=7, worker=0, generation=1, groups=1)
-    turn = Turn({0: group}, {0: applier}, log, outlet, replies, serve_max_bytes=1 << 20)
+    turn = Turn(
+        {0: group}, {0: applier}, log, outlet, replies, serve_max_bytes=1 << 20, storage=StorageOptions()
+    )
     turn.start(NOW)
     turn.run(NOW)
     events.order.clear()
@@ -501,7 +504,7 @@ def several(groups: int, instances: int) -> tuple[Turn, Events, Groups]:
     outlet = Outlet(
         events, [2, 3], me=1, seat=11, incarnation=99, cluster=7, worker=0, generation=1, groups=1
     )
-    turn = Turn(made, appliers, log, outlet, replies, serve_max_bytes=1 << 20)
+    turn = Turn(made, appliers, log, outlet, replies, serve_max_bytes=1 << 20, storage=StorageOptions())
     turn.start(NOW)
     return turn, events, log
 

@@ -57,6 +57,7 @@ class Rig:
             seat=7,
             incarnation=generation,
             founding=Founding(cluster=5, seats=seats),
+            cleaning=True,
             create_log=generation == 1,
             cpus=cpus,
             sys_path=absolute(sys.path),

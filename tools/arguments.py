@@ -24,6 +24,12 @@ def whole(low: int, high: int) -> Callable[[str], int]:
     return parse
 
 
+def wholes(low: int, high: int) -> Callable[[str], list[int]]:
+    """Integers of `low` .. `high`, with commas between them."""
+    one = whole(low, high)
+    return lambda text: [one(word) for word in text.split(",")]
+
+
 def seconds(low: float, high: float) -> Callable[[str], float]:
     """A number of seconds of `low` .. `high`."""
 

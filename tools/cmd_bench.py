@@ -16,8 +16,9 @@ from rich.table import Table
 
 from paxmux.engine.errors import ExitCode
 from paxmux.tools import event_loop
-from paxmux.tools.arguments import seconds, whole
+from paxmux.tools.arguments import seconds, whole, wholes
 from paxmux.tools.bench_behind import run_behind
+from paxmux.tools.bench_recovery import run_recovery
 from paxmux.tools.bench_run import TIMEOUT_S, BenchOptions, run_bench
 from paxmux.tools.load import BATCH_VALUES
 from paxmux.tools.progress import Steps
@@ -39,6 +40,11 @@ request under way and goes round the groups in a random order of its own (--seed
 With --behind the last node is stopped; when the others have decided INSTANCES, over all groups, it is
 started again under the same load from node 1, until it has caught up. Reported are how long that took,
 and the answers before and meanwhile; --seconds, --warmup-s and --proposer mean nothing then.
+
+With --recovery no cluster is measured but what a start costs: for each length a log of so many records is
+built, as one worker's turns would, and left as by a kill. It is opened then, after a clean stop, and without
+its index, each time in a process of its own; at last a node starts on it and decides as many instances
+more (at most 1,000,000). Only --groups, --size, --storage, --data-dir and --json mean anything then.
 
 What is counted comes within --seconds after --warmup-s; errors count at any time. A request times out
 after {TIMEOUT_S:g} s. Afterwards all replicas must agree in count and hash of all bytes applied.
@@ -70,6 +76,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="measure how a node that lacks so many instances catches up under load",
     )
     parser.add_argument(
+        "--recovery",
+        type=wholes(1, 100_000_000),
+        metavar="RECORDS,…",
+        help="measure what a start costs over logs of so many records each",
+    )
+    parser.add_argument(
         "--storage", default=default.storage, metavar="DOTTED", help="storage plugin (default: %(default)s)"
     )
     parser.add_argument("--seed", type=whole(0, 2**32), default=default.seed, metavar="N")
@@ -91,6 +103,8 @@ def run(args: argparse.Namespace) -> int:
             file=sys.stderr,
         )
         return ExitCode.USAGE
+    if args.recovery is not None:
+        return _run_recovery(args)
     options = BenchOptions(**{name: getattr(args, name) for name in BenchOptions.__struct_fields__})
     if args.behind is not None and args.nodes < 3:
         print("paxmux bench: --behind: expected --nodes 3 or more: a majority goes on alone", file=sys.stderr)
@@ -114,6 +128,18 @@ def run(args: argparse.Namespace) -> int:
     if args.json != "-":
         _show(report)
     return ExitCode.OK if report["consistent"] and report["ok"] else ExitCode.FAILED
+
+
+def _run_recovery(args: argparse.Namespace) -> int:
+    with Scratch(args.data_dir) as scratch, Steps(Console(stderr=True)) as steps:
+        report = event_loop.run(
+            run_recovery(args.recovery, args.groups, args.size, args.storage, scratch.path, steps)
+        )
+    if args.json is not None:
+        _write(report, args.json)
+    if args.json != "-":
+        _show_recovery(report)
+    return ExitCode.OK
 
 
 def _write(report: dict[str, Any], place: str) -> None:
@@ -145,6 +171,46 @@ def _show_behind(report: dict[str, Any]) -> None:
     for difference in report["differences"]:
         console.print(f"DIFFERENT {difference}", markup=False)
     console.print("all replicas applied the same sequence" if report["consistent"] else "THE REPLICAS DIFFER")
+
+
+def _show_recovery(report: dict[str, Any]) -> None:
+    console = Console(highlight=False)
+    logs = Table(title="opening a log", title_justify="left")
+    columns = ("records", "log MB", "found", "ready s", "looked at", "own MB", "peak MB", "µs a read")
+    for name in columns:
+        logs.add_column(name, justify="left" if name == "found" else "right")
+    nodes = Table(title="a node on it", title_justify="left")
+    for name in ("records", "serves after s", "worker, own MB", "decides more", "own MB", "stopped in s"):
+        nodes.add_column(name, justify="right")
+    for log in report["logs"]:
+        for state, opened in log["opened"].items():
+            logs.add_row(
+                f"{log['records']:,}",
+                f"{log['built']['disk_bytes'] / 1e6:,.0f}",
+                state,
+                f"{opened['recovered_s']:.3f}",
+                f"{opened['recovered_records']:,}",
+                f"{opened['own_bytes'] / 1e6:.0f}",
+                f"{opened['peak_bytes'] / 1e6:.0f}",
+                f"{opened['read_us']:.0f}",
+            )
+        node = log["node"]
+        first, last = node["worker"][0], node["worker"][-1]
+        nodes.add_row(
+            f"{log['records']:,}",
+            f"{node['started_s']:.2f}",
+            f"{first['own_bytes'] / 1e6:.0f}",
+            f"{last['more']:,}",
+            f"{last['own_bytes'] / 1e6:.0f}",
+            f"{node['stopped_s']:.2f}",
+        )
+    console.print(logs)
+    console.print(nodes)
+    settings = report["settings"]
+    console.print(
+        f"file system {settings['file_system']}, fdatasync p50 {settings['fdatasync_p50_us']:.0f} µs, "
+        f"{settings['cpus']} CPUs"
+    )
 
 
 def _show(report: dict[str, Any]) -> None:

@@ -178,6 +178,10 @@ def _group_summary(status: Status) -> RenderableType:
         text.append(f", {behind} groups still execute", "yellow")
     if stopped:
         text.append(f", state machines stopped in groups {stopped}", "red")
+    for key, value, words in (("durable", False, "not synced"), ("promise_lost", True, "promise lost in")):
+        found = [row["group"] for row in rows if row[key] is value]
+        if found:
+            text.append(f", {words} groups {found}", "yellow")
     return text
 
 
@@ -199,7 +203,10 @@ def _groups(status: Status) -> RenderableType:
         round_, holder = row["promised"]
         remark = Text("ballot held", "green") if row["holds_ballot"] else Text("")
         if not row["voter"]:
-            remark = Text("only learns", "yellow")
+            words = "only learns: may have forgotten promises" if row["promise_lost"] else "only learns"
+            remark = Text(words, "yellow")
+        elif not row["durable"]:
+            remark.append(", not synced" if remark else "not synced", "yellow")
         for reason in row["stopped"].values():
             remark = Text(reason, "red")
         table.add_row(

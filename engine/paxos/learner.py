@@ -31,6 +31,7 @@ class Learner:
         "asked_from",
         "asked_peer",
         "g",
+        "heard",
         "leftover_after",
         "leftover_at",
         "position_at",
@@ -43,6 +44,8 @@ class Learner:
         self.ask_again_at = 0
         self.position_at = self._next_position(now)
         """When to tell a peer where this group stands."""
+        self.heard: dict[int, int] = {}
+        """Peer -> the instance that it said it stands at, when it was heard last."""
         self.leftover_after = group.timers.leftover
         self.ask_first = True
         self.leftover_at = NEVER
@@ -67,16 +70,18 @@ class Learner:
     def on_position(self, sender: int, instance: int, chain: Chain, now: int, fx: Effects) -> None:
         """A peer says where it stands."""
         g = self.g
+        self.heard[sender] = instance
         if instance > g.instance:
             self.ask(sender, now, fx)
         elif instance < g.instance:
             fx.now.peer(sender).positions.append(g.position())
-        elif chain != g.chain:
+        elif chain != g.chain and g.chain:
             g.inquiry.suspect(now, fx)
 
     def on_ask(self, sender: int, instance: int, now: int, fx: Effects) -> None:
         """A peer wants decided values."""
         g = self.g
+        self.heard[sender] = instance
         if g.inquiry.fenced is not None:
             return
         if instance < g.instance:
@@ -95,7 +100,7 @@ class Learner:
         g = self.g
         if instance != g.instance or g.inquiry.fenced is not None:
             return
-        if values.chain_in(value) != g.chain:
+        if values.chain_in(value) != g.chain and g.chain:
             g.inquiry.suspect(now, fx)
             return
         if g.acceptor.accepted != (round, node) or g.acceptor.value != value:

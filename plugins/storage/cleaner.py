@@ -135,7 +135,7 @@ class Cleaner:
     def _remove(self, number: int, now: float) -> None:
         segment = self._place.segments[number]
         self._place.discard(segment)
-        self.removed_segments += 1
+        self.removed_segments += 1  # reach: segment-removed
         self.removed_bytes += segment.size
         self._spend(segment.size, now)
 
@@ -216,6 +216,6 @@ class Cleaner:
             if kind in _WITH_VALUE and group in slow and table.find(group, instance) == at:
                 # A vote stays a vote; what is below the open instance is decided.
                 kept = ACCEPT if at == table.groups[group].accepted_at else LEARNED
-                records.append((kept, group, instance, round_, node, value))
+                records.append((kept, group, instance, round_, node, value))  # reach: value-moved
                 size += RECORD_BYTES + len(value)
         return size

@@ -45,8 +45,9 @@ class Flusher:
         """A slice would do something now."""
         return self._wait(synced, self._clock()) == 0.0
 
-    def slice(self, synced: int) -> float | None:
-        """Store one slice if it is time; all of the log up to `synced` is durable and noted.
+    def slice(self, synced: int, *, hurry: bool = False) -> float | None:
+        """Store one slice if it is time, or if there is anything to store and somebody waits for it; all of
+        the log up to `synced` is durable and noted.
 
         Returns the seconds until there is more to do, None if all is stored.
 
@@ -55,7 +56,7 @@ class Flusher:
         """
         now = self._clock()
         wait = self._wait(synced, now)
-        if wait != 0.0:
+        if wait is None or (wait > 0.0 and (not hurry or self.trouble is not None)):
             return wait
         self._step(synced, now)
         return self._wait(synced, now)

@@ -280,6 +280,10 @@ class LmdbLog:
             raise self._fail("commit", error) from error
         self._unusable = None
 
+    def flush(self) -> None:
+        """See `Log.flush`. LMDB has nothing between memory and a durable commit."""
+        self.sync()
+
     def _commit(self, env: Environment) -> None:
         states = []
         for group in sorted(self._changed.intersection(self._states)):

@@ -168,6 +168,10 @@ class MemoryLog:
             self.disk.synced = len(self.disk.batches)
             self._syncs += 1
 
+    def flush(self) -> None:
+        """See `Log.flush`."""
+        self._check()
+
     def first(self, group: int) -> int:
         """See `Log.first`."""
         self._check()

@@ -234,6 +234,11 @@ class SegmentedLog:
         except (OSError, StorageFailed) as error:
             raise self._fail("sync", error) from error
 
+    def flush(self) -> None:
+        """See `Log.flush`: what is appended is written."""
+        if self._unusable is not None:
+            raise StorageFailed(self._unusable)
+
     def _sync(self) -> None:
         self._place.sync(self._segment)
         self._syncs += 1
@@ -287,13 +292,15 @@ class SegmentedLog:
         number = self._segment.number + 1
         size = self._size(number)
         has = self._segments_bytes()
-        if self._max_bytes and not self._place.reserved_bytes() and has + size > self._max_bytes:
-            self._limit = (
-                f"{self._path}: {has} bytes of log, no room for {size} more below storage.max_bytes"
-                f" {self._max_bytes}"
-            )
-            return
         self._limit = None
+        if self._max_bytes and has + 2 * size > self._max_bytes:
+            # One more is made, if it fits: what is moved out of old segments goes there.
+            self._limit = (
+                f"{self._path}: {has} bytes of log, too little room for segments of {size} below"
+                f" storage.max_bytes {self._max_bytes}"
+            )
+            if has + size > self._max_bytes:
+                return
         fill = self._bytes < FILL_BELOW_BYTES * max(1, self._appends)
         self._place.request(number, size, fill=fill)
 
@@ -369,7 +376,8 @@ class SegmentedLog:
         if self._limit is not None:
             self._request_next()
         try:
-            pause = self._start.flusher.slice(self._synced)
+            # No segment goes that the index does not have.
+            pause = self._start.flusher.slice(self._synced, hurry=self.healthy() is not None)
         except (StorageFailed, IndexUnusable) as error:
             raise self._fail("index", error) from error
         if pause == 0.0:
@@ -382,7 +390,9 @@ class SegmentedLog:
     def _clean(self) -> float | None:
         """One slice of making room."""
         segment = self._segment
-        may_move = self.healthy() is None or 2 * self._offset < segment.size
+        may_move = (
+            self.healthy() is None or self._place.reserved_bytes() > 0 or 2 * self._offset < segment.size
+        )
         try:
             records, pause = self._cleaner.slice(
                 segment.number, self._start.index.position, may_move=may_move

@@ -10,11 +10,15 @@ import struct
 from pathlib import Path
 from zlib import crc32
 
+from paxmux.engine.errors import DataDirError
 from paxmux.engine.storage import LogIdentity, StorageDamaged
 from paxmux.plugins.storage.segment_file import sync_directory
 
 FILE = "CLEAN"
-MAGIC = b"PXMSTOP\x01"
+VERSION = 1
+MAGIC = b"PXMSTOP" + bytes((VERSION,))
+_NAME_BYTES = 7
+"""What of the magic names the file, before the version."""
 
 _FIELDS = struct.Struct("<8sQQQIQ")
 _CRC = struct.Struct("<I")
@@ -39,14 +43,23 @@ def read_mark(directory: Path, identity: LogIdentity) -> int | None:
     """The end of the log as the last clean stop left it; None if the last stop was not clean.
 
     Raises:
+        DataDirError: a newer program made it.
         StorageDamaged: there is a mark and it is bad, or of another log.
     """
     path = directory / FILE
     if not path.exists():
         return None
     data = path.read_bytes()
-    if len(data) != _FIELDS.size + _CRC.size or _CRC.pack(crc32(data[: -_CRC.size])) != data[-_CRC.size :]:
+    # Every version ends with the CRC of all before it: a wrong bit never passes for a newer version.
+    if len(data) < len(MAGIC) + _CRC.size or _CRC.pack(crc32(data[: -_CRC.size])) != data[-_CRC.size :]:
         raise StorageDamaged(f"{path}, offset 0: the mark of a clean stop is damaged")
+    version = data[_NAME_BYTES]
+    if data[:_NAME_BYTES] == MAGIC[:_NAME_BYTES] and version > VERSION:
+        raise DataDirError(
+            f"{path}: format version {version}, this program reads up to {VERSION}; use the newer program"
+        )
+    if len(data) != _FIELDS.size + _CRC.size:
+        raise StorageDamaged(f"{path}, offset 0: the mark of a clean stop has {len(data)} bytes")
     magic, cluster, node, seat, log, end = _FIELDS.unpack_from(data)
     if magic != MAGIC or LogIdentity(cluster, node, seat, log) != identity:
         raise StorageDamaged(f"{path}, offset 0: the mark of a clean stop belongs to another log")

@@ -12,7 +12,7 @@ from typing import Final
 
 import msgspec
 
-from paxmux.engine.options import LayoutOptions, LimitOptions, ProposalOptions, TimerOptions
+from paxmux.engine.options import LayoutOptions, LimitOptions, ProposalOptions, StorageOptions, TimerOptions
 from paxmux.shards.layout import Layout
 
 NODES_MAX: Final = 7
@@ -62,6 +62,8 @@ ALIASES: Final = {
 
 _PEERS_NEEDED: Final = {**dict.fromkeys((*WIRE_FAULTS, "one_way_cut"), 2), "bridge": 3}
 _MINORITY_NEEDED: Final = frozenset({"synced_flip", "memory_flip", "wiped_disk"})
+
+SEGMENT_BYTES: Final = 64 << 10
 
 NODES: Final = (1, 2, 3, 3, 3, 3, 4, 5, 5, 6, 7)
 PACES_MS: Final = (0.5, 1.0, 3.0, 3.0, 10.0, 40.0)
@@ -131,6 +133,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     timers: TimerOptions
     proposals: ProposalOptions
     limits: LimitOptions
+    storage: StorageOptions
 
     @property
     def majority(self) -> int:
@@ -145,7 +148,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         chances = " ".join(f"{name}={chance:g}" for name, chance in self.chances.items())
         changed = [
             f"{name}={getattr(options, name)}"
-            for options in (self.timers, self.proposals, self.limits)
+            for options in (self.timers, self.proposals, self.limits, self.storage)
             for name in options.__struct_fields__
             if getattr(options, name) != getattr(type(options)(), name)
         ]
@@ -195,12 +198,14 @@ def draw(seed: int, rng: random.Random, asked: Asked) -> Plan:
     callers = rng.choice((everybody, everybody, everybody[:1], everybody[:2]))
     low = rng.choice((20, 50, 50, 1000, 20_000))
     small = rng.random() < 0.25
+    layouts = _layouts(rng, nodes, groups)
+    durable = rng.random() < 0.25
     return Plan(
         seed=seed,
         nodes=nodes,
         groups=groups,
-        layouts=_layouts(rng, nodes, groups),
-        durable=rng.random() < 0.25,
+        layouts=layouts,
+        durable=durable,
         faults=faults,
         chances={name: chance for name, chance in chances.items() if name in faults},
         strike=rng.choice((0.1, 0.2, 0.4)),
@@ -234,6 +239,7 @@ def draw(seed: int, rng: random.Random, asked: Asked) -> Plan:
             batch_max_bytes=400 if small else 1_048_576,
             catch_up_max_bytes=rng.choice((1_048_576, 65_536, 300)),
         ),
+        storage=_storage(seed, durable, faults),
     )
 
 
@@ -261,6 +267,13 @@ def _faults(rng: random.Random, nodes: int, asked: tuple[str, ...] | None) -> tu
     # One or two more than are needed: some strikes find nothing to strike.
     drawn += others[: max(0, KINDS_MIN + 2 - len(drawn))]
     return tuple(name for name in can if (name in drawn if asked is None else name in asked))
+
+
+def _storage(seed: int, durable: bool, faults: Sequence[str]) -> StorageOptions:
+    """What is kept of the logs: little, where nobody can ever need more. Who lost a disk needs it all."""
+    if not durable or "wiped_disk" in faults or "synced_flip" in faults:
+        return StorageOptions(segment_bytes=SEGMENT_BYTES)
+    return StorageOptions(segment_bytes=SEGMENT_BYTES // 4, keep_instances=(0, 3, 20)[seed % 3])
 
 
 def _layouts(rng: random.Random, nodes: int, groups: int) -> tuple[tuple[tuple[int, ...], ...], ...]:

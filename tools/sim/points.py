@@ -83,6 +83,9 @@ class WatchedLog:
         self._reached(Point.APPENDED)
         self._log.sync()
 
+    def flush(self) -> None:
+        self._log.flush()
+
     def first(self, group: int) -> int:
         return self._log.first(group)
 

@@ -17,7 +17,14 @@ from types import CodeType, FunctionType, ModuleType, TracebackType
 from typing import Any
 
 PACKAGES = ("paxmux.engine.paxos",)
-MODULES = ("paxmux.shards.applier", "paxmux.shards.calls", "paxmux.shards.serving", "paxmux.shards.turn")
+MODULES = (
+    "paxmux.shards.applier",
+    "paxmux.shards.calls",
+    "paxmux.shards.retention",
+    "paxmux.shards.serving",
+    "paxmux.shards.turn",
+    "paxmux.plugins.storage.cleaner",
+)
 COUNTS = "_reached_"
 """The name under which a module finds its counts meanwhile."""
 

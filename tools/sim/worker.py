@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from paxmux.tools.sim.node import SimNode
 
 CLUSTER = 77
-SEGMENT_BYTES = 1 << 16
 HOUSEKEEP_NS = 100 * MS
 DAMAGE_BUDGET = 3
 """After so many deaths of a damaged log nobody starts it again."""
@@ -88,12 +87,12 @@ class SimWorker:
     def make_disk(self) -> None:
         """A new, empty disk, and nothing on any shelf."""
         node = self.node
+        plan = node.cluster.plan
         self.disk = SimDisk(
-            LogIdentity(CLUSTER, node.number, node.seat, self.index), segment_bytes=SEGMENT_BYTES
+            LogIdentity(CLUSTER, node.number, node.seat, self.index), segment_bytes=plan.storage.segment_bytes
         )
-        durable = node.cluster.plan.durable
         self._shelves = {
-            (group, smid): Shelf() if durable else None
+            (group, smid): Shelf() if plan.durable else None
             for group in self.groups
             for smid in (JOURNAL, REGISTER)
         }
@@ -147,6 +146,7 @@ class SimWorker:
                 timers=plan.timers,
                 proposals=plan.proposals,
                 limits=plan.limits,
+                storage=plan.storage,
             )
         except StorageDamaged as error:
             self._refuse(error)

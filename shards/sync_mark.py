@@ -1,0 +1,160 @@
+"""The file that says that a log is not synced, and which groups have lost their promise by that.
+
+While a group's votes leave before they are durable, `UNSYNCED` in the directory of the log names the
+boot of the machine in which that began. The death of a process loses nothing: what it wrote is in the
+page cache. The end of that boot may have: so whoever finds the file under another one takes what the
+groups in it have promised for lost (ARCHITECTURE.md, rule 14), and that stays so for good. It must
+never be taken away while anything is unsynced, nor a lost group be left out of it.
+
+    file = magic 7s | version u8 | cluster u64 | node u64 | seat u64 | log u32 | boot 16s
+           unsynced groups 32s | lost groups 32s | crc u32, all little-endian
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Iterable
+from pathlib import Path
+from uuid import UUID
+from zlib import crc32
+
+from paxmux.engine.errors import DataDirError
+from paxmux.engine.storage import LogIdentity, StorageDamaged
+
+FILE = "UNSYNCED"
+VERSION = 1
+MAGIC = b"PXMSYNC"
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
+_FIELDS = struct.Struct("<7sBQQQI16s32s32s")
+_CRC = struct.Struct("<I")
+
+
+def boot_id() -> UUID:
+    """What this boot of the machine is called, and no other one.
+
+    Raises:
+        OSError: the system does not say.
+    """
+    return UUID(BOOT_ID.read_text(encoding="ascii").strip())
+
+
+class SyncMark:
+    """The mark of one log; whoever has the log open, or will open it, is its only user."""
+
+    def __init__(self, directory: Path, identity: LogIdentity) -> None:
+        """Read it, and take over what an earlier life has left; nothing is written.
+
+        Args:
+            directory: of the log; need not exist.
+            identity: whose log it is.
+
+        Raises:
+            DataDirError: a newer program made the mark.
+            StorageDamaged: it is bad, or belongs to another log.
+            OSError: it cannot be read.
+        """
+        self._path = directory / FILE
+        self._identity = identity
+        self._boot = boot_id()
+        self._stored = self._read()
+        """(boot, unsynced, lost) as it is on the disk; None: no file."""
+        self.lost: frozenset[int] = frozenset()
+        """Groups whose promise is lost."""
+        if self._stored is not None:
+            boot, unsynced, lost = self._stored
+            self.lost = lost if boot == self._boot else lost | unsynced
+
+    def write(self, unsynced: Iterable[int]) -> None:
+        """Say, durably, that these groups are not synced from now on, and which have lost their promise.
+        Everything that was appended for all others must be durable.
+
+        Raises:
+            OSError: the old mark or the new one is there.
+        """
+        wanted = (self._boot, frozenset(unsynced), self.lost)
+        if wanted == self._stored:
+            return
+        if not wanted[1] and not wanted[2]:
+            if self._stored is not None:
+                self._path.unlink()
+                _sync_directory(self._path.parent)
+                self._stored = None
+            return
+        body = _FIELDS.pack(
+            MAGIC, VERSION, *self._identity, self._boot.bytes, _bits(wanted[1]), _bits(wanted[2])
+        )
+        unfinished = self._path.with_suffix(".tmp")
+        fd = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+        try:
+            os.write(fd, body + _CRC.pack(crc32(body)))
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        os.rename(unfinished, self._path)
+        _sync_directory(self._path.parent)
+        self._stored = wanted
+
+    def lose(self, groups: Iterable[int]) -> None:
+        """These groups have lost their promise: a sync of what they had said already has failed.
+
+        Raises:
+            OSError: it could not be recorded.
+        """
+        self.lost |= frozenset(groups)
+        self.write(())
+
+    def _read(self) -> tuple[UUID, frozenset[int], frozenset[int]] | None:
+        try:
+            data = self._path.read_bytes()
+        except FileNotFoundError:
+            return None
+        if len(data) <= len(MAGIC) + _CRC.size or _CRC.pack(crc32(data[: -_CRC.size])) != data[-_CRC.size :]:
+            raise StorageDamaged(f"{self._path}, offset 0: the mark of an unsynced log is damaged")
+        version = data[len(MAGIC)]
+        if data[: len(MAGIC)] == MAGIC and version > VERSION:
+            raise DataDirError(
+                f"{self._path}: format version {version}, this program reads up to {VERSION};"
+                " use the newer program"
+            )
+        if len(data) != _FIELDS.size + _CRC.size:
+            raise StorageDamaged(f"{self._path}, offset 0: the mark of an unsynced log has {len(data)} bytes")
+        magic, version, cluster, node, seat, log, boot, unsynced, lost = _FIELDS.unpack_from(data)
+        if (magic, version) != (MAGIC, VERSION) or LogIdentity(cluster, node, seat, log) != self._identity:
+            raise StorageDamaged(
+                f"{self._path}, offset 0: the mark of an unsynced log belongs to another log"
+            )
+        return UUID(bytes=boot), _groups(unsynced), _groups(lost)
+
+
+def lost_promises(logs: Path, identity: LogIdentity) -> frozenset[int]:
+    """Groups whose promise is lost in any log of a node: a group that changes its log brings that along.
+
+    Args:
+        logs: the directory that has a directory for each log, named by its number.
+        identity: of any of them.
+
+    Raises:
+        DataDirError, StorageDamaged, OSError: as `SyncMark`.
+    """
+    numbers = [int(path.name) for path in logs.iterdir() if path.name.isdecimal()]
+    marks = [SyncMark(logs / str(number), identity._replace(log=number)) for number in numbers]
+    return frozenset().union(*(mark.lost for mark in marks))
+
+
+def _bits(groups: Iterable[int]) -> bytes:
+    return sum(1 << group for group in groups).to_bytes(32, "little")
+
+
+def _groups(bits: bytes) -> frozenset[int]:
+    number = int.from_bytes(bits, "little")
+    return frozenset(group for group in range(256) if number >> group & 1)
+
+
+def _sync_directory(directory: Path) -> None:
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

@@ -1,0 +1,106 @@
+"""`set_log_sync` and `storage.sync` on real nodes: status, restart of the worker, clean stop."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+
+from paxmux.engine.errors import GroupWrong, InvalidRequest, NotAMember
+from paxmux.engine.options import StorageOptions
+from paxmux.engine.storage import LogIdentity
+from paxmux.shards.blocking import BlockingNode
+from paxmux.shards.identity import LOGS, read_identity
+from paxmux.shards.node import Node
+from paxmux.shards.sync_mark import FILE, SyncMark
+from tests.event_loop import DEADLINE_S, in_loop
+from tests.network_contract import FreePorts
+from tests.node_fixtures import lone_options, running
+
+
+async def durable(node: Node) -> list[bool]:
+    return [row["durable"] for row in (await node.status())["groups"]]
+
+
+async def syncs(node: Node) -> int:
+    return int((await node.status())["workers"][0]["counters"]["syncs"])
+
+
+async def kill_worker(node: Node) -> None:
+    (worker,) = (await node.status())["workers"]
+    os.kill(worker["pid"], signal.SIGKILL)
+    generation = worker["generation"]
+    async with asyncio.timeout(DEADLINE_S):
+        while worker["generation"] == generation or worker["state"] != "serving":
+            await asyncio.sleep(0.01)
+            (worker,) = (await node.status())["workers"]
+
+
+@in_loop
+async def test_switched_at_run_time(tmp_path: Path, free_ports: FreePorts) -> None:
+    options = lone_options(tmp_path / "node", free_ports(1)[0], groups=3)
+    mark = tmp_path / "node" / LOGS / "0" / FILE
+    async with running(options) as node:
+        assert await durable(node) == [True, True, True]
+        with pytest.raises(GroupWrong):
+            await node.set_log_sync(3, False)
+        with pytest.raises(InvalidRequest, match="True or False"):
+            await node.set_log_sync(0, 1)  # type: ignore[arg-type]
+        await node.set_log_sync(1, False)
+        assert await durable(node) == [True, False, True]
+        assert mark.exists()
+        assert (await node.propose(1, b"v")).instance_id == 0
+        await kill_worker(node)
+        assert await durable(node) == [True, False, True], "it holds until the node stops"
+        assert (await node.propose(1, b"w")).instance_id == 1
+        await node.set_log_sync(1, True)
+        assert await durable(node) == [True, True, True]
+        assert not mark.exists()
+        await node.set_log_sync(2, False)
+    assert not mark.exists()
+    async with running(options) as node:
+        assert await durable(node) == [True, True, True], "a start begins with the options"
+
+
+@in_loop
+async def test_without_syncs_the_index_follows_and_a_lost_machine_costs_the_vote(
+    tmp_path: Path, free_ports: FreePorts
+) -> None:
+    data_dir = tmp_path / "node"
+    storage = StorageOptions(sync=False, sync_interval_ms=20)
+    options = lone_options(data_dir, free_ports(1)[0], groups=2, storage=storage)
+    async with running(options) as node:
+        await node.set_log_sync(0, True)
+        for number in range(20):
+            await node.propose(1, b"%d" % number)
+        before = await syncs(node)
+        await node.propose(1, b"last")
+        async with asyncio.timeout(DEADLINE_S):
+            while await syncs(node) == before:
+                await asyncio.sleep(0.01)
+    identity = read_identity(data_dir)
+    assert identity.founding is not None
+    owner = LogIdentity(identity.founding.cluster, identity.node_id, identity.seat, 0)
+    mark = SyncMark(data_dir / LOGS / "0", owner)
+    # As it would be if the machine had died in an earlier boot.
+    mark._boot = UUID(int=1)
+    mark.write((1,))
+    async with running(options) as node:
+        rows = (await node.status())["groups"]
+        assert [(row["voter"], row["promise_lost"]) for row in rows] == [(True, False), (False, True)]
+        await node.propose(0, b"v")
+        with pytest.raises(NotAMember):
+            await node.propose(1, b"v")
+        assert await node.now_instance_id(1) == 21
+
+
+def test_the_blocking_node_has_it_too(tmp_path: Path, free_ports: FreePorts) -> None:
+    with BlockingNode(lone_options(tmp_path / "node", free_ports(1)[0], groups=1)) as node:
+        node.set_log_sync(0, False)
+        assert node.status()["groups"][0]["durable"] is False
+        node.set_log_sync(0, True)
+        assert node.status()["groups"][0]["durable"] is True
