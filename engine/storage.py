@@ -239,6 +239,8 @@ class OpenLog(Protocol):
     what was promised in it is lost, and a new one in its place would break those promises.
     `max_bytes`: with so much on the disk `healthy` says that there is no room; 0: no limit but the disk's.
     `clean_bytes_per_s`: room is made from what is forgotten at no more than this rate.
+    `scrub_bytes_per_s`: what is written and not read is looked through for damage at no more than this
+    rate; 0: it is not.
     """
 
     def __call__(
@@ -250,4 +252,5 @@ class OpenLog(Protocol):
         create: bool,
         max_bytes: int = 0,
         clean_bytes_per_s: int = CLEAN_BYTES_PER_S,
+        scrub_bytes_per_s: int = 0,
     ) -> Log: ...

@@ -211,6 +211,14 @@ class Turn:
         self._give_up(fx)
         fx.readable, fx.conflicts, fx.expired, fx.fenced, fx.abandoned = [], [], [], [], []
 
+    def housekeep(self, now: int) -> float | None:
+        """Let the log do some upkeep, see `Log.housekeep`, and ask for what it finds damaged."""
+        pause = self.log.housekeep()
+        for index, instance in self.log.damage():
+            if index in self.groups:
+                self.repairs.want(index, instance, "found damaged by the log's own look at it", now)
+        return pause
+
     def run(self, now: int, frames: Sequence[bytes] = (), batches: Sequence[Batch] = ()) -> None:
         """The whole pass."""
         self.step(now, frames, batches)

@@ -124,6 +124,7 @@ class Worker:
             create=boot.create_log,
             max_bytes=storage.max_bytes,
             clean_bytes_per_s=storage.clean_bytes_per_s,
+            scrub_bytes_per_s=storage.scrub_bytes_per_s,
         )
 
     def _build_turn(self, boot: WorkerBoot) -> Turn:
@@ -250,7 +251,7 @@ class Worker:
         if unsynced:
             self._housekeep_at = now + min(unsynced, HOUSEKEEP_EVERY)
             return
-        pause = self._log.housekeep()
+        pause = self._turn.housekeep(now)
         self._housekeep_at = NEVER if pause is None else now + max(int(pause * 1e9), MS)
 
     def _control(self) -> None:
@@ -302,6 +303,10 @@ class Worker:
             ("disk_bytes", stats["disk_bytes"]),
             ("live_bytes", stats["live_bytes"]),
             ("removed_segments", stats["removed_segments"]),
+            ("damaged_records", stats["damaged_records"]),
+            ("mended_values", turn.repairs.mended),
+            ("scrubbed_bytes", stats["scrubbed_bytes"]),
+            ("scrub_rounds", stats["scrub_rounds"]),
             ("segments", stats["segments"]),
             ("prepares", turn.prepares),
             ("rejects", turn.rejects),

@@ -120,6 +120,12 @@ class Directory:
         """See `Place.discarding_bytes`."""
         return self._reserver.unwanted_bytes()
 
+    def drop_cache(self, segment: SegmentFile, offset: int, length: int) -> None:
+        """See `Place.drop_cache`."""
+        fd = self._fds.get(segment.number)
+        if fd is not None:
+            os.posix_fadvise(fd, offset, length, os.POSIX_FADV_DONTNEED)
+
     def release(self) -> None:
         """See `Place.release`."""
         while self._fds:

@@ -81,6 +81,7 @@ class LmdbLog:
         create: bool = True,
         max_bytes: int = 0,
         clean_bytes_per_s: int = CLEAN_BYTES_PER_S,
+        scrub_bytes_per_s: int = 0,
     ) -> None:
         """Lock the directory, make it if it is missing, and check and open what is there.
 
@@ -89,7 +90,7 @@ class LmdbLog:
             identity: whose log it is; stamped into a new one, required of an existing one.
             segment_bytes: the file grows by at most so much at once.
             create: whether `recover` makes the log if it is not there.
-            max_bytes, clean_bytes_per_s: as `OpenLog` says. What is forgotten makes room within the file,
+            max_bytes, clean_bytes_per_s, scrub_bytes_per_s: as `OpenLog` says. What is forgotten makes room within the file,
                 which never becomes smaller.
 
         Raises:

@@ -77,6 +77,7 @@ class MemoryLog:
         create: bool = True,
         max_bytes: int = 0,
         clean_bytes_per_s: int = CLEAN_BYTES_PER_S,
+        scrub_bytes_per_s: int = 0,
         disk: MemoryDisk | None = None,
     ) -> None:
         """Open `disk`, or a new one.
@@ -84,7 +85,7 @@ class MemoryLog:
         Args:
             path: for messages only; no file is touched.
             identity: whose log it is; must be the disk's.
-            segment_bytes, max_bytes, clean_bytes_per_s: unused: nothing is on a real disk.
+            segment_bytes, max_bytes, clean_bytes_per_s, scrub_bytes_per_s: unused: nothing is on a real disk.
             create: whether `recover` makes the log if `disk` holds none.
             disk: what an earlier log left.
 

@@ -152,6 +152,10 @@ class Place(Protocol):
         """Size of the segments that are not removed yet; `trouble` says if one cannot be."""
         ...
 
+    def drop_cache(self, segment: SegmentFile, offset: int, length: int) -> None:
+        """These bytes were read and need not be kept in memory; they are not written to."""
+        ...
+
     def release(self) -> None:
         """Recovery is over: from now on segments may be replaced that nothing was written to."""
         ...

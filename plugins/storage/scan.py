@@ -5,6 +5,7 @@ Decides where a segment's good part ends and what proves that more was there. It
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple, TypeAlias
 
@@ -110,11 +111,16 @@ def read_rest(read: ReadBytes, segment: SegmentFile, offset: int) -> Rest:
     return Rest(last, proven)
 
 
-def next_batch(read: ReadBytes, segment: SegmentFile, offset: int) -> int | None:
-    """Where the next batch begins, at `offset` or behind it, as its header says; None if there is none."""
+def next_batch(
+    read: ReadBytes, segment: SegmentFile, offset: int, stop: int = sys.maxsize
+) -> int | None:
+    """Where the next batch begins, at `offset` or behind it, as its header says; None if there is none that
+    begins before `stop`."""
     carried = b""
-    while offset < segment.size:
-        piece = read(segment, offset, PIECE_BYTES)
+    # A header that begins before may end behind.
+    end = min(segment.size, stop + BATCH_BYTES - 1)
+    while offset < end:
+        piece = read(segment, offset, min(PIECE_BYTES, end - offset))
         data = carried + piece
         for found, _ in _headers(data, segment.salt, offset - len(carried), len(data)):
             return found

@@ -25,6 +25,7 @@ class SegmentLog(SegmentedLog):
         create: bool = True,
         max_bytes: int = 0,
         clean_bytes_per_s: int = CLEAN_BYTES_PER_S,
+        scrub_bytes_per_s: int = 0,
     ) -> None:
         """Lock the directory, make it if it is missing, and check every segment's header.
 
@@ -33,7 +34,7 @@ class SegmentLog(SegmentedLog):
             identity: whose log it is; stamped into new files, required of existing ones.
             segment_bytes: size of a segment; a larger batch gets a larger one.
             create: whether `recover` makes the log if it is not there.
-            max_bytes, clean_bytes_per_s: as `OpenLog` says.
+            max_bytes, clean_bytes_per_s, scrub_bytes_per_s: as `OpenLog` says.
 
         Raises:
             ValueError: `segment_bytes` out of range.
@@ -50,4 +51,5 @@ class SegmentLog(SegmentedLog):
             clock=time.monotonic,
             max_bytes=max_bytes,
             clean_bytes_per_s=clean_bytes_per_s,
+            scrub_bytes_per_s=scrub_bytes_per_s,
         )

@@ -23,8 +23,10 @@ from paxmux.engine.storage import (
 from paxmux.plugins.storage.cleaner import Cleaner
 from paxmux.plugins.storage.opening import batch_bytes, opening_records
 from paxmux.plugins.storage.place import IndexUnusable, Place
+from paxmux.plugins.storage.losses import Losses
 from paxmux.plugins.storage.reader import Reader
 from paxmux.plugins.storage.record import OPENS_SEGMENT, UPKEEP, encode_batch, position
+from paxmux.plugins.storage.scrub import Scrub
 from paxmux.plugins.storage.segment_file import (
     HEADER_BYTES,
     MAX_SEGMENT_BYTES,
@@ -72,6 +74,7 @@ class SegmentedLog:
         clock: Callable[[], float],
         max_bytes: int = 0,
         clean_bytes_per_s: int = CLEAN_BYTES_PER_S,
+        scrub_bytes_per_s: int = 0,
     ) -> None:
         """
         Args:
@@ -81,7 +84,7 @@ class SegmentedLog:
                 larger one.
             create: whether `recover` makes the log if it is not there.
             clock: seconds from any start, never backwards; says when the index is due.
-            max_bytes, clean_bytes_per_s: as `OpenLog` says.
+            max_bytes, clean_bytes_per_s, scrub_bytes_per_s: as `OpenLog` says.
         """
         self._path = path
         self._place = place
@@ -89,6 +92,7 @@ class SegmentedLog:
         self._segment_bytes = segment_bytes
         self._max_bytes = max_bytes
         self._clean_bytes_per_s = clean_bytes_per_s
+        self._scrub_bytes_per_s = scrub_bytes_per_s
         self._create = create
         self._clock = clock
         self._unusable: str | None = "recover comes before anything else"
@@ -162,9 +166,14 @@ class SegmentedLog:
             del self._segments[reserved.number]
             self._disk_bytes -= reserved.size
         self._place.start_reserving(reserved)
+        self._losses = Losses(self._start.table, self._reader)
+        self._scrub = Scrub(
+            self._place, self._losses, bytes_per_s=self._scrub_bytes_per_s, clock=self._clock
+        )
         self._cleaner = Cleaner(
             self._place,
             self._start.table,
+            losses=self._losses,
             segment_bytes=self._segment_bytes,
             bytes_per_s=self._clean_bytes_per_s,
             clock=self._clock,
@@ -188,7 +197,10 @@ class SegmentedLog:
 
     def damage(self) -> list[tuple[int, int]]:
         """See `Log.damage`."""
-        return []
+        if self._unusable is not None:
+            raise StorageFailed(self._unusable)
+        found, self._losses.found = self._losses.found, []
+        return found
 
     def append(self, records: Sequence[Record]) -> None:
         """See `Log.append`.
@@ -339,6 +351,7 @@ class SegmentedLog:
             except StorageDamaged:
                 if found:
                     break
+                self._damaged += 1
                 raise
             left -= len(value)
             if left < 0 and found:
@@ -382,7 +395,7 @@ class SegmentedLog:
             raise self._fail("index", error) from error
         if pause == 0.0:
             return pause
-        waits = [wait for wait in (pause, self._clean()) if wait is not None]
+        waits = [wait for wait in (pause, self._clean(), self._look_over()) if wait is not None]
         if self._limit is not None:
             waits.append(LIMIT_WAIT_S)
         return min(waits, default=None)
@@ -409,6 +422,16 @@ class SegmentedLog:
             self.sync()
         return pause
 
+    def _look_over(self) -> float | None:
+        """One slice of looking for damage."""
+        if not self._losses.busy:
+            return self._scrub.slice(self._segment.number)
+        try:
+            self._losses.slice()
+        except IndexUnusable as error:
+            raise self._fail("index", error) from error
+        return 0.0
+
     def set_cleaning(self, on: bool) -> None:
         """See `Log.set_cleaning`."""
         if self._unusable is not None:
@@ -430,9 +453,9 @@ class SegmentedLog:
             "removed_segments": self._cleaner.removed_segments if begun else 0,
             "recovered_records": self._recovered,
             "cut_bytes": self._cut,
-            "damaged_records": self._damaged,
-            "scrubbed_bytes": 0,
-            "scrub_rounds": 0,
+            "damaged_records": self._damaged + (self._scrub.damaged if begun else 0),
+            "scrubbed_bytes": self._scrub.scrubbed_bytes if begun else 0,
+            "scrub_rounds": self._scrub.rounds if begun else 0,
         }
 
     def close(self, *, clean: bool) -> None:

@@ -33,6 +33,7 @@ from paxmux.tools.sim.disk_place import Medium, SimPlace
 from paxmux.tools.sim.platter import Image, Unsynced
 
 SEGMENT_BYTES: Final = 64 << 10
+SCRUB_BYTES_PER_S: Final = 64 << 20
 SYNC_S: Final = 0.001
 """What each sync takes, where no clock is given."""
 _STAMP_BEGIN: Final = 12
@@ -363,6 +364,7 @@ class SimLog(SegmentedLog):
             segment_bytes=disk.segment_bytes,
             create=create,
             clock=disk.clock,
+            scrub_bytes_per_s=SCRUB_BYTES_PER_S,
         )
         self.disk = disk
 
@@ -381,6 +383,17 @@ class SimLog(SegmentedLog):
             end = self._opened_at
         self.disk.recovered(end, self._position, words)
         return states
+
+    def housekeep(self) -> float | None:
+        """See `Log.housekeep`.
+
+        Raises:
+            Breach: it finds damage where none was done.
+        """
+        pause = super().housekeep()
+        if self._scrub.damaged and not self.disk.hurt:
+            raise Breach("damage has a cause", f"{self.disk.medium.path}: the scrub finds some")
+        return pause
 
     def append(self, records: Sequence[Record]) -> None:
         """See `Log.append`."""

@@ -240,6 +240,9 @@ class SimPlace:
         """See `Place.discarding_bytes`."""
         return 0
 
+    def drop_cache(self, segment: SegmentFile, offset: int, length: int) -> None:
+        """See `Place.drop_cache`: everything is in memory."""
+
     def release(self) -> None:
         """See `Place.release`: nothing is held."""
 

@@ -334,7 +334,7 @@ class SimWorker:
         self.reached(Point.ANSWERED)
         if cluster.now >= self._housekeep_at:
             self._housekeep_at = cluster.now + HOUSEKEEP_NS
-            turn.log.housekeep()
+            turn.housekeep(local)
         self._rest()
 
     def _rest(self) -> None:
