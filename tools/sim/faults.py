@@ -141,6 +141,23 @@ class Faults:
             cluster.counts["synced_flip"] += 1
             self._say(f"{worker.name}: a synced bit flips: {where}")
 
+    def ruin(self) -> None:
+        """Bits of any disk turn, and often its owner dies, be there a majority left without damage or not."""
+        cluster, rng = self._cluster, self._cluster.rng
+        node = rng.choice([each for each in cluster.nodes if not each.failed])
+        worker = rng.choice(node.workers)
+        if not worker.disk.medium.notebook.spoilt:
+            for _ in range(rng.randint(0, 3)):
+                where = worker.disk.flip(rng, synced=True)
+                if where is not None:
+                    node.hurt = True
+                    cluster.witness.damaged.add(node.number)
+                    self._say(f"{worker.name}: a synced bit flips: {where}")
+        if worker.up and worker.node.up and rng.random() < 0.8:
+            if rng.random() < 0.5:
+                worker.disk.spoil_index()
+            self.crash(worker, rng.choice(("worker_crash", "power_cut")), Point.IDLE)
+
     def _lost_index(self) -> None:
         worker = self._a_worker()
         if worker is not None and worker.node.healthy and worker.disk.spoil_index():

@@ -29,6 +29,10 @@ ROUNDS_LAST = 4000
 """Where too few kinds of fault found anything to strike: a node that is alone may stand still for long."""
 SCRUB_ROUND_S = 0.05
 """On the disk's own clock, on which a sync takes a ms."""
+RUIN_ROUNDS = 60
+RUIN = 0.5
+"""Chance of damage with each of them."""
+RUIN_LAST = 10_000 * MS
 PATIENCE = 10
 """While nothing gets decided, or callers have to wait, rounds are so much rarer."""
 STALLED = 30
@@ -105,6 +109,8 @@ def _run(plan: Plan, rng: random.Random, trace: Trace) -> Report:
     cluster.ledger.check_outcomes()
     cluster.ledger.check_registers()
     rest.idle()
+    if "synced_flip" in plan.faults:
+        _ruin(cluster, load, rest)
     return Report(
         seed=plan.seed,
         digest=trace.digest,
@@ -116,6 +122,19 @@ def _run(plan: Plan, rng: random.Random, trace: Trace) -> Report:
         faults=dict(cluster.counts),
         points=dict(cluster.points),
     )
+
+
+def _ruin(cluster: Cluster, load: Load, rest: Rest) -> None:
+    """Damage wherever it may strike, of as many nodes as it likes. Nothing need ever be decided again; but
+    what is decided, acknowledged and shown must go together with everything before."""
+    for _ in range(RUIN_ROUNDS):
+        load.round(cluster.plan.callers)
+        if cluster.rng.random() < RUIN:
+            cluster.faults.ruin()
+        rest.advance(load.pause_ns())
+    rest.advance(RUIN_LAST)
+    cluster.ledger.check_outcomes()
+    cluster.ledger.check_registers()
 
 
 def _stir(cluster: Cluster, load: Load, windows: Windows) -> None:
