@@ -16,6 +16,7 @@ from paxmux.engine.errors import Code
 from paxmux.engine.paxos import value as values
 from paxmux.engine.paxos.effects import Effects
 from paxmux.engine.paxos.group import Group
+from paxmux.engine.paxos.timers import NEVER
 from paxmux.engine.storage import Log, StorageDamaged
 from paxmux.shards.applier import Applier
 from paxmux.shards.log_sync import LogSync
@@ -85,6 +86,11 @@ class Calls:
                 self._reads[seq] = call
                 group.reader.join(seq, deadline, fx)
 
+    @property
+    def deadline(self) -> int:
+        """The next one of those that wait for execution."""
+        return min([call[3] for call in self._calls], default=NEVER)
+
     def refuse(self, calls: Sequence[Call], reason: str) -> None:
         """Note what came in while nothing can be asked of peers."""
         for call in calls:
@@ -117,7 +123,11 @@ class Calls:
         calls, self._calls = self._calls, []
         for call in calls:
             if call[2] in behind and call[1] not in _OF_NO_STATE:
-                self._calls.append(call)  # reach: call-waits-for-replay
+                if call[3] <= now:
+                    words = "deadline passed before this node had executed what it has decided"
+                    self._fail(call[0], Code.TIMEOUT, words)
+                else:
+                    self._calls.append(call)  # reach: call-waits-for-replay
             else:
                 self._answer(call, now)
 

@@ -124,7 +124,8 @@ class Turn:
     @property
     def wake_at(self) -> int:
         """When the next timer is due, in ns."""
-        return min(self.scan_at, self.mark_at, self.notice_at, self.repairs.due_at)
+        due = min(self.scan_at, self.mark_at, self.notice_at, self.repairs.due_at)
+        return min(due, self.calls.deadline) if self._blocked or self._short else due
 
     # The pass, in its order
 

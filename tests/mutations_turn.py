@@ -81,16 +81,24 @@ LOG = (
     ),
     one(
         "damage is taken for a torn tail", "I13",
-        Recovery, "_settle_end", "if proven > position(number, offset):", "if False:",
+        Recovery, "_behind_gap", "if limit < here or", "if True or",
     ),
-    one(
+    both(
         "proof behind the end is not looked for", "I13",
-        Recovery, "_settle_end", "max(self._proven, rest.proven)", "self._proven",
+        Change(
+            Recovery, "_limit",
+            "limit = max(limit, self._rest(segment, offset).proven if segment is not None else 0)", "pass",
+        ),
+        Change(
+            Recovery, "_limit",
+            "max([limit, *[self._rest(each, HEADER_BYTES).proven for each in later]])", "limit",
+        ),
     ),
     one(
         "what survived is not written again", "I13",
         Recovery, "_settle_end",
-        "self._rewrite(segment, max(HEADER_BYTES, proven - position(number, 0)), offset)", "pass",
+        "self._rewrite(segment, max(HEADER_BYTES, self._proven - position(number, 0)), offset)",
+        "pass",
     ),
     one(
         "an accept is no promise after a restart", "I4 I5",

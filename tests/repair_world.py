@@ -164,10 +164,12 @@ class World:
             assert self.now < end, "it never comes true"
             self.run(10)
 
-    def ask(self, number: int, kind: CallKind, index: int = 0, argument: int = 1) -> int:
+    def ask(
+        self, number: int, kind: CallKind, index: int = 0, argument: int = 1, deadline: int = DEADLINE
+    ) -> int:
         """Ask something; the number of the request."""
         self._seq += 1
-        call = (self._seq, kind, index, DEADLINE, argument, b"")
+        call = (self._seq, kind, index, deadline, argument, b"")
         self.turns[number].run(self.now, (), [Batch([], [call])])
         self._gather(number)
         return self._seq

@@ -67,6 +67,19 @@ def test_while_nobody_can_tell_the_group_waits_says_so_and_votes() -> None:
     assert world.answers[world.ask(3, CallKind.INSTANCE_VALUE, argument=4)][1] == Code.OK
 
 
+def test_who_waits_for_a_lost_value_is_told_at_his_deadline() -> None:
+    world = World()
+    world.decide(1, *PAYLOADS)
+    world.cut = {3}
+    spoilt(world, 3, 4)
+    world.run(1000)
+    query = world.ask(3, CallKind.QUERY, deadline=world.now + 500_000_000)
+    world.run(400)
+    assert query not in world.answers
+    world.run(200)
+    assert world.answers[query][1] == Code.TIMEOUT
+
+
 def test_what_waits_for_a_value_costs_a_question_now_and_then() -> None:
     world = World()
     world.decide(1, *PAYLOADS)

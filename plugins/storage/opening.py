@@ -48,7 +48,7 @@ def opening_records(table: GroupTable, reader: Reader) -> list[Record]:
             records.append((FORGOTTEN, group, state.first, 0, 0, b""))
         if state.standing == SUSPECTED:
             records.append((SUSPECT, group, 0, 0, 0, b""))
-        elif state.standing == SOUND and table.doubt:
+        elif state.standing == SOUND:
             records.append(
                 (CLEARED, group, state.instance, state.promised_round, state.promised_node, b"")
             )

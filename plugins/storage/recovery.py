@@ -131,7 +131,7 @@ class Recovery:
 
     def _clean(self, number: int, offset: int) -> bool:
         """Whether the last process has left the log just so."""
-        return position(number, offset) == self._place.mark and not self._gaps
+        return position(number, offset) == self._place.mark and number in self._segments and not self._gaps
 
     def _first(self) -> int:
         """The segment where a look at the whole log begins; one that is missing if the first that is there
@@ -179,7 +179,7 @@ class Recovery:
         if limit == here and self._doubt is not None:
             # What is missing is known to be; nothing is behind it.
             return None
-        self._lose(here, self._place.lost.get(number) or "no good batch, though the log went on")
+        self._lose(here, self._reason(number, limit))
         if limit == here:
             return None
         last, end = limit >> OFFSET_BITS, limit & OFFSET_MASK
@@ -210,6 +210,16 @@ class Recovery:
             limit = max(limit, position(number + 1, HEADER_BYTES))
         limit = max(limit, self._rest(segment, offset).proven if segment is not None else 0)
         return max([limit, *[self._rest(each, HEADER_BYTES).proven for each in later]])
+
+    def _reason(self, number: int, limit: int) -> str:
+        """What is wrong from segment `number` on, in words."""
+        words = ["no good batch, though the log went on"]
+        for each in range(number, (limit >> OFFSET_BITS) + 1):
+            if each in self._place.lost:
+                words.append(self._place.lost[each])
+            elif each not in self._segments:
+                words.append(f"{self._path(each)}: missing")
+        return "; ".join(words[:WORDS_MAX])
 
     def _lose(self, where: int, reason: str, *, values_only: bool = False) -> None:
         """Something durable is missing from a position on.
