@@ -13,7 +13,9 @@ from tests.mutation_harness import Change, both, one
 
 NO_CHAIN = Change(Group, "on_accept", "if value[8:12] != self.chain:", "if False:")
 """A value for another instance is kept out by its chain, too."""
-NO_CHAIN_LEARNED = Change(Learner, "on_learned", "if values.chain_in(value) != g.chain and g.chain:", "if False:")
+NO_CHAIN_LEARNED = Change(
+    Learner, "on_learned", "if values.chain_in(value) != g.chain and g.chain:", "if False:"
+)
 
 ACCEPTOR = (
     one("accepts below its promise", "I5", Acceptor, "accept", "if ballot < self.promised:", "if False:"),

@@ -37,7 +37,9 @@ def test_lost_values_come_back_and_execution_goes_on(instances: tuple[int, ...])
     spoilt(world, 3, *instances)
     world.until(lambda: world.seen(3) == world.seen(1))
     log = world.turns[3].log
-    assert [log.read(0, each) for each in range(10)] == [world.turns[1].log.read(0, each) for each in range(10)]
+    assert [log.read(0, each) for each in range(10)] == [
+        world.turns[1].log.read(0, each) for each in range(10)
+    ]
     learned = [record[2] for batch in world.disks[3].batches for record in batch if record[0] == LEARNED]
     assert sorted(learned) == sorted(instances)
     assert world.status(3)["repairing"] is None

@@ -138,8 +138,8 @@ def test_a_tail_of_many_batches_ends_at_the_first_bad_one(tail: Tail) -> None:
 
 
 def gone_on(path: Path, name: str, offset: int) -> SegmentLog:
-    """The log at `path` finds a gap there, and goes on behind it: all of it is in doubt, what was there is as it
-    was, and the next start knows of it without another look."""
+    """The log at `path` finds a gap there, and goes on behind it: all of it is in doubt, what was there is as
+    it was, and the next start knows of it without another look."""
     before = {each.name: each.read_bytes() for each in path.glob("*.seg")}
     log = opened(path)
     states = log.recover()

@@ -217,7 +217,9 @@ def test_the_segment_in_use_is_left_alone(tmp_path: Path) -> None:
 
 def test_memory_is_given_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[int, int]] = []
-    monkeypatch.setattr(os, "posix_fadvise", lambda fd, offset, length, advice: asked.append((offset, length)))
+    monkeypatch.setattr(
+        os, "posix_fadvise", lambda fd, offset, length, advice: asked.append((offset, length))
+    )
     clock = Clock()
     log = filled(tmp_path, clock)
     keep_house(log, clock, 60)

@@ -38,7 +38,9 @@ def test_a_suspect_group_neither_votes_nor_proposes_nor_counts_for_reads() -> No
     group.forwarder.on_forward(B, 0, values.encode([(B, 1, 1, 0, 1, b"x")]), NOW, fx)
     assert fx.records == []
     assert not fx.after
-    assert [kind for box in fx.now.to.values() for kind in box.body() if kind] == [[(0, 0, 4, C)]], "a refusal"
+    assert [kind for box in fx.now.to.values() for kind in box.body() if kind] == [[(0, 0, 4, C)]], (
+        "a refusal"
+    )
     assert not fx.now.all
 
 

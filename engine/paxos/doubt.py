@@ -70,7 +70,8 @@ class Doubt:
             return None
         g = self.g
         if self.suspect is None:
-            return f"what it has accepted is damaged: no votes before instance {self.floor}, it is at {g.instance}"
+            lost = "what it has accepted or learned is damaged"
+            return f"{lost}: no votes before instance {self.floor}, it is at {g.instance}"
         heard = f"{len(self.answers)} of {len(g.peers)} others have answered"
         if len(self.answers) == len(g.peers):
             heard = f"no votes before instance {self.free_of_all()}, it is at {g.instance}"
@@ -84,7 +85,9 @@ class Doubt:
         if self.suspect is None and g.seated and g.inquiry.fenced is None:
             # After the sync: what is told must not be lost here.
             promised = g.acceptor.promised
-            fx.after.peer(sender).vow_replies.append((g.index, nonce, *promised, self.free()))  # reach: vow-told
+            fx.after.peer(sender).vow_replies.append(
+                (g.index, nonce, *promised, self.free())
+            )  # reach: vow-told
 
     def free(self) -> int:
         """The first instance that this node has not voted in, nor ever had to in a life before."""

@@ -61,7 +61,8 @@ VowAsk = tuple[int, int]
 """(group, nonce): the sender may have forgotten promises; what have you promised, and voted in?"""
 
 VowReply = tuple[int, int, int, int, int]
-"""(group, nonce, round, node, free): the sender's promise, and the first instance that it has not voted in."""
+"""(group, nonce, round, node, free): what the sender has promised, and the first instance without a vote of
+its own."""
 
 MendAsk = tuple[int, int, int]
 """(group, first, count): the sender's log has lost the values of these decided instances; send them."""

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple
 
-from paxmux.engine.storage import Record, StorageDamaged
+from paxmux.engine.storage import Record
 from paxmux.plugins.storage.group_table import GroupTable
 from paxmux.plugins.storage.losses import Losses
 from paxmux.plugins.storage.place import Place

@@ -90,8 +90,9 @@ class LmdbLog:
             identity: whose log it is; stamped into a new one, required of an existing one.
             segment_bytes: the file grows by at most so much at once.
             create: whether `recover` makes the log if it is not there.
-            max_bytes, clean_bytes_per_s, scrub_bytes_per_s: as `OpenLog` says. What is forgotten makes room within the file,
+            max_bytes, clean_bytes_per_s: as `OpenLog` says. What is forgotten makes room within the file,
                 which never becomes smaller.
+            scrub_bytes_per_s: unused: a start verifies everything.
 
         Raises:
             ValueError: `segment_bytes` is not positive.
@@ -218,8 +219,8 @@ class LmdbLog:
         except lmdb.Error as error:
             raise StorageDamaged(f"{where}: reading the states: {error}") from error
         if sorted(self._states) != groups:
-            lost = sorted(set(groups).symmetric_difference(self._states))
-            raise StorageDamaged(f"{where}: state of group {lost[0]}: missing, or nobody's")
+            strays = sorted(set(groups).symmetric_difference(self._states))
+            raise StorageDamaged(f"{where}: state of group {strays[0]}: missing, or nobody's")
         self._stored_groups = groups
         self._forgetting = {group for group, state in self._states.items() if state.first}
         self._recovered = len(groups)

@@ -133,7 +133,9 @@ def open_value(key: bytes, data: memoryview, where: str) -> Value:
 
 def seal_state(key: bytes, state: GroupState) -> bytes:
     """An entry of `states`."""
-    return _sealed(key, _STATE.pack(state.instance, *state.promised, *state.accepted, state.first, state.suspect))
+    return _sealed(
+        key, _STATE.pack(state.instance, *state.promised, *state.accepted, state.first, state.suspect)
+    )
 
 
 def open_state(key: bytes, data: memoryview, where: str) -> tuple[int, GroupState]:

@@ -49,9 +49,7 @@ def opening_records(table: GroupTable, reader: Reader) -> list[Record]:
         if state.standing == SUSPECTED:
             records.append((SUSPECT, group, 0, 0, 0, b""))
         elif state.standing == SOUND:
-            records.append(
-                (CLEARED, group, state.instance, state.promised_round, state.promised_node, b"")
-            )
+            records.append((CLEARED, group, state.instance, state.promised_round, state.promised_node, b""))
     return records
 
 

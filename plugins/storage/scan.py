@@ -111,9 +111,7 @@ def read_rest(read: ReadBytes, segment: SegmentFile, offset: int) -> Rest:
     return Rest(last, proven)
 
 
-def next_batch(
-    read: ReadBytes, segment: SegmentFile, offset: int, stop: int = sys.maxsize
-) -> int | None:
+def next_batch(read: ReadBytes, segment: SegmentFile, offset: int, stop: int = sys.maxsize) -> int | None:
     """Where the next batch begins, at `offset` or behind it, as its header says; None if there is none that
     begins before `stop`."""
     carried = b""

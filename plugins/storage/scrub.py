@@ -32,9 +32,7 @@ _log = logging.getLogger("paxmux")
 class Scrub:
     """The scrub of one log."""
 
-    def __init__(
-        self, place: Place, losses: Losses, *, bytes_per_s: int, clock: Callable[[], float]
-    ) -> None:
+    def __init__(self, place: Place, losses: Losses, *, bytes_per_s: int, clock: Callable[[], float]) -> None:
         """
         Args:
             place: of the log, recovered.

@@ -21,9 +21,9 @@ from paxmux.engine.storage import (
     StorageDamaged,
 )
 from paxmux.plugins.storage.cleaner import Cleaner
+from paxmux.plugins.storage.losses import Losses
 from paxmux.plugins.storage.opening import batch_bytes, opening_records
 from paxmux.plugins.storage.place import IndexUnusable, Place
-from paxmux.plugins.storage.losses import Losses
 from paxmux.plugins.storage.reader import Reader
 from paxmux.plugins.storage.record import OPENS_SEGMENT, UPKEEP, encode_batch, position
 from paxmux.plugins.storage.scrub import Scrub
@@ -139,7 +139,9 @@ class SegmentedLog:
                 self._sync()
             elif self._offset == HEADER_BYTES:
                 if not self._create:
-                    raise StorageDamaged(f"{found.segment.path}, offset {HEADER_BYTES}: nothing is there; {LOST}")
+                    raise StorageDamaged(
+                        f"{found.segment.path}, offset {HEADER_BYTES}: nothing is there; {LOST}"
+                    )
                 self._open_segment(self._opening(), 0)
                 self._sync()
             self._start.complete(self._synced)
@@ -167,9 +169,7 @@ class SegmentedLog:
             self._disk_bytes -= reserved.size
         self._place.start_reserving(reserved)
         self._losses = Losses(self._start.table, self._reader)
-        self._scrub = Scrub(
-            self._place, self._losses, bytes_per_s=self._scrub_bytes_per_s, clock=self._clock
-        )
+        self._scrub = Scrub(self._place, self._losses, bytes_per_s=self._scrub_bytes_per_s, clock=self._clock)
         self._cleaner = Cleaner(
             self._place,
             self._start.table,
@@ -182,9 +182,7 @@ class SegmentedLog:
     def _found_log(self) -> None:
         """Make the first segment of a log that has none, unless it once had."""
         if not self._create:
-            raise StorageDamaged(
-                f"{self._path}: the log is not there; {LOST}"
-            )
+            raise StorageDamaged(f"{self._path}: the log is not there; {LOST}")
         if self._place.lost:
             raise StorageDamaged(f"no segment can be read: {'; '.join(self._place.lost.values())}")
         if self._place.mark is not None or self._start.index.position is not None:

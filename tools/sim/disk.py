@@ -33,7 +33,6 @@ from paxmux.tools.sim.disk_place import Medium, SimPlace
 from paxmux.tools.sim.platter import Image, Unsynced
 
 SEGMENT_BYTES: Final = 64 << 10
-SCRUB_BYTES_PER_S: Final = 64 << 20
 SYNC_S: Final = 0.001
 """What each sync takes, where no clock is given."""
 _STAMP_BEGIN: Final = 12
@@ -67,6 +66,7 @@ class SimDisk:
         *,
         segment_bytes: int = SEGMENT_BYTES,
         clock: Callable[[], float] | None = None,
+        scrub_bytes_per_s: int = 0,
     ) -> None:
         """A new, empty disk.
 
@@ -75,6 +75,7 @@ class SimDisk:
             segment_bytes: size of a segment, in range for the production log.
             clock: seconds, never backwards; says when the index is due. Without one, time passes by
                 `SYNC_S` with each sync.
+            scrub_bytes_per_s: of the log on it.
 
         Raises:
             ValueError: `segment_bytes` out of range.
@@ -82,6 +83,7 @@ class SimDisk:
         check_segment_bytes(segment_bytes)
         self.identity = identity
         self.segment_bytes = segment_bytes
+        self.scrub_bytes_per_s = scrub_bytes_per_s
         self.batches: list[tuple[Record, ...]] = []
         """What was appended, in order; after a crash what survived it. For judges alone."""
         self.synced = 0
@@ -364,7 +366,7 @@ class SimLog(SegmentedLog):
             segment_bytes=disk.segment_bytes,
             create=create,
             clock=disk.clock,
-            scrub_bytes_per_s=SCRUB_BYTES_PER_S,
+            scrub_bytes_per_s=disk.scrub_bytes_per_s,
         )
         self.disk = disk
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 from array import array
 from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -94,7 +95,7 @@ class Medium:
                 self._path(number),
                 len(data),
                 self.identity,
-                blank=lambda data=data: not any(data[HEADER_BYTES:]),
+                blank=partial(_blank, data),
             )
         return loaded
 
@@ -103,6 +104,10 @@ class Medium:
         if path is None:
             path = self._paths[number] = segment_path(self.path, number)
         return path
+
+
+def _blank(data: bytearray) -> bool:
+    return not any(data[HEADER_BYTES:])
 
 
 class Keeper(Protocol):

@@ -227,7 +227,8 @@ class Rest:
         """Whether all others can vouch for what a group has promised."""
         others = [other for other in self._cluster.nodes if other is not node]
         return all(
-            other.votes and other.worker_of(group).turn.groups[group].doubt.suspect is None for other in others
+            other.votes and other.worker_of(group).turn.groups[group].doubt.suspect is None
+            for other in others
         )
 
     def _state(self) -> str:

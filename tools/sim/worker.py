@@ -89,7 +89,9 @@ class SimWorker:
         node = self.node
         plan = node.cluster.plan
         self.disk = SimDisk(
-            LogIdentity(CLUSTER, node.number, node.seat, self.index), segment_bytes=plan.storage.segment_bytes
+            LogIdentity(CLUSTER, node.number, node.seat, self.index),
+            segment_bytes=plan.storage.segment_bytes,
+            scrub_bytes_per_s=plan.storage.scrub_bytes_per_s,
         )
         self._shelves = {
             (group, smid): Shelf() if plan.durable else None
@@ -166,7 +168,8 @@ class SimWorker:
         for group, state in states.items():
             cluster.witness.recovered(node.number, group, state)
         if cluster.trace.wordy:
-            cluster.trace.say(f"{self.name} boots, generation {self.generation}, recovered {[state[:3] for state in states.values()]}")
+            found = [state[:3] for state in states.values()]
+            cluster.trace.say(f"{self.name} boots, generation {self.generation}, recovered {found}")
         self.turn.start(local)
         self._run(cluster.now + LOOP_NS)
 
