@@ -1,7 +1,8 @@
 """Everything that a running node is made of, put together and taken apart in order.
 
-Decides the order: the data directory and its lock first, then the router, which finds out whether
-the cluster is founded, then the workers, and the door opens last. Taking apart goes the other way,
+Decides the order: the data directory and its lock first, then groups move to the logs that the options
+want them in, then the router, which finds out whether the cluster is founded, then the workers, and the
+door opens last. Taking apart goes the other way,
 is bounded in time with or without a quorum, and leaves no child, descriptor or socket behind, also
 when the start fails half-way.
 """
@@ -19,17 +20,20 @@ from pathlib import Path
 from typing import Any
 
 from paxmux.engine.address import node_text
-from paxmux.engine.errors import InvalidRequest, PaxmuxError
+from paxmux.engine.errors import InvalidRequest, NodeStopped, PaxmuxError, StorageFailed
 from paxmux.engine.options import Options
 from paxmux.shards.admission import Admission
-from paxmux.shards.boot import Founding, RouterBoot, WorkerBoot
+from paxmux.shards.boot import Founding, MoverBoot, RouterBoot, WorkerBoot
 from paxmux.shards.child import absolute
 from paxmux.shards.control import ControlServer
 from paxmux.shards.exchange import Exchange
-from paxmux.shards.identity import DataDir, open_data_dir
+from paxmux.shards.identity import DataDir, Identity, open_data_dir
 from paxmux.shards.inline_router import InlineRouter
 from paxmux.shards.lag import LagWatch
 from paxmux.shards.layout import Layout
+from paxmux.shards.log_directories import remove, set_unused_aside
+from paxmux.shards.mover import MoverChild
+from paxmux.shards.moving import moves_between
 from paxmux.shards.pending import Pending
 from paxmux.shards.post import Post
 from paxmux.shards.requests import CallKind
@@ -60,6 +64,7 @@ class Assembly:
         self._incarnation = secrets.randbits(64) or 1
         self._founding: Founding | None = None
         self._store: DataDir
+        self._mover: MoverChild | None = None
         self._seat = 0
         self._sys_path = absolute(sys.path)
         self._router: RouterHost
@@ -76,8 +81,7 @@ class Assembly:
         self._stack.callback(self.exchange.close)
         self._drain_until_s = 0.0
         self._started_s = loop.time()
-        self.waiting_for = "its data directory"
-        """What `start` waits for, in words for the operator."""
+        self._waiting_for = "its data directory"
 
     async def start(self) -> None:
         """Come up; returns once every worker serves.
@@ -91,12 +95,16 @@ class Assembly:
             Path(options.data_dir),
             node_id=self._own.node_id,
             groups=options.groups,
-            workers=self._layout.workers,
-            layout=self._layout.fingerprint(),
+            hosts=self._layout.hosts(),
             bootstrap=options.bootstrap,
         )
         stack.callback(store.close)
         self._store = store
+        operations = {"status": self._on_status, "cleaning": self._on_cleaning}
+        control = ControlServer(Path(options.data_dir), operations)
+        control.start()
+        stack.push_async_callback(control.stop)
+        await self._move_groups(store)
         self._seat, self._founding = store.identity.seat, store.identity.founding
         if options.router == "inline":
             self._router = InlineRouter(options, store, self._incarnation, self._on_broken)
@@ -108,17 +116,12 @@ class Assembly:
         self._supervisor = Supervisor(self._loop, self._posts())
         stack.callback(self._end_requests)
         stack.push_async_callback(self._stop_workers)
-        self.waiting_for = "its router"
+        self._waiting_for = "its router"
         await self._router.start()
         self._founding = await self._wait_founded()
-        self.waiting_for = "its workers"
+        self._waiting_for = "its workers"
         await self._supervisor.start()
         store.record_logs()
-        control = ControlServer(
-            Path(options.data_dir), {"status": self._on_status, "cleaning": self._on_cleaning}
-        )
-        control.start()
-        stack.push_async_callback(control.stop)
         self._lag.start()
         stack.callback(self._lag.stop)
         self.admission.open_node()
@@ -128,6 +131,52 @@ class Assembly:
             node_text(self._own.node_id),
             options.groups,
             self._layout.workers,
+        )
+
+    @property
+    def waiting_for(self) -> str:
+        """What `start` waits for, in words for the operator."""
+        mover = self._mover
+        return self._waiting_for if mover is None or mover.seconds is not None else mover.words()
+
+    async def _move_groups(self, store: DataDir) -> None:
+        """Bring each group to the log of the worker that is to host it.
+
+        Raises:
+            PaxmuxError: it cannot be done; nothing has changed.
+        """
+        identity, wanted = store.identity, self._layout.hosts()
+        moves = moves_between(identity.hosts or wanted, wanted)
+        if moves:
+            assert identity.founding is not None, "without a founding the map is what the options say"
+            log.info(
+                "the layout has changed: %d groups move to other logs, from %d workers to %d",
+                len(moves),
+                len(set(identity.hosts or ())),
+                self._layout.workers,
+            )
+            mover = self._mover = MoverChild(self._mover_boot(identity, identity.founding))
+            self._stack.push_async_callback(mover.stop)
+            await mover.run()
+            store.switch(wanted)
+            log.info("groups have moved between logs: %s", mover.picture())
+        try:
+            unused = set_unused_aside(store.directory, set(wanted))
+        except OSError as error:
+            raise StorageFailed(f"cannot rename a log that hosts no group any more: {error}") from error
+        if unused:
+            await asyncio.to_thread(remove, unused)
+
+    def _mover_boot(self, identity: Identity, founding: Founding) -> MoverBoot:
+        return MoverBoot(
+            options=self._options,
+            node_id=identity.node_id,
+            seat=identity.seat,
+            founding=founding,
+            hosts=list(identity.hosts or ()),
+            wanted=list(self._layout.hosts()),
+            logs_made=identity.logs,
+            sys_path=self._sys_path,
         )
 
     async def stop(self, drain_s: float) -> None:
@@ -160,7 +209,7 @@ class Assembly:
                 "pid": os.getpid(),
                 "uptime_s": round(self._loop.time() - self._started_s, 3),
             },
-            "layout": layout_picture(self._layout),
+            "layout": layout_picture(self._layout, self._store.identity.epoch, self._mover),
             "groups": groups,
             "groups_unknown_of_workers": silent,
             "workers": self._supervisor.status(),
@@ -198,17 +247,19 @@ class Assembly:
         return {"cleaning": on}
 
     async def _on_status(self, _: dict[str, Any]) -> dict[str, Any]:
+        if not self.serving:
+            raise NodeStopped(f"it does not serve now: it waits for {self.waiting_for}, or it stops")
         return await self.status()
 
     async def _wait_founded(self) -> Founding:
-        self.waiting_for = "the founding of its cluster"
+        self._waiting_for = "the founding of its cluster"
         while True:
             try:
                 return await asyncio.wait_for(self._router.founded(), FOUNDING_LOG_S)
             except TimeoutError:
                 status = await self._router.status(STATUS_S)
                 words = status["founding"]["waiting_for"] if status is not None else "the router is silent"
-                self.waiting_for = f"the founding of its cluster: {words}"
+                self._waiting_for = f"the founding of its cluster: {words}"
                 log.warning("this node waits for %s", self.waiting_for)
 
     def _posts(self) -> list[Post]:

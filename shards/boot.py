@@ -60,6 +60,22 @@ class RouterBoot(msgspec.Struct, tag="router", forbid_unknown_fields=True, kw_on
     sys_path: list[str]
 
 
+class MoverBoot(msgspec.Struct, tag="mover", forbid_unknown_fields=True, kw_only=True):
+    """First message to the process that moves groups between logs while no worker runs."""
+
+    options: Options
+    node_id: int
+    seat: int
+    founding: Founding
+    hosts: list[int]
+    """For each group the log that has it."""
+    wanted: list[int]
+    """For each group the log that is to have it."""
+    logs_made: bool
+    """Every log of `hosts` was made: one that is missing was lost."""
+    sys_path: list[str]
+
+
 class AttachWorker(msgspec.Struct, tag="attach", forbid_unknown_fields=True, kw_only=True):
     """To the router process: a worker (again) exists. Descriptors: network ring from the worker,
     network ring to the worker, the worker's doorbell."""
@@ -104,6 +120,20 @@ class StatusReply(msgspec.Struct, tag="status_reply", forbid_unknown_fields=True
     status: dict[str, Any]
 
 
+class Copied(msgspec.Struct, tag="copied", forbid_unknown_fields=True, kw_only=True):
+    """From a mover: how far it is. The groups that are done have everything in their new logs, synced."""
+
+    groups: int
+    """To move."""
+    groups_done: int
+    values: int
+    """Copied in this life of the process."""
+    bytes: int
+    """Of those values."""
+    complete: bool
+    """All groups are done, and all logs closed: the last word of a mover."""
+
+
 class RingBroken(msgspec.Struct, tag="ring_broken", forbid_unknown_fields=True, kw_only=True):
     """From the router process: the network rings of this life of a worker make no sense; they were
     detached, and the worker must be replaced."""
@@ -120,5 +150,6 @@ class Failed(msgspec.Struct, tag="failed", forbid_unknown_fields=True, kw_only=T
     kind: Literal["cannot_boot", "storage"]
 
 
-ToChild = WorkerBoot | RouterBoot | AttachWorker | DetachWorker | StatusAsk | Stop
-FromChild = Ready | Founded | RingBroken | StatusReply | Failed
+Boot = WorkerBoot | RouterBoot | MoverBoot
+ToChild = Boot | AttachWorker | DetachWorker | StatusAsk | Stop
+FromChild = Ready | Founded | Copied | RingBroken | StatusReply | Failed

@@ -28,7 +28,7 @@ from typing import Any, Generic, TypeVar
 import msgspec
 
 from paxmux.engine.errors import ExitCode, PaxmuxError
-from paxmux.shards.boot import FromChild, RouterBoot, Stop, ToChild, WorkerBoot
+from paxmux.shards.boot import Boot, FromChild, Stop, ToChild
 
 MAX_MESSAGE_BYTES = 192 * 1024
 """What one packet of a Unix socket holds whatever the machine's settings are."""
@@ -263,7 +263,7 @@ class Parent(ControlSocket[ToChild, FromChild]):
         self._terminate = True
 
 
-def be_child() -> tuple[Parent, WorkerBoot | RouterBoot, list[int]]:
+def be_child() -> tuple[Parent, Boot, list[int]]:
     """What a child does first.
 
     Returns:
@@ -291,7 +291,7 @@ def be_child() -> tuple[Parent, WorkerBoot | RouterBoot, list[int]]:
     boot, fds = message
     if isinstance(boot, Stop):
         raise SystemExit(ExitCode.OK)
-    if not isinstance(boot, WorkerBoot | RouterBoot):
+    if not isinstance(boot, Boot):
         raise ControlError(f"expected a boot message first, got {type(boot).__name__}")
     sys.path[:] = boot.sys_path
     return parent, boot, fds

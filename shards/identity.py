@@ -1,9 +1,14 @@
 """The data directory: who this node is, and that nobody else is.
 
-Decides whether a directory may be used: by this node id, with this group count and layout, by one
-process at a time. A seat is drawn when the directory is made and never again: whoever lost the data
-of a seat lost the seat (see shards/founding.py for what follows). So this file must never repair,
-replace or re-create an identity on its own.
+Decides whether a directory may be used: by this node id, with this group count, by one process at a
+time. A seat is drawn when the directory is made and never again: whoever lost the data of a seat lost
+the seat (see shards/founding.py for what follows). So this file must never repair, replace or
+re-create an identity on its own.
+
+It also says which log has which group: the one place that does. A group's promises are in that log and
+count nowhere else, so this map changes only when another log has all of them for good (`switch`). An
+`identity.json` of before the last change names logs that groups have left since; `layout.epoch`, which
+is written after each change and before anybody acts on it, gives such a copy away.
 
 `identity.json` is `{"crc":"…","identity":{…}}`; the CRC-32 covers the bytes of the inner object.
 """
@@ -13,6 +18,7 @@ from __future__ import annotations
 import fcntl
 import os
 import secrets
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from zlib import crc32
@@ -23,14 +29,15 @@ from paxmux.engine.address import node_text
 from paxmux.engine.errors import DataDirError, StorageFailed
 from paxmux.shards.boot import Founding
 from paxmux.shards.cluster import is_sound, is_u64
+from paxmux.shards.durable_file import replace_file, sync_directory
+from paxmux.shards.log_directories import LOGS
 
 FORMAT = 1
 """Version of everything in a data directory."""
 
 IDENTITY_FILE = "identity.json"
 LOCK_FILE = "LOCK"
-LOGS = "logs"
-_TEMP_FILE = "identity.json.tmp"
+EPOCH_FILE = "layout.epoch"
 _MAX_FILE_BYTES = 1024 * 1024
 
 
@@ -43,10 +50,11 @@ class Identity(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     """64 random bits, never 0, drawn when the directory was made."""
     groups: int
     """Group count of the cluster; fixed for ever."""
-    workers: int | None
-    """Worker count at the first start; None before it."""
-    layout: str | None
-    """`Layout.fingerprint()` at the first start; None before it."""
+    hosts: tuple[int, ...] | None
+    """For each group the log that has it, which is the index of the worker that hosts it; None before the
+    first start."""
+    epoch: int
+    """How often groups have changed their logs."""
     founding: Founding | None
     active: bool
     """The founding is known to be recorded by all members: it can be no other one any more."""
@@ -64,6 +72,8 @@ class _AnyFormat(msgspec.Struct):
     """As much of an identity as every version can read."""
 
     format: int
+    workers: int | msgspec.UnsetType | None = msgspec.UNSET
+    """What the first versions had in place of `hosts`."""
 
 
 def read_identity(directory: Path) -> Identity:
@@ -86,7 +96,13 @@ def read_identity(directory: Path) -> Identity:
     if outer.crc != _crc_text(raw):
         raise _damaged(path, f"CRC {outer.crc!r}, expected {_crc_text(raw)!r}")
     try:
-        version = msgspec.json.decode(raw, type=_AnyFormat).format
+        start = msgspec.json.decode(raw, type=_AnyFormat)
+        version = start.format
+        if version == FORMAT and start.workers is not msgspec.UNSET:
+            raise DataDirError(
+                f"{path} does not say which log has which group: it was written by an early version of "
+                "paxmux, whose data directories this one cannot read"
+            )
         if version != FORMAT:
             age = "a newer" if version > FORMAT else "another"
             raise DataDirError(
@@ -103,15 +119,22 @@ def read_identity(directory: Path) -> Identity:
         or identity.groups < 1
         or (founding is None and identity.active)
         or (founding is not None and not is_sound(founding, identity.groups))
+        or (identity.hosts is not None and not _are_hosts(identity.hosts, identity.groups))
+        or identity.epoch < 0
     ):
         raise _damaged(path, "its fields contradict each other")
     return identity
 
 
+def _are_hosts(hosts: Sequence[int], groups: int) -> bool:
+    """Whether each group is in one log, and there are no more logs than groups."""
+    return len(hosts) == groups and all(0 <= log < groups for log in hosts)
+
+
 def _damaged(path: Path, detail: str) -> DataDirError:
     return DataDirError(
-        f"{path} is damaged ({detail}). Restore this file alone from a copy of this very directory, "
-        "or move the directory away and make a new one with `paxmux init`"
+        f"{path} is damaged ({detail}). Restore this file alone from a copy of this very directory, made "
+        "after its last change of layout, or move the directory away and make a new one with `paxmux init`"
     )
 
 
@@ -127,24 +150,7 @@ def _write_identity(directory: Path, identity: Identity) -> None:
     """
     raw = msgspec.json.encode(identity)
     data = b'{"crc":"%s","identity":%s}\n' % (_crc_text(raw).encode("ascii"), raw)
-    temp = directory / _TEMP_FILE
-    fd = os.open(temp, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    try:
-        with open(fd, "wb", closefd=False) as file:
-            file.write(data)
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-    os.replace(temp, directory / IDENTITY_FILE)
-    _sync_directory(directory)
-
-
-def _sync_directory(directory: Path) -> None:
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+    replace_file(directory / IDENTITY_FILE, data)
 
 
 class FoundingStore:
@@ -210,7 +216,22 @@ class DataDir(FoundingStore):
     ) -> None:
         self.close()
 
-    def _check(self, node_id: int, groups: int, workers: int, layout: str) -> None:
+    def switch(self, hosts: Sequence[int]) -> None:
+        """From now on `hosts[group]` is the log that has the group.
+
+        Called only when everything of each group that moves is durable in its new log, and nobody uses
+        the old ones. Afterwards the old map or the new one is there, whenever the power goes.
+
+        Raises:
+            StorageFailed: the disk refused; which of the two is there is known at the next start.
+        """
+        old = self.reload()
+        if not _are_hosts(hosts, old.groups):
+            raise ValueError(f"{hosts} do not host {old.groups} groups")
+        self._write(msgspec.structs.replace(old, hosts=tuple(hosts), epoch=old.epoch + 1))
+        self._mark_epoch()
+
+    def _check(self, node_id: int, groups: int, hosts: Sequence[int]) -> None:
         mine = self.identity
         if mine.node_id != node_id:
             raise DataDirError(
@@ -222,14 +243,44 @@ class DataDir(FoundingStore):
                 f"{self.directory} was made for {mine.groups} groups, the options say {groups}; "
                 "the group count cannot change"
             )
-        if mine.workers is None or mine.layout is None:
-            self._write(msgspec.structs.replace(mine, workers=workers, layout=layout))
-        elif (mine.workers, mine.layout) != (workers, layout):
+        self._check_epoch()
+        if mine.hosts is None or mine.founding is None:
+            # No worker can have run before the founding was recorded: there is nothing to move.
+            if mine.hosts != tuple(hosts):
+                self._write(msgspec.structs.replace(mine, hosts=tuple(hosts)))
+        else:
+            # Whoever wrote it last may have been killed before it was durable.
+            try:
+                sync_directory(self.directory)
+            except OSError as error:
+                raise StorageFailed(f"cannot sync {self.directory}: {error.strerror}") from error
+
+    def _check_epoch(self) -> None:
+        path, epoch = self.directory / EPOCH_FILE, self.identity.epoch
+        if not _exists(path):
+            marked = 0
+        else:
+            try:
+                text = path.read_text(encoding="ascii")
+                marked = int(text)
+            except (OSError, ValueError) as error:
+                raise DataDirError(f"{path} is damaged: expected a number ({error})") from error
+        if marked > epoch:
             raise DataDirError(
-                f"{self.directory} was first started with {mine.workers} workers (layout {mine.layout}), "
-                f"the options make {workers} (layout {layout}); set `layout.workers: {mine.workers}` "
-                "and the strategy of that time"
+                f"{self.directory / IDENTITY_FILE} is a copy from before the last change of layout (epoch "
+                f"{epoch}, {path.name} has {marked}): groups have left the logs that it names, and would "
+                "break their promises there. Restore a later copy, or move the directory away and make a "
+                "new one with `paxmux init`"
             )
+        if marked < epoch:
+            self._mark_epoch()
+
+    def _mark_epoch(self) -> None:
+        path = self.directory / EPOCH_FILE
+        try:
+            replace_file(path, b"%d\n" % self.identity.epoch)
+        except OSError as error:
+            raise StorageFailed(f"cannot write {path}: {error.strerror}") from error
 
 
 def create(directory: Path, node_id: int, groups: int) -> Identity:
@@ -248,7 +299,7 @@ def create(directory: Path, node_id: int, groups: int) -> Identity:
 
 
 def open_data_dir(
-    directory: Path, *, node_id: int, groups: int, workers: int, layout: str, bootstrap: bool
+    directory: Path, *, node_id: int, groups: int, hosts: Sequence[int], bootstrap: bool
 ) -> DataDir:
     """Open and lock the data directory of this node.
 
@@ -256,13 +307,12 @@ def open_data_dir(
         directory: `data_dir` of the options.
         node_id: this node.
         groups: group count of the options.
-        workers: worker count of the layout.
-        layout: its fingerprint. Stored at the first start; each worker's log holds the groups that
-            it had then.
+        hosts: for each group its worker in the options. Stored at the first start; later it may differ
+            from what is stored, and then groups have to move.
         bootstrap: make the directory if there is none.
 
     Raises:
-        DataDirError: missing, in use, damaged, or of another node, group count or layout.
+        DataDirError: missing, in use, damaged, or of another node or group count.
         StorageFailed: the disk refused a write.
     """
     if not _exists(directory) and not bootstrap:
@@ -282,7 +332,7 @@ def open_data_dir(
         if not _exists(directory / IDENTITY_FILE):
             _create_locked(directory, node_id, groups)
         data_dir = DataDir(directory, lock_fd)
-        data_dir._check(node_id, groups, workers, layout)
+        data_dir._check(node_id, groups, hosts)
     except BaseException:
         os.close(lock_fd)
         raise
@@ -314,7 +364,7 @@ def _make_and_lock(directory: Path) -> int:
         if not directory.exists():
             directory.parent.mkdir(parents=True, exist_ok=True)
             directory.mkdir(mode=0o700, exist_ok=True)
-            _sync_directory(directory.parent)
+            sync_directory(directory.parent)
         fd = os.open(directory / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise DataDirError(f"cannot use the data directory {directory}: {error}") from error
@@ -339,8 +389,8 @@ def _create_locked(directory: Path, node_id: int, groups: int) -> Identity:
         node_id=node_id,
         seat=secrets.randbits(64) or 1,
         groups=groups,
-        workers=None,
-        layout=None,
+        hosts=None,
+        epoch=0,
         founding=None,
         active=False,
         logs=False,

@@ -82,6 +82,10 @@ class Layout:
             raise IndexError(f"group {group}")
         return self._worker_of[group]
 
+    def hosts(self) -> tuple[int, ...]:
+        """For each group its worker."""
+        return self._worker_of
+
     def cpus_of(self, worker: int) -> tuple[int, ...]:
         """CPUs that a worker is bound to; empty if it floats."""
         return self._cpus.get(worker, ())

@@ -17,6 +17,7 @@ from paxmux.shards.admission import Admission
 from paxmux.shards.exchange import Exchange
 from paxmux.shards.lag import LagWatch
 from paxmux.shards.layout import Layout
+from paxmux.shards.mover import MoverChild
 from paxmux.shards.pending import Pending
 from paxmux.shards.requests import CallKind, Reply
 
@@ -47,10 +48,13 @@ async def group_rows(
     return sorted(rows, key=lambda row: int(row["group"])), sorted(silent)
 
 
-def layout_picture(layout: Layout) -> dict[str, Any]:
-    """Which worker hosts which groups, on which CPUs."""
+def layout_picture(layout: Layout, epoch: int, mover: MoverChild | None) -> dict[str, Any]:
+    """Which worker hosts which groups, on which CPUs; what moved between logs, and how often ever."""
     return {
         "fingerprint": layout.fingerprint(),
+        "epoch": epoch,
+        "hosts": layout.hosts(),
+        "moved": mover.picture() if mover is not None else None,
         "workers": [
             {"worker": worker, "groups": layout.groups_of(worker), "cpus": layout.cpus_of(worker)}
             for worker in range(layout.workers)

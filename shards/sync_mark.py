@@ -12,7 +12,6 @@ never be taken away while anything is unsynced, nor a lost group be left out of 
 
 from __future__ import annotations
 
-import os
 import struct
 from collections.abc import Iterable
 from pathlib import Path
@@ -21,6 +20,7 @@ from zlib import crc32
 
 from paxmux.engine.errors import DataDirError
 from paxmux.engine.storage import LogIdentity, StorageDamaged
+from paxmux.shards.durable_file import replace_file, sync_directory
 
 FILE = "UNSYNCED"
 VERSION = 1
@@ -79,21 +79,13 @@ class SyncMark:
         if not wanted[1] and not wanted[2]:
             if self._stored is not None:
                 self._path.unlink()
-                _sync_directory(self._path.parent)
+                sync_directory(self._path.parent)
                 self._stored = None
             return
         body = _FIELDS.pack(
             MAGIC, VERSION, *self._identity, self._boot.bytes, _bits(wanted[1]), _bits(wanted[2])
         )
-        unfinished = self._path.with_suffix(".tmp")
-        fd = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
-        try:
-            os.write(fd, body + _CRC.pack(crc32(body)))
-            os.fsync(fd)
-        finally:
-            os.close(fd)
-        os.rename(unfinished, self._path)
-        _sync_directory(self._path.parent)
+        replace_file(self._path, body + _CRC.pack(crc32(body)))
         self._stored = wanted
 
     def lose(self, groups: Iterable[int]) -> None:
@@ -150,11 +142,3 @@ def _bits(groups: Iterable[int]) -> bytes:
 def _groups(bits: bytes) -> frozenset[int]:
     number = int.from_bytes(bits, "little")
     return frozenset(group for group in range(256) if number >> group & 1)
-
-
-def _sync_directory(directory: Path) -> None:
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable
 import msgspec
 
 from paxmux.engine.errors import ExitCode
-from paxmux.shards.boot import FromChild, RouterBoot, Stop, ToChild, WorkerBoot
+from paxmux.shards.boot import Boot, FromChild, Stop, ToChild
 from paxmux.shards.child import Child, ControlClosed, ControlError
 
 POLL_S = 0.05
@@ -64,7 +64,7 @@ class WatchedChild:
         else:
             loop.add_reader(self._pidfd, self._look)
 
-    def boot(self, message: WorkerBoot | RouterBoot, fds: Iterable[int]) -> None:
+    def boot(self, message: Boot, fds: Iterable[int]) -> None:
         """Send the boot message. A child that is gone already is no error here: its end is told soon.
 
         Raises:

@@ -36,7 +36,7 @@ from paxmux.shards.channel import Receiver, Sender
 from paxmux.shards.child import Parent, ParentGone, be_child
 from paxmux.shards.counters import WORKER, Block, Phase
 from paxmux.shards.doorbell import Doorbell
-from paxmux.shards.identity import LOGS
+from paxmux.shards.log_directories import make_log_directory
 from paxmux.shards.log_sync import LogSync
 from paxmux.shards.requests import Reply
 from paxmux.shards.slice import Identity, build_turn
@@ -101,7 +101,7 @@ class Worker:
         self._wire = Sender(net_out, router, backlog_max_bytes=backlog)
         self._replies: list[Reply] = []
         self._machines = build_machines(options, boot.groups)
-        self._path = Path(options.data_dir) / LOGS / str(boot.worker)
+        self._path = make_log_directory(Path(options.data_dir), boot.worker)
         self._log = self._open_log(boot)
         self._turn = self._build_turn(boot)
         self._turn.calls.set_cleaning(boot.cleaning)
@@ -116,7 +116,6 @@ class Worker:
     def _open_log(self, boot: WorkerBoot) -> Log:
         storage = boot.options.storage
         open_log: OpenLog = plugin.load(storage.plugin)
-        self._path.mkdir(parents=True, exist_ok=True)
         return open_log(
             self._path,
             _log_identity(boot),

@@ -7,7 +7,7 @@ can: a write to /dev/null succeeds and its `fdatasync` fails, one to /dev/full f
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -18,9 +18,18 @@ NO_WRITE = "/dev/full"
 
 
 def descriptors(log: Log) -> list[int]:
-    """What LMDB has open on its data file: that of the pages, then that of the meta pages."""
-    data = Path(log._path) / "lmdb" / "data.mdb"  # type: ignore[attr-defined]
+    """What LMDB has open on the file of a log: that of the pages, then that of the meta pages."""
     own = log._env._file._fd  # type: ignore[attr-defined]
+    return descriptors_of(Path(log._path) / "lmdb" / "data.mdb", {own})  # type: ignore[attr-defined]
+
+
+def descriptors_of(data: Path, besides: Set[int] = frozenset()) -> list[int]:
+    """What LMDB has open on a data file: that of the pages, then that of the meta pages.
+
+    Args:
+        data: the file.
+        besides: descriptors of it that are not LMDB's.
+    """
     found = []
     for name in os.listdir("/proc/self/fd"):
         try:
@@ -28,7 +37,7 @@ def descriptors(log: Log) -> list[int]:
                 found.append(int(name))
         except FileNotFoundError:
             continue  # the descriptor of the listing itself
-    both = sorted(set(found) - {own})
+    both = sorted(set(found) - besides)
     assert len(both) == 2
     return both
 

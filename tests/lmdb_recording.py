@@ -8,24 +8,15 @@ import random
 import re
 import subprocess
 from pathlib import Path
-from typing import NamedTuple
 
-SECTOR_BYTES = 512
+from tests.disk_model import Event, File, put
+
 CALLS = "openat,lseek,write,pwrite64,writev,fdatasync,fallocate,ftruncate"
 
 _CALL = re.compile(r"^\d+ +(\w+)\((\d+)<([^>]*)>(.*)$")
 _OPENED = re.compile(r"^\d+ +openat\(.*(?:O_RDONLY|O_RDWR|O_WRONLY)(.*)\) = (\d+)<")
 _DATA = re.compile(r'"((?:\\x[0-9a-f]{2})*)"')
 _NUMBERS = re.compile(r", (\d+)")
-
-
-class Event(NamedTuple):
-    """One call: a write, a sync, a new length, or a word of the process."""
-
-    kind: str
-    offset: int = 0
-    data: bytes = b""
-    length: int = 0
 
 
 def record(command: list[str], folder: Path, trace: Path) -> list[Event]:
@@ -76,10 +67,10 @@ def parsed(lines: list[str]) -> list[Event]:
             at[fd] = numbers[0]
         elif name == "writev":
             written, at[fd] = at[fd], at[fd] + len(data)
-            _write(events, made, Event("write", written, data), final)
+            _write(events, made, Event("write", offset=written, data=data), final)
         elif name == "pwrite64":
             kind = "durable" if fd in synchronous else "write"
-            _write(events, made, Event(kind, numbers[1], data), final)
+            _write(events, made, Event(kind, offset=numbers[1], data=data), final)
         elif name == "fdatasync" and final:
             events.append(Event("sync"))
         elif name in ("fallocate", "ftruncate") and final:
@@ -90,55 +81,34 @@ def parsed(lines: list[str]) -> list[Event]:
 def _write(events: list[Event], made: bytearray, event: Event, final: bool) -> None:
     if final:
         if not events:
-            events.append(Event("durable", 0, bytes(made)))
+            events.append(Event("durable", data=bytes(made)))
         events.append(event)
     else:
-        _put(made, event.offset, event.data)
+        put(made, event.offset, event.data)
 
 
 def images(events: list[Event], rng: random.Random, each: int) -> list[tuple[bytes, bytes]]:
     """(file, said so far) that a power cut after each event may leave, `each` of them at random."""
     found = []
-    durable, pending, length, said = bytearray(), list[Event](), 0, b""
+    file, end, said = File(), 0, b""
     for event in events:
+        end = max(end, event.offset + len(event.data), event.length)
         if event.kind == "said":
             said = event.data
         elif event.kind == "sync":
-            for write in pending:
-                _put(durable, write.offset, write.data)
-            pending.clear()
-            durable.extend(bytes(max(0, length - len(durable))))
+            file.sync()
         elif event.kind == "length":
-            length = max(length, event.length)
+            file.pending.append(event._replace(length=end))
         elif event.kind == "write":
-            pending.append(event)
+            file.pending.append(event)
         else:
             # While it was under way it may have been cut off; once it returned it is there.
-            found.append((_cut(durable, [*pending, event], length, rng), said))
-            _put(durable, event.offset, event.data)
-        found += [(_cut(durable, pending, length, rng), said) for _ in range(each)]
+            file.pending.append(event)
+            found.append((file.cut(rng), said))
+            file.pending.pop()
+            put(file.durable, event.offset, event.data)
+        found += [(file.cut(rng), said) for _ in range(each)]
     return found[1:]
-
-
-def _cut(durable: bytearray, pending: list[Event], length: int, rng: random.Random) -> bytes:
-    """Any sectors of any unsynced writes, and any length that they do not contradict."""
-    image = bytearray(durable)
-    share = rng.choice((0.0, 0.1, 0.5, 0.9, 1.0))
-    for write in pending:
-        start = write.offset
-        while start < write.offset + len(write.data):
-            end = min((start // SECTOR_BYTES + 1) * SECTOR_BYTES, write.offset + len(write.data))
-            if rng.random() < share:
-                _put(image, start, write.data[start - write.offset : end - write.offset])
-            start = end
-    if rng.random() < 0.5:
-        image.extend(bytes(max(0, length - len(image))))
-    return bytes(image)
-
-
-def _put(image: bytearray, offset: int, data: bytes) -> None:
-    image.extend(bytes(max(0, offset + len(data) - len(image))))
-    image[offset : offset + len(data)] = data
 
 
 def _bytes(text: str) -> bytes:

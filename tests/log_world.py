@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import random
 import shutil
+import time
 from collections.abc import Iterator, Sequence
 from copy import copy
 from pathlib import Path
@@ -16,10 +17,12 @@ from paxmux.engine.paxos.value import FIRST, Entry, chain_after, encode
 from paxmux.engine.storage import LogIdentity, Record
 from paxmux.plugins.storage.segment import SegmentLog
 from paxmux.shards.cluster import make_founding
-from paxmux.shards.identity import LOGS, FoundingStore, create, read_identity
+from paxmux.shards.identity import FoundingStore, create, read_identity
+from paxmux.shards.log_directories import LOGS
 from paxmux.tools.log.directory import LogDirectory
 from paxmux.tools.log.walk import Event, Walk
-from tests.storage_model import ACCEPT, DECIDED, LEARNED, PROMISE
+from tests.event_loop import DEADLINE_S
+from tests.storage_model import ACCEPT, DECIDED, FORGOTTEN, LEARNED, PROMISE, RELEASED
 
 SEGMENT_BYTES = 16 << 10
 SMID = 7
@@ -41,8 +44,9 @@ class Replica:
         create(path, self.node, groups)
         self.chains = [FIRST] * groups
         self.instances = [0] * groups
+        self.first = [0] * groups
         self.decided: dict[tuple[int, int], bytes] = {}
-        """What a reader must find decided once the groups have gone past it."""
+        """What a reader must find decided once the groups have gone past it, unless it is forgotten."""
         self.open: list[SegmentLog] = []
 
     @property
@@ -55,7 +59,8 @@ class Replica:
         founding = make_founding(seats, self.groups)
         store = FoundingStore(self.path)
         store.record(founding, active=True)
-        store._write(msgspec.structs.replace(store.reload(), workers=self.logs, layout="test", logs=True))
+        hosts = tuple(group % self.logs for group in range(self.groups))
+        store._write(msgspec.structs.replace(store.reload(), hosts=hosts, logs=True))
         self.identities = [
             LogIdentity(founding.cluster, self.node, self.seat, number) for number in range(self.logs)
         ]
@@ -109,9 +114,66 @@ class Replica:
             self.write(records, sync=sync)
         return self
 
-    def settle(self) -> Replica:
-        """Say that everything so far is decided."""
-        self.write([(DECIDED, g, i - 1, 0, 0, b"") for g, i in enumerate(self.instances) if i])
+    def settle(self, *but: int) -> Replica:
+        """Say that everything so far is decided, of all groups but these."""
+        mine = [(g, i) for g, i in enumerate(self.instances) if i and g not in but]
+        self.write([(DECIDED, group, instance - 1, 0, 0, b"") for group, instance in mine])
+        return self
+
+    @property
+    def kept(self) -> dict[tuple[int, int], bytes]:
+        """What of it is not forgotten."""
+        return {key: value for key, value in self.decided.items() if key[1] >= self.first[key[0]]}
+
+    def forget(self, group: int, first: int) -> None:
+        """Values below `first` are not needed any more."""
+        self.first[group] = max(self.first[group], first)
+        self.write([(FORGOTTEN, group, first, 0, 0, b"")])
+
+    def release(self, group: int) -> None:
+        """The group leaves its log."""
+        self.write([(RELEASED, group, 0, 0, 0, b"")])
+        self.first[group] = self.instances[group]
+
+    def come_back(self, group: int, first: int) -> None:
+        """The group is in its log again, and keeps what is from `first` on."""
+        values = [(i, self.decided[group, i]) for i in range(first, self.instances[group])]
+        self.write([(LEARNED, group, i, 1, node_id(0), value) for i, value in values])
+        self.write(
+            [
+                (PROMISE, group, self.instances[group], 1, node_id(0), b""),
+                (FORGOTTEN, group, first, 0, 0, b""),
+            ]
+        )
+        self.first[group] = first
+
+    def clean(self) -> None:
+        """Upkeep of the logs until nothing is left to do."""
+        deadline = time.monotonic() + DEADLINE_S
+        for log in self.open:
+            while (pause := log.housekeep()) is not None:
+                assert time.monotonic() < deadline
+                time.sleep(min(pause, 0.01))
+            while log._place.discarding_bytes():
+                assert time.monotonic() < deadline
+                time.sleep(0.001)
+
+    def wear(self, turns: int, *, busy: int | None = None, forget: bool = True) -> Replica:
+        """So many turns in which group 0 decides little and keeps all, the others much, of which they keep
+        little: old segments go, and what group 0 has is moved again and again. Or nobody forgets. The groups
+        from `busy` on do nothing."""
+        groups = self.groups if busy is None else busy
+        for turn in range(turns):
+            records = [
+                self.decide(group, self.value(group, [b"%d" % self.instances[group] * 30]))
+                for group in range(groups)
+                if group or turn % 25 == 0
+            ]
+            self.write(records)
+            if forget and turn % 25 == 24:
+                for group in range(1, groups):
+                    self.forget(group, max(0, self.instances[group] - 5))
+                self.clean()
         return self
 
     def promise(self, group: int, round_: int) -> None:

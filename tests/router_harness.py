@@ -65,8 +65,7 @@ def open_dir(options: Options) -> DataDir:
         Path(options.data_dir),
         node_id=options.own_member().node_id,
         groups=options.groups,
-        workers=1,
-        layout="aa",
+        hosts=(0,) * options.groups,
         bootstrap=True,
     )
 

@@ -24,7 +24,7 @@ from paxmux.plugins.storage.segment_file import HEADER_BYTES
 from paxmux.shards.identity import IDENTITY_FILE, read_identity
 from paxmux.shards.node import Node
 from paxmux.tools.log.directory import lock_holder
-from paxmux.tools.log.groups import chain_text
+from paxmux.tools.log.fault import chain_text
 from paxmux.tools.main import main
 from tests.event_loop import DEADLINE_S, in_loop, until
 from tests.log_world import SMID, Replica, replica, snapshot, walked
@@ -176,7 +176,9 @@ def test_get_reads_only_the_segments_that_matter(full: Replica, monkeypatch: pyt
         size += len(data)
         return data
 
-    made = replica(full.path.with_name("large")).fill(600).settle().close()
+    made = replica(full.path.with_name("large")).close()
+    made.start(segment_bytes=128 << 10)
+    made.fill(600, size=2000).settle().close()
     assert len(made.segments()) > 12
     monkeypatch.setattr(os, "pread", counting)
     monkeypatch.setattr("paxmux.plugins.storage.scan.WINDOW_BYTES", 4096)
@@ -406,7 +408,7 @@ def test_what_is_no_data_directory_is_told_plainly(
     (stranger / "x").touch()
     file.touch()
     shutil.copytree(full.path, newer)
-    overwrite(newer / "logs" / "0" / "0000000000.seg", 8, b"\x02")
+    overwrite(newer / "logs" / "1" / "0000000000.seg", 8, b"\x02")
     shutil.copytree(full.path, damaged)
     flip(damaged / IDENTITY_FILE, 60, 0x01)
     expected = {

@@ -9,11 +9,13 @@ import sys
 from pathlib import Path
 from zlib import crc32
 
+import msgspec
 import pytest
 
 from paxmux.engine.errors import DataDirError, StorageFailed
 from paxmux.shards.cluster import make_founding
 from paxmux.shards.identity import (
+    EPOCH_FILE,
     FORMAT,
     IDENTITY_FILE,
     LOCK_FILE,
@@ -32,12 +34,11 @@ def opened(
     *,
     node_id: int = NODE,
     groups: int = 8,
-    workers: int = 2,
-    layout: str = "aa",
+    hosts: tuple[int, ...] | None = None,
     bootstrap: bool = False,
 ) -> DataDir:
     return open_data_dir(
-        path, node_id=node_id, groups=groups, workers=workers, layout=layout, bootstrap=bootstrap
+        path, node_id=node_id, groups=groups, hosts=hosts or (0,) * groups, bootstrap=bootstrap
     )
 
 
@@ -59,12 +60,7 @@ def test_a_new_directory_is_private_and_has_a_random_seat(tmp_path: Path) -> Non
     identity = read_identity(tmp_path / "a")
     assert identity.seat in seats
     assert (identity.format, identity.node_id, identity.groups) == (FORMAT, NODE, 8)
-    assert (identity.workers, identity.layout, identity.founding, identity.active) == (
-        None,
-        None,
-        None,
-        False,
-    )
+    assert (identity.hosts, identity.epoch, identity.founding, identity.active) == (None, 0, None, False)
 
 
 def test_a_directory_is_made_only_once(directory: Path) -> None:
@@ -109,30 +105,105 @@ def test_logs_without_an_identity_are_never_given_a_new_seat(directory: Path, bo
     [
         ({"node_id": 6}, r"belongs to node 5 \(id 5\), this is node 6 \(id 6\)"),
         ({"groups": 9}, "was made for 8 groups, the options say 9"),
-        ({"workers": 3}, r"first started with 2 workers \(layout aa\), the options make 3 \(layout aa\)"),
-        ({"layout": "bb"}, r"first started with 2 workers \(layout aa\), the options make 2 \(layout bb\)"),
     ],
 )
-def test_another_node_group_count_or_layout_is_named(
-    directory: Path, changes: dict[str, int], message: str
-) -> None:
+def test_another_node_or_group_count_is_named(directory: Path, changes: dict[str, int], message: str) -> None:
     opened(directory).close()
     with pytest.raises(DataDirError, match=message):
         opened(directory, **changes)  # type: ignore[arg-type]
     opened(directory).close()
 
 
-def test_the_layout_is_stored_at_the_first_start(directory: Path) -> None:
-    assert read_identity(directory).workers is None
-    opened(directory, workers=3, layout="cc").close()
-    identity = read_identity(directory)
-    assert (identity.workers, identity.layout) == (3, "cc")
+def founded(directory: Path, hosts: tuple[int, ...]) -> None:
+    """Started once, with these hosts, and founded."""
+    with opened(directory, hosts=hosts) as data_dir:
+        data_dir.record(make_founding({NODE: data_dir.identity.seat}, 8), active=True)
+
+
+def test_the_hosts_are_what_the_options_say_until_workers_may_have_run(directory: Path) -> None:
+    first, second = (0, 1) * 4, (0, 1, 2, 3) * 2
+    assert read_identity(directory).hosts is None
+    opened(directory, hosts=first).close()
+    assert read_identity(directory).hosts == first
+    founded(directory, second)
+    assert read_identity(directory).hosts == second
+    with opened(directory, hosts=first) as data_dir:
+        assert data_dir.identity.hosts == second, "from now on groups have to move"
+        assert data_dir.identity.epoch == 0
+
+
+def test_a_switch_is_whole_and_counted(directory: Path) -> None:
+    founded(directory, (0, 1) * 4)
+    with opened(directory, hosts=(0,) * 8) as data_dir:
+        before = data_dir.identity
+        data_dir.switch((0,) * 8)
+        assert data_dir.identity == msgspec.structs.replace(before, hosts=(0,) * 8, epoch=1)
+        for wrong in ((0,) * 7, (0,) * 9, (8, *(0,) * 7), (-1, *(0,) * 7)):
+            with pytest.raises(ValueError, match="do not host 8 groups"):
+                data_dir.switch(wrong)
+    assert read_identity(directory) == data_dir.identity
+
+
+def test_an_identity_from_before_the_last_change_is_refused(directory: Path) -> None:
+    """In the logs that it names groups would vote again, without the promises made since they left."""
+    founded(directory, (0, 1) * 4)
+    path = directory / IDENTITY_FILE
+    old = path.read_bytes()
+    with opened(directory) as data_dir:
+        data_dir.switch((0,) * 8)
+    new = path.read_bytes()
+    path.write_bytes(old)
+    with pytest.raises(DataDirError, match=r"from before the last change of layout \(epoch 0, .* has 1\)"):
+        opened(directory)
+    path.write_bytes(new)
+    opened(directory).close()
+
+
+def test_a_switch_that_was_cut_off_is_completed_at_the_next_start(directory: Path) -> None:
+    founded(directory, (0, 1) * 4)
+    old = (directory / IDENTITY_FILE).read_bytes()
+    with opened(directory) as data_dir:
+        data_dir.switch((0,) * 8)
+    (directory / EPOCH_FILE).unlink()
+    with opened(directory) as data_dir:
+        assert data_dir.identity.epoch == 1
+    (directory / IDENTITY_FILE).write_bytes(old)
+    with pytest.raises(DataDirError, match="from before the last change of layout"):
+        opened(directory)
+    (directory / EPOCH_FILE).write_bytes(b"x")
+    with pytest.raises(DataDirError, match=r"layout\.epoch is damaged"):
+        opened(directory)
+
+
+@pytest.mark.parametrize("point", ["before the temporary file", "before its sync", "before the rename"])
+def test_a_switch_that_fails_leaves_the_old_map(
+    directory: Path, point: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    founded(directory, (0, 1) * 4)
+    name = {"before the temporary file": "open", "before its sync": "fsync", "before the rename": "replace"}
+
+    def fail(*_args: object, **_more: object) -> int:
+        raise OSError(5, "no more of it")
+
+    with opened(directory) as data_dir, monkeypatch.context() as patch:
+        patch.setattr(f"paxmux.shards.durable_file.os.{name[point]}", fail)
+        with pytest.raises(StorageFailed, match="no more of it"):
+            data_dir.switch((0,) * 8)
+    with opened(directory) as data_dir:
+        assert (data_dir.identity.hosts, data_dir.identity.epoch) == ((0, 1) * 4, 0)
+
+
+def test_an_identity_without_hosts_is_named(directory: Path) -> None:
+    raw = b'{"format":1,"node_id":5,"seat":7,"groups":8,"workers":2,"layout":"aa","founding":null,'
+    (directory / IDENTITY_FILE).write_bytes(sealed(raw + b'"active":false,"logs":false}'))
+    with pytest.raises(DataDirError, match="does not say which log has which group"):
+        opened(directory)
 
 
 def test_a_second_node_is_refused_and_names_the_first(directory: Path) -> None:
     program = (
         "import sys; from pathlib import Path; from paxmux.shards.identity import open_data_dir\n"
-        "d = open_data_dir(Path(sys.argv[1]), node_id=5, groups=8, workers=2, layout='aa', bootstrap=False)\n"
+        "d = open_data_dir(Path(sys.argv[1]), node_id=5, groups=8, hosts=(0,)*8, bootstrap=False)\n"
         "print('open', flush=True); sys.stdin.read()\n"
     )
     with subprocess.Popen(
@@ -205,10 +276,12 @@ def test_a_newer_format_is_named(directory: Path) -> None:
         b'"node_id":5,"seat":7,"groups":8,"founding":{"cluster":1,"seats":{"5":7}},"active":true',
         b'"node_id":5,"seat":7,"groups":8,"founding":null,"active":false,"more":1',
         b'"node_id":5,"seat":"7","groups":8,"founding":null,"active":false',
+        b'"node_id":5,"seat":7,"groups":7,"founding":null,"active":false',
+        b'"node_id":5,"seat":7,"groups":6,"founding":null,"active":false',
     ],
 )
 def test_fields_that_contradict_each_other_are_damage(directory: Path, fields: bytes) -> None:
-    start = b'{"format":1,"workers":null,"layout":null,"logs":false,'
+    start = b'{"format":1,"hosts":[0,0,0,0,0,0,0,7],"epoch":0,"logs":false,'
     good = start + b'"node_id":5,"seat":7,"groups":8,"founding":null,"active":false}'
     (directory / IDENTITY_FILE).write_bytes(sealed(good))
     assert read_identity(directory).seat == 7

@@ -10,7 +10,8 @@ import pytest
 
 from paxmux.engine.storage import StorageDamaged
 from paxmux.plugins.storage.lmdb_log import LmdbLog
-from tests.lmdb_recording import Event, can_trace, images, parsed, record
+from tests.disk_model import Event
+from tests.lmdb_recording import can_trace, images, parsed, record
 from tests.lmdb_writer import MOST_UNSYNCED, STEP_BYTES
 from tests.source_tree import ROOT
 from tests.storage_model import IDENTITY, Model, workload
@@ -77,12 +78,12 @@ def test_the_recording_knows_what_is_durable() -> None:
     ]
     events = parsed(lines)
     assert events == [
-        Event("durable", 0, b"12"),
-        Event("write", 3, b"34"),
+        Event("durable", data=b"12"),
+        Event("write", offset=3, data=b"34"),
         Event("length", length=9),
-        Event("write", 5, b"5"),
+        Event("write", offset=5, data=b"5"),
         Event("sync"),
-        Event("durable", 0, b"9"),
+        Event("durable", data=b"9"),
         Event("said", data=b"1"),
     ]
     left = images(events, random.Random(1), 60)

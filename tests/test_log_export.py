@@ -20,7 +20,7 @@ import pytest
 from paxmux.engine.errors import InvalidRequest, PaxmuxError
 from paxmux.engine.paxos.value import FIRST, chain_after, decode, encode
 from paxmux.tools.log.export import FORMATS, exporting
-from paxmux.tools.log.groups import Value
+from paxmux.tools.log.group import Value
 from paxmux.tools.log.rows import BATCH_BYTES, BATCH_ROWS, COLUMNS, Row, Rows, is_no_op, rows_of
 from paxmux.tools.main import main
 from tests import duck

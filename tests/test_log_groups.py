@@ -7,17 +7,30 @@ import pytest
 from paxmux.engine.paxos.ballot import NULL
 from paxmux.engine.paxos.value import FIRST, chain_after, encode
 from paxmux.engine.storage import Record
-from paxmux.plugins.storage.record import CARRIED, HARD_STATE, OPENING, OPENS_SEGMENT
+from paxmux.plugins.storage.record import CARRIED, HARD_STATE, OPENING, OPENS_SEGMENT, UPKEEP
 from paxmux.plugins.storage.scan import Batch
-from paxmux.tools.log.groups import Groups, Value, ballot_text, chain_text
-from tests.storage_model import ACCEPT, DECIDED, LEARNED, PROMISE, hard_states, values, workload
+from paxmux.tools.log.fault import ballot_text, chain_text
+from paxmux.tools.log.group import Value
+from paxmux.tools.log.groups import Groups
+from tests.storage_model import (
+    ACCEPT,
+    DECIDED,
+    FORGOTTEN,
+    LEARNED,
+    PROMISE,
+    RELEASED,
+    hard_states,
+    values,
+    workload,
+)
 
 A, B = 11, 12
 BACKWARDS = f"ballot 4@{B}, though 5@{A} was promised before"
 
 
-def batch(records: list[Record], *, opens: bool = False, at: int = 100) -> Batch:
-    return Batch(at, at + 1, 0, OPENS_SEGMENT if opens else 0, records, list(range(at, at + len(records))))
+def batch(records: list[Record], *, opens: bool = False, moved: bool = False, at: int = 100) -> Batch:
+    flags = OPENS_SEGMENT * opens | UPKEEP * moved
+    return Batch(at, at + 1, 0, flags, records, list(range(at, at + len(records))))
 
 
 def chained(*payloads: bytes) -> list[bytes]:
@@ -28,6 +41,14 @@ def chained(*payloads: bytes) -> list[bytes]:
         found.append(encode([(1, 2, 3, 4, 5, payload)], chain))
         chain = chain_after(found[-1])
     return found
+
+
+def forgotten(group: int, first: int) -> Record:
+    return (FORGOTTEN, group, first, 0, 0, b"")
+
+
+def learned(first: int, values: list[bytes]) -> list[Record]:
+    return [(LEARNED, 0, first + index, 1, A, value) for index, value in enumerate(values)]
 
 
 def carried(group: int, instance: int, promised: tuple[int, int], accepted: tuple[int, int] = NULL) -> Record:
@@ -72,7 +93,8 @@ def test_a_value_is_decided_once_its_group_has_gone_past_it() -> None:
     assert places(groups.take(batch([(LEARNED, 0, 2, 1, B, three)]))) == [(0, 2)]
     assert groups.groups[0].instance == 3
     assert groups.faults == []
-    assert (groups.groups[0].first, groups.groups[0].last, groups.groups[0].values) == (0, 2, 3)
+    only = groups.groups[0]
+    assert (only.first_value, only.last_value, only.values) == (0, 2, 3)
 
 
 def test_of_several_values_of_an_instance_the_last_one_is_decided() -> None:
@@ -198,9 +220,13 @@ def test_a_log_whose_first_segments_are_gone_begins_where_it_says() -> None:
     groups = Groups(from_start=False)
     groups.take(batch([(ACCEPT, 0, 1, 1, A, two), carried(0, 1, (3, B), (1, A))], opens=True))
     assert groups.faults == []
-    assert groups.unchecked == 1
+    assert groups.groups[0].unchecked == 1
     assert places(groups.take(batch([(ACCEPT, 0, 2, 3, B, three)]))) == [(0, 1)]
-    assert (groups.faults, groups.groups[0].missing) == ([], 0)
+    assert (groups.faults, groups.groups[0].unchecked) == ([], 1)
+    # Instance 0 was not forgotten.
+    assert groups.groups[0].missing == 1
+    groups.take(batch([forgotten(0, 1)]))
+    assert groups.groups[0].missing == 0
 
 
 def test_after_damage_the_next_chain_confirms_what_was_held() -> None:
@@ -248,9 +274,166 @@ def test_lost_instances_are_counted() -> None:
     groups.take(batch([(ACCEPT, 0, 5, 2, A, encode([]))]))
     groups.damaged()
     groups.take(batch([(PROMISE, 0, 6, 3, A, b"")]))
-    assert groups.groups[0].missing == 4
+    assert groups.groups[0].missing == 5
     groups.take(batch([(PROMISE, 0, 7, 3, A, b"")]))
     assert groups.groups[0].missing == 6
+
+
+def test_values_that_are_moved_come_out_once() -> None:
+    found = chained(*[b"%d" % i for i in range(6)])
+    groups = Groups()
+    assert places(groups.take(batch(learned(0, found)))) == [(0, i) for i in range(6)]
+    for _ in range(2):
+        assert groups.take(batch(learned(0, found), moved=True)) == []
+    only = groups.groups[0]
+    assert (only.moved, only.values, only.missing, only.unchecked) == (12, 6, 0, 0)
+    assert groups.faults == []
+
+
+def middle(found: list[bytes], instance: int, first: int = 0) -> Groups:
+    """A group of which the first segment that is left says that it stands at an instance, and forgot."""
+    groups = Groups(from_start=False)
+    stated = [carried(0, instance, (1, A)), *([forgotten(0, first)] if first else [])]
+    groups.take(batch([(OPENING, 0, 3, 0, 0, b""), *stated], opens=True))
+    assert groups.groups[0].missing == instance - first
+    groups.take(batch(learned(instance, found[instance:])))
+    return groups
+
+
+def test_values_whose_segment_is_gone_come_out_where_they_were_moved_to() -> None:
+    found = chained(*[b"%d" % i for i in range(12)])
+    groups = middle(found, 8, 2)
+    only = groups.groups[0]
+    assert (only.values, only.missing, only.unchecked, only.first_value) == (4, 6, 1, 8)
+    assert places(groups.take(batch(learned(5, found[5:8]), moved=True))) == [(0, 5), (0, 6), (0, 7)]
+    assert (only.values, only.missing, only.unchecked, only.first_value) == (7, 3, 1, 5)
+    # What is forgotten is not shown, though it is there.
+    assert places(groups.take(batch(learned(1, found[1:5]), moved=True))) == [(0, 2), (0, 3), (0, 4)]
+    assert (only.values, only.missing, only.forgotten, only.moved) == (10, 0, 1, 7)
+    assert (only.unchecked, only.first_value, only.last_value) == (0, 2, 11)
+    assert groups.faults == []
+
+
+@pytest.mark.parametrize(("instance", "later"), [(7, 8), (5, 5), (5, 6)])
+def test_a_moved_value_must_fit_both_its_neighbours(instance: int, later: int) -> None:
+    found = chained(*[b"%d" % i for i in range(12)])
+    groups = middle(found, 8)
+    groups.take(batch(learned(4, found[4:5]), moved=True))
+    groups.take(batch(learned(6, found[6:7]), moved=True))
+    if instance == later:
+        # Another history up to here: it does not fit the one before.
+        other = chained(*[b"x%d" % i for i in range(12)])[instance]
+    else:
+        other = encode([(1, 2, 3, 4, 5, b"other")], chain_after(found[instance - 1]))
+    groups.take(batch(learned(instance, [other]), moved=True))
+    places_of = {fault.instance for fault in groups.faults}
+    assert later in places_of
+    assert all(": its chain is " in fault.text() for fault in groups.faults)
+
+
+def test_a_moved_value_that_is_not_what_it_was_is_a_fault() -> None:
+    found = chained(*[b"%d" % i for i in range(6)])
+    groups = Groups()
+    groups.take(batch(learned(0, found)))
+    other = encode([(1, 2, 3, 4, 5, b"other")], chain_after(found[2]))
+    groups.take(batch(learned(2, [found[2], other, found[4]]), moved=True))
+    assert [fault.instance for fault in groups.faults] == [4]
+    other = encode([(1, 2, 3, 4, 5, b"other")], chain_after(found[4]))
+    groups.take(batch(learned(5, [other]), moved=True))
+    assert "elsewhere in the log" in groups.faults[1].words
+
+
+def test_an_open_vote_that_is_moved_is_no_new_vote() -> None:
+    """A higher ballot may have been promised since; its value may have been in a segment that is gone."""
+    one, two, other = *chained(b"a", b"b"), chained(b"a", b"other")[1]
+    known = Groups()
+    known.take(batch([(LEARNED, 0, 0, 1, A, one), (ACCEPT, 0, 1, 1, A, two), (PROMISE, 0, 1, 5, B, b"")]))
+    gone = Groups(from_start=False)
+    gone.take(batch([carried(0, 1, (5, B), (1, A)), forgotten(0, 0)], opens=True))
+    for groups in (known, gone):
+        assert groups.take(batch([(ACCEPT, 0, 1, 1, A, two)], moved=True)) == []
+        assert groups.faults == []
+        assert groups.groups[0].value == two
+        assert (groups.groups[0].promised, groups.groups[0].accepted) == ((5, B), (1, A))
+        groups.take(batch([(ACCEPT, 0, 1, 1, A, other)], moved=True))
+        assert words(groups) == ["what was moved is another value than was accepted"]
+        assert places(groups.take(batch([(DECIDED, 0, 1, 0, 0, b"")]))) == [(0, 1)]
+
+
+@pytest.mark.parametrize(
+    ("record", "fault"),
+    [
+        ((ACCEPT, 0, 1, 2, B, chained(b"a", b"b")[1]), "what was moved is a value that was never accepted"),
+        ((ACCEPT, 0, 4, 1, A, chained(b"a", b"b")[1]), "what was moved is a value that was never accepted"),
+        ((LEARNED, 0, 1, 1, A, chained(b"a", b"b")[1]), "moved as decided, while it stood at 1"),
+    ],
+)
+def test_what_was_never_there_cannot_be_moved(record: Record, fault: str) -> None:
+    groups = Groups()
+    groups.take(batch(learned(0, chained(b"a"))))
+    groups.take(batch([record], moved=True))
+    assert fault in words(groups)
+
+
+def test_what_is_forgotten_is_neither_missing_nor_shown() -> None:
+    found = chained(*[b"%d" % i for i in range(6)])
+    groups = Groups()
+    groups.take(batch([*learned(0, found), forgotten(0, 4), forgotten(0, 2)]))
+    only = groups.groups[0]
+    assert (only.first, only.first_value, only.values, only.missing, only.forgotten) == (4, 4, 2, 0, 4)
+    assert groups.faults == []
+    groups.take(batch([forgotten(0, 7)]))
+    assert words(groups) == ["what is below is forgotten, while it stood at 6"]
+
+
+def test_of_a_group_that_was_released_nothing_is_left() -> None:
+    found = chained(*[b"%d" % i for i in range(6)])
+    groups = Groups()
+    records = [*learned(0, found[:3]), (ACCEPT, 3, 0, 1, A, found[0]), (RELEASED, 0, 0, 0, 0, b"")]
+    assert groups.take(batch(records)) == []
+    assert groups.groups.keys() == {3}
+    groups.take(batch([(OPENING, 0, 0, 0, 0, b""), carried(3, 0, (1, A), (1, A))], opens=True))
+    # It comes back: first its values, then what it forgot.
+    out = groups.take(batch([*learned(4, found[4:]), (PROMISE, 0, 6, 2, A, b""), forgotten(0, 4)]))
+    assert places(out) == [(0, 4), (0, 5)]
+    only = groups.groups[0]
+    assert (only.instance, only.first, only.values, only.missing, only.records) == (6, 4, 2, 0, 4)
+    assert groups.faults == []
+
+
+def test_a_group_that_was_released_in_segments_that_are_gone_is_gone() -> None:
+    found = chained(b"a")
+    groups = Groups()
+    groups.take(batch([*learned(0, found), (PROMISE, 3, 0, 1, A, b"")]))
+    groups.skipped()
+    groups.take(batch([(OPENING, 0, 0, 0, 0, b""), carried(3, 0, (1, A))], opens=True))
+    assert groups.groups.keys() == {3}
+    assert groups.faults == []
+
+
+def test_a_value_that_was_lost_comes_out_when_it_is_there_again() -> None:
+    """Moved, or told by a peer."""
+    found = chained(*[b"%d" % i for i in range(6)])
+    for moved in (False, True):
+        groups = Groups()
+        groups.take(batch(learned(0, found[:2])))
+        groups.damaged()
+        groups.take(batch(learned(4, found[4:])))
+        assert groups.groups[0].missing == 2
+        assert places(groups.take(batch(learned(2, found[2:4]), moved=moved))) == [(0, 2), (0, 3)]
+        assert (groups.groups[0].missing, groups.groups[0].unchecked, groups.faults) == (0, 0, [])
+
+
+def test_what_is_held_is_outvoted_by_what_was_moved() -> None:
+    stale = chained(b"stale")[0]
+    one, two = chained(b"a", b"b")
+    groups = Groups()
+    groups.take(batch([(ACCEPT, 0, 0, 1, A, stale)]))
+    groups.damaged()
+    assert groups.take(batch([(PROMISE, 0, 1, 2, A, b"")])) == []
+    assert [v.value for v in groups.take(batch([(LEARNED, 0, 0, 2, A, one)], moved=True))] == [one]
+    assert groups.take(batch([(ACCEPT, 0, 1, 2, A, two)])) == []
+    assert (groups.faults, groups.groups[0].unchecked) == ([], 0)
 
 
 def test_how_ballots_and_chains_are_written() -> None:

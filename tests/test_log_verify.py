@@ -11,7 +11,8 @@ import pytest
 from paxmux.engine.errors import DataDirError
 from paxmux.engine.paxos.value import chain_after
 from paxmux.tools.log.compare import Checksums, Comparison
-from paxmux.tools.log.groups import Value, chain_text
+from paxmux.tools.log.fault import chain_text
+from paxmux.tools.log.group import Value
 from paxmux.tools.log.verify import MAX_SAID, Verdict, verdict_document, verdict_text, verify
 from paxmux.tools.log.walk import Tail
 from tests.log_world import Replica, replica, replicas, walked

@@ -21,12 +21,13 @@ from paxmux.plugins.storage.record import BATCH_BYTES, OPENS_SEGMENT, RECORD_BYT
 from paxmux.plugins.storage.scan import Batch
 from paxmux.plugins.storage.segment_file import HEADER_BYTES
 from paxmux.tools.log.directory import LogDirectory
-from paxmux.tools.log.groups import Groups, Value
+from paxmux.tools.log.group import Value
+from paxmux.tools.log.groups import Groups
 from paxmux.tools.log.read import LogReading
 from paxmux.tools.log.walk import Begin, Damage, Event, Removed, Reserved, Tail, Used, Walk
 from tests.command import DEADLINE_S
 from tests.log_world import SEGMENT_BYTES, Replica, replica, walked
-from tests.storage_model import IDENTITY
+from tests.storage_model import ACCEPT, IDENTITY, LEARNED
 from tests.test_storage_damage import flip, overwrite
 
 
@@ -367,6 +368,12 @@ def test_a_log_of_another_process_is_read_while_it_is_written(tmp_path: Path) ->
 
 def test_segments_that_a_cleaner_removes_meanwhile_are_told_and_are_no_damage(full: Replica) -> None:
     paths = full.segments()
+    segment_of = {
+        (record[1], record[2]): at >> 32
+        for batch in batches(walked(full.log()))
+        for record, at in zip(batch.records, batch.positions, strict=True)
+        if record[0] in (ACCEPT, LEARNED) and not batch.flags
+    }
     groups = Groups()
     events: list[Event] = []
     with Walk(full.log()) as walk:
@@ -384,7 +391,10 @@ def test_segments_that_a_cleaner_removes_meanwhile_are_told_and_are_no_damage(fu
     assert [event for event in events if isinstance(event, Damage)] == []
     assert groups.faults == []
     assert {i: g.instance for i, g in groups.groups.items()} == dict(enumerate(full.instances))
-    assert sum(group.missing for group in groups.groups.values()) == 0
+    # Nobody said that these are forgotten, and nobody has moved them; open ones lie on either side.
+    inside = [key for key, number in segment_of.items() if number == 2]
+    missing = sum(group.missing for group in groups.groups.values())
+    assert abs(missing - len(inside)) <= len(full.instances)
 
 
 def test_segments_that_are_gone_before_the_first_is_read(full: Replica) -> None:

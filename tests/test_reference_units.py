@@ -242,7 +242,7 @@ def test_12_system_variables(tmp_path: Path) -> None:
     seat = create(path, A, 2).seat
     founding = make_founding({A: seat, B: 12, C: 13}, 2)
     assert read_identity(path).founding is None
-    with open_data_dir(path, node_id=A, groups=2, workers=1, layout="aa", bootstrap=False) as data:
+    with open_data_dir(path, node_id=A, groups=2, hosts=(0, 0), bootstrap=False) as data:
         data.record(founding, active=True)
     assert read_identity(path).founding == founding
 

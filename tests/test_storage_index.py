@@ -22,7 +22,8 @@ from paxmux.plugins.storage.group_table import CHUNK, GroupTable
 from paxmux.plugins.storage.index import Index
 from paxmux.plugins.storage.place import IndexUnusable
 from paxmux.plugins.storage.segment import SegmentLog
-from tests.storage_model import ACCEPT, IDENTITY, LEARNED, Model, feed, hard_states, workload
+from tests.lmdb_disk import NO_WRITE, broken, descriptors_of
+from tests.storage_model import ACCEPT, IDENTITY, LEARNED, PROMISE, Model, feed, hard_states, workload
 
 SEGMENT_BYTES = 64 << 10
 
@@ -262,6 +263,126 @@ def test_an_index_that_cannot_be_written_is_said_and_tried_again(
     assert log.recover() == hard_states(model.records())
     model.check(log)
     log.close(clean=True)
+
+
+def test_a_write_that_failed_and_was_done_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(flusher, "DUE_S", 0.0)
+    monkeypatch.setattr(flusher, "RETRY_S", 0.0)
+    write = Index.write
+
+    def write_and_fail(index: Index, *args: Any) -> None:
+        before = index.position
+        write(index, *args)
+        index.position = before
+        raise IndexUnusable("the disk said no, and did it")
+
+    path, model = tmp_path / "log", Model()
+    log = opened(path)
+    log.recover()
+    with monkeypatch.context() as patched:
+        patched.setattr(Index, "write", write_and_fail)
+        feed(log, [workload(3, 0)], model)
+        log.housekeep()
+        assert log.healthy() == "the disk said no, and did it"
+    feed(log, [workload(3, 1)], model)
+    log.housekeep()
+    assert log.healthy() is None
+    model.check(log)
+    log.close(clean=True)
+
+
+def test_a_failed_meta_page_does_not_stop_reading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """LMDB refuses everything after it, until it is opened again."""
+    monkeypatch.setattr(flusher, "DUE_S", 0.0)
+    path = tmp_path / "log"
+    log = opened(path)
+    log.recover()
+    for number in range(3):
+        log.append([(LEARNED, 0, number * CHUNK, 1, 1, b"%d" % number)])
+    log.sync()
+    log.housekeep()
+    log._start.table._cache.clear()
+    log.append([(LEARNED, 1, 0, 1, 1, b"more")])
+    log.sync()
+    _, meta = descriptors_of(path / "index" / "data.mdb")
+    with broken(meta, NO_WRITE):
+        log.housekeep()
+    assert "No space left" in (log.healthy() or "")
+    assert log.read(0, 0) == (1, 1, b"0")
+    log.append([(LEARNED, 0, CHUNK + 1, 1, 1, b"into an older chunk")])
+    log.sync()
+    log.close(clean=True)
+    log = opened(path)
+    log.recover()
+    assert [log.read(0, n)[2] for n in (0, CHUNK, CHUNK + 1)] == [b"0", b"1", b"into an older chunk"]
+    log.close(clean=True)
+
+
+@pytest.mark.parametrize("what", ["chunk", "older chunk", "state", "older state"])
+def test_an_entry_that_vanished_or_is_an_older_one_is_noticed(tmp_path: Path, what: str) -> None:
+    """Nothing that is there is wrong."""
+    path = tmp_path / "log"
+    log = opened(path)
+    log.recover()
+    records: list[Any] = [(ACCEPT, group, i, 1, 1, b"%d" % i) for i in range(3 * CHUNK) for group in (1, 2)]
+    middle = 2 * (CHUNK + 5)
+    feed(log, [records[:middle]])
+    log.close(clean=True)
+    name = b"states" if "state" in what else b"chunks"
+    key = struct.pack(">H", 1) if "state" in what else struct.pack(">HQ", 1, 1)
+    with entries(path, name) as txn:
+        older = txn.get(key)
+    log = opened(path)
+    log.recover()
+    feed(log, [records[middle:], [(PROMISE, 1, 3 * CHUNK, 77, 1, b"")]])
+    log.close(clean=True)
+    with entries(path, name) as txn:
+        assert txn.get(key) not in (None, older)
+        if what.startswith("older"):
+            txn.put(key, older)
+        else:
+            txn.delete(key)
+    log = opened(path)
+    states = log.recover()
+    assert states[1].promised == (77, 1)
+    assert states[1].instance == 3 * CHUNK
+    if name == b"chunks":
+        with pytest.raises(StorageDamaged, match="some of its chunks are missing, or are older ones"):
+            log.read(1, CHUNK + 7)
+        log.close(clean=True)
+        log = opened(path)
+        log.recover()
+    assert [log.read(1, i)[2] for i in range(3 * CHUNK)] == [b"%d" % i for i in range(3 * CHUNK)]
+    log.close(clean=True)
+
+
+def test_an_index_that_is_open_when_two_processes_die_is_verified(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, model = tmp_path / "log", Model()
+    filled(path, model, clean=False)
+    verified: list[int] = []
+    verify = Index._verify
+
+    def watch(index: Index) -> None:
+        verified.append((path / "index.opening").stat().st_size)
+        verify(index)
+
+    monkeypatch.setattr(Index, "_verify", watch)
+    deaths = []
+    for _ in range(5):
+        log = opened(path)
+        assert log.recover() == hard_states(model.records())
+        deaths.append((path / "index.opening").stat().st_size)
+        # As if the process died now: nobody closes the index.
+        guard = (path / "index.opening").read_bytes()
+        log.close(clean=False)
+        assert not (path / "index.opening").exists()
+        (path / "index.opening").write_bytes(guard)
+    assert deaths == [1, 2, 1, 2, 1]
+    assert verified == [2, 2]
 
 
 def test_far_too_much_waiting_for_the_index_stops_the_log(

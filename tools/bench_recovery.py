@@ -20,7 +20,7 @@ import psutil
 
 import paxmux
 from paxmux.engine.errors import PaxmuxError
-from paxmux.shards.identity import LOGS
+from paxmux.shards.log_directories import LOGS
 from paxmux.tools.ports import PortClaims
 from paxmux.tools.progress import Steps
 from paxmux.tools.recovery_step import Spec

@@ -18,13 +18,13 @@ from rich.console import Console
 from rich.text import Text
 
 from paxmux.engine.errors import ExitCode, GroupWrong, InvalidRequest
-from paxmux.plugins.storage.record import OPENING
+from paxmux.plugins.storage.record import OPENING, RELEASED, UPKEEP
 from paxmux.plugins.storage.scan import Batch
 from paxmux.tools.arguments import whole
 from paxmux.tools.log.directory import DataDirectory, read_directory
 from paxmux.tools.log.export import FORMATS, exporting
+from paxmux.tools.log.fault import Fault
 from paxmux.tools.log.find import find_instance
-from paxmux.tools.log.groups import Fault
 from paxmux.tools.log.lines import found_document, found_lines, record_document, record_line
 from paxmux.tools.log.read import Counts, LogReading
 from paxmux.tools.log.rows import Rows
@@ -133,6 +133,8 @@ def _get(args: argparse.Namespace) -> int:
         _complain(f"damage: {words}")
     if not found.values:
         where = f"it stands at instance {found.stands_at}" if found.stands_at is not None else "it is empty"
+        if args.instance < found.first:
+            where = f"it is forgotten, as all below instance {found.first} are"
         _complain(f"no value of group {args.group}, instance {args.instance} is in this log: {where}")
         return ExitCode.FAILED
     if args.raw:
@@ -158,15 +160,18 @@ def _dump(args: argparse.Namespace) -> int:
         with Walk(log) as walk:
             for event in walk.events():
                 if isinstance(event, Batch):
+                    upkeep = bool(event.flags & UPKEEP)
                     for record, at in zip(event.records, event.positions, strict=True):
                         kind, group, instance, _, _, _ = record
-                        wanted = low <= instance <= high and args.group in (None, group) and kind != OPENING
+                        # That a group has left is about all of its instances.
+                        inside = low <= instance <= high or kind == RELEASED
+                        wanted = inside and args.group in (None, group) and kind != OPENING
                         if not (wanted or every):
                             continue
                         if args.json:
-                            _print_json(record_document(number, at, record))
+                            _print_json(record_document(number, at, record, upkeep=upkeep))
                         else:
-                            _say(record_line(number, at, record))
+                            _say(record_line(number, at, record, upkeep=upkeep))
                 elif isinstance(event, Damage | Tail | Removed):
                     if isinstance(event, Damage):
                         code = ExitCode.FAILED

@@ -26,7 +26,8 @@ from paxmux.engine.paxos import value as values
 from paxmux.engine.storage import Log, LogIdentity, OpenLog, Record, RecordKind
 from paxmux.shards import identity
 from paxmux.shards.cluster import make_founding
-from paxmux.shards.identity import LOGS, FoundingStore, read_identity
+from paxmux.shards.identity import FoundingStore, read_identity
+from paxmux.shards.log_directories import LOGS
 from paxmux.shards.node import Node
 from paxmux.tools.applied_machine import Applied, write_applied
 from paxmux.tools.driven_node import die_with_parent

@@ -103,10 +103,11 @@ class Directory:
 
     def remove(self, torn: Sequence[SegmentFile]) -> None:
         """See `Place.remove`."""
-        for segment in torn:
+        # The last one first: a crash in between must not leave a gap, which would be damage.
+        for segment in reversed(torn):
             segment.path.unlink()
             del self.segments[segment.number]
-        sync_directory(self._path)
+            sync_directory(self._path)
 
     def discard(self, segment: SegmentFile) -> None:
         """See `Place.discard`."""

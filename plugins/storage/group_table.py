@@ -112,7 +112,12 @@ class GroupState:
 class GroupTable:
     """All groups of a log."""
 
-    def __init__(self, load: LoadChunk) -> None:
+    def __init__(self, load: LoadChunk, check: Callable[[], None] = lambda: None) -> None:
+        """
+        Args:
+            load: what the index has of a chunk.
+            check: called where something is missing in it that is usually there.
+        """
         self.groups: dict[int, GroupState] = {}
         self.doubt = False
         """Promises may be lost that the log had from groups that nothing else is known of."""
@@ -125,6 +130,7 @@ class GroupTable:
         self.waiting_chunks = 0
         """Full or left chunks that wait to be stored, of all groups."""
         self._load = load
+        self._check = check
         self._cache: OrderedDict[tuple[int, int], Positions] = OrderedDict()
 
     def note(self, records: Sequence[Record], positions: Iterable[int]) -> None:
@@ -312,9 +318,19 @@ class GroupTable:
             self._cache.move_to_end(key)
             return found
         found = self._load(group, number)
+        if self._lacks(group, number, found):
+            # Values may be missing by right; but a damaged index looks the same.
+            self._check()
         if found is not None:
             self._remember(group, number, found)
         return found
+
+    def _lacks(self, group: int, number: int, found: Positions | None) -> bool:
+        """There is no position for an instance that is decided and not forgotten."""
+        state = self.groups[group]
+        first = number << CHUNK_BITS
+        begin, end = max(first, state.first), min(first + CHUNK, state.instance)
+        return begin < end and (found is None or 0 in found[begin - first : end - first])
 
     def _remember(self, group: int, number: int, positions: Positions) -> None:
         self._cache[group, number] = positions

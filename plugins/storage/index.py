@@ -5,16 +5,18 @@ anything is wrong it is declared unusable, set aside, and made anew from the seg
 
     chunks: group u16, chunk number u64, big-endian -> crc u32 | positions u64, native order
     states: group u16, big-endian                   -> crc u32 | eight integers, standing u8
-    meta:   b"log"                                  -> crc u32 | version, identity, two positions, oldest,
+    meta:   b"log"                                  -> crc u32 | version, identity, 3 positions, 2 digests,
                                                        doubt u8
 """
 
 from __future__ import annotations
 
+import os
 import shutil
 import struct
 from array import array
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 from zlib import crc32
@@ -26,7 +28,7 @@ from paxmux.engine.storage import LogIdentity
 from paxmux.plugins.storage.group_table import CHUNK, GroupState, Positions
 from paxmux.plugins.storage.place import IndexUnusable
 
-VERSION: Final = 3
+VERSION: Final = 4
 DIRECTORY: Final = "index"
 SET_ASIDE: Final = "index.bad"
 GUARD: Final = "index.opening"
@@ -40,10 +42,13 @@ DROP_CHUNKS: Final = 1024
 _KEY = struct.Struct(">HQ")
 _GROUP = struct.Struct(">H")
 _STATE = struct.Struct("<QQQQQQQQB")
-_META = struct.Struct("<IQQQIQQQB")
+_META = struct.Struct("<IQQQIQQQIIB")
 _CRC = struct.Struct("<I")
 _META_KEY = b"log"
 _POSITION_BYTES = 8
+_CHUNKS, _STATES = 0, 1
+MOST_DEATHS: Final = 2
+"""After so many processes in a row that died with the index open it is verified before it is opened."""
 
 
 class Index:
@@ -66,18 +71,37 @@ class Index:
         self._path = directory / DIRECTORY
         self._identity = identity
         self._map_bytes = MAP_BYTES
-        guard = directory / GUARD
-        if guard.exists():
-            # The last process died while it opened the index: perhaps of the index itself, which
-            # the engine maps into memory and trusts. Nothing below is tried before it is checked.
+        self._tried: int | None = None
+        """What the last write would make `position`."""
+        self._failed = False
+        """A write has failed since it was opened."""
+        self._digests = [0, 0]
+        """Of all chunks and of all states: their CRCs together, in any order. An entry that is not there, or
+        is an older one, is not told by its own."""
+        self._whole = False
+        """All chunks were there when they were looked through."""
+        self._guard = directory / GUARD
+        deaths = self._guard.stat().st_size if self._guard.exists() else -1
+        if deaths == 0 or deaths >= MOST_DEATHS:
+            # The last process died while it opened the index, or one after the other while it was open:
+            # perhaps of the index itself, which the engine maps into memory and trusts. Nothing below is
+            # tried before it is checked.
             self._verify()
-        guard.touch()
+            deaths = 0
+        if deaths > 0:
+            os.truncate(self._guard, 0)
+        else:
+            self._guard.touch()
         self._open()
-        guard.unlink()
+        # Its length counts; it goes when the index is closed.
+        os.truncate(self._guard, max(0, deaths) + 1)
 
     def chunk(self, group: int, number: int) -> Positions | None:
         """See `StoredIndex.chunk`."""
         key = _KEY.pack(group, number)
+        if self._failed:
+            # The engine may refuse everything after a failed write, until it is opened again.
+            self.reopen()
         try:
             with self._env.begin(db=self._chunks) as txn:
                 data = txn.get(key)
@@ -100,14 +124,15 @@ class Index:
         doubt: bool,
     ) -> None:
         """See `StoredIndex.write`."""
-        kept = self.position if position is None else position
+        kept = self._tried = self.position if position is None else position
+        digests = self._digests.copy()
         try:
             with self._env.begin(write=True) as txn:
                 for group, number, positions in chunks:
                     key = _KEY.pack(group, number)
                     body = positions.tobytes().rstrip(b"\0")
                     body += bytes(-len(body) % _POSITION_BYTES)
-                    txn.put(key, _sealed(key, body), db=self._chunks)
+                    self._put(txn, _CHUNKS, key, body, digests)
                 for group, state in states:
                     key = _GROUP.pack(group)
                     body = _STATE.pack(
@@ -121,17 +146,19 @@ class Index:
                         state.live_bytes,
                         state.standing,
                     )
-                    txn.put(key, _sealed(key, body), db=self._states)
+                    self._put(txn, _STATES, key, body, digests)
                     if state.first >= CHUNK:
-                        self._delete_chunks(txn, group, state.first // CHUNK, FORGET_CHUNKS)
+                        self._delete_chunks(txn, group, state.first // CHUNK, FORGET_CHUNKS, digests)
                 if kept is not None:
-                    body = _META.pack(VERSION, *self._identity, kept, proven, oldest, doubt)
-                    txn.put(_META_KEY, _sealed(_META_KEY, body), db=self._meta)
+                    self._put_meta(txn, kept, proven, oldest, doubt, digests)
         except lmdb.MapFullError as error:
+            self._failed = True
             self._map_bytes = 2 * self._env.info()["map_size"]
             raise self._unusable("the map is full; it will be larger when it is opened again") from error
         except lmdb.Error as error:
+            self._failed = True
             raise self._unusable(f"writing: {error}") from error
+        self._digests = digests
         self.position = kept
         self.proven = proven
         self.oldest = oldest
@@ -139,20 +166,69 @@ class Index:
 
     def drop(self, group: int) -> bool:
         """See `StoredIndex.drop`."""
+        digests = self._digests.copy()
+        key = _GROUP.pack(group)
         try:
             with self._env.begin(write=True) as txn:
-                txn.delete(_GROUP.pack(group), db=self._states)
-                return self._delete_chunks(txn, group, 1 << 64, DROP_CHUNKS)
+                digests[_STATES] ^= _crc_of(txn.get(key, db=self._states))
+                txn.delete(key, db=self._states)
+                dropped = self._delete_chunks(txn, group, 1 << 64, DROP_CHUNKS, digests)
+                if self.position is not None:
+                    self._put_meta(txn, self.position, self.proven, self.oldest, self.doubt, digests)
         except lmdb.Error as error:
+            self._failed = True
             raise self._unusable(f"writing: {error}") from error
+        self._digests = digests
+        return dropped
 
-    def _delete_chunks(self, txn: lmdb.Transaction, group: int, below: int, at_most: int) -> bool:
+    def check(self) -> None:
+        """See `StoredIndex.check`."""
+        if self._whole:
+            return
+        try:
+            with self._env.begin() as txn:
+                digest = self._digest(txn, _CHUNKS)
+        except lmdb.Error as error:
+            raise self._unusable(f"reading: {error}") from error
+        if digest != self._digests[_CHUNKS]:
+            raise self._unusable("some of its chunks are missing, or are older ones")
+        self._whole = True
+
+    def _digest(self, txn: lmdb.Transaction, which: int) -> int:
+        digest = 0
+        for key, data in txn.cursor(db=self._states if which == _STATES else self._chunks):
+            self._checked(bytes(key), bytes(data))
+            digest ^= _crc_of(data)
+        return digest
+
+    def _put(self, txn: lmdb.Transaction, which: int, key: bytes, body: bytes, digests: list[int]) -> None:
+        database = self._states if which == _STATES else self._chunks
+        entry = _sealed(key, body)
+        digests[which] ^= _crc_of(txn.get(key, db=database)) ^ _crc_of(entry)
+        txn.put(key, entry, db=database)
+
+    def _put_meta(
+        self,
+        txn: lmdb.Transaction,
+        position: int,
+        proven: int,
+        oldest: int,
+        doubt: bool,
+        digests: list[int],
+    ) -> None:
+        body = _META.pack(VERSION, *self._identity, position, proven, oldest, *digests, doubt)
+        txn.put(_META_KEY, _sealed(_META_KEY, body), db=self._meta)
+
+    def _delete_chunks(
+        self, txn: lmdb.Transaction, group: int, below: int, at_most: int, digests: list[int]
+    ) -> bool:
         """Delete the lowest chunks of a group, below a number; whether none of those is left."""
         with txn.cursor(db=self._chunks) as cursor:
             found = cursor.set_range(_KEY.pack(group, 0))
             for _ in range(at_most):
                 if not found or _KEY.unpack(cursor.key()) >= (group, below):
                     return True
+                digests[_CHUNKS] ^= _crc_of(cursor.value())
                 # Leaves the cursor at the next one.
                 cursor.delete()
                 found = bool(cursor.key())
@@ -165,15 +241,20 @@ class Index:
     def reopen(self) -> None:
         """See `StoredIndex.reopen`."""
         before = self.position
-        self.close()
+        self._env.close()
         self._open()
-        if self.position != before:
+        # A write that failed may have been done all the same.
+        if self.position not in (before, self._tried):
             self.position = before
             raise self._unusable("another index has taken its place")
+        self._failed = False
 
     def close(self) -> None:
         """See `StoredIndex.close`."""
         self._env.close()
+        # If it stays, the next opening takes this life for one that died.
+        with suppress(OSError):
+            self._guard.unlink(missing_ok=True)
 
     def _data(self) -> Path:
         return self._path / "data.mdb"
@@ -224,11 +305,12 @@ class Index:
         with self._env.begin() as txn:
             meta = txn.get(_META_KEY, db=self._meta)
             if meta is None:
+                self._digests = [self._digest(txn, each) for each in (_CHUNKS, _STATES)]
                 return
             body = self._checked(_META_KEY, meta)
             if len(body) != _META.size:
                 raise self._unusable(f"it is of another version than {VERSION}")
-            version, cluster, node, seat, log, position, proven, oldest, doubt = _META.unpack(body)
+            version, cluster, node, seat, log, position, proven, oldest, *digests, doubt = _META.unpack(body)
             if version != VERSION:
                 raise self._unusable(f"version {version}, this program writes {VERSION}")
             if LogIdentity(cluster, node, seat, log) != self._identity:
@@ -236,6 +318,9 @@ class Index:
             for key, data in txn.cursor(db=self._states):
                 (group,) = _GROUP.unpack(key)
                 self.states[group] = GroupState(*_STATE.unpack(self._checked(key, data)))
+            if self._digest(txn, _STATES) != digests[_STATES]:
+                raise self._unusable("some of its hard states are missing, or are older ones")
+        self._digests = digests
         self.position, self.proven, self.oldest, self.doubt = position, proven, oldest, bool(doubt)
 
     def _checked(self, key: bytes, data: bytes) -> bytes:
@@ -262,6 +347,10 @@ def drop_set_aside(directory: Path) -> None:
     path = directory / SET_ASIDE
     if path.exists():
         shutil.rmtree(path)
+
+
+def _crc_of(entry: bytes | memoryview[int] | None) -> int:
+    return int.from_bytes(entry[: _CRC.size], "little") if entry is not None else 0
 
 
 def _sealed(key: bytes, body: bytes) -> bytes:

@@ -75,6 +75,14 @@ class StoredIndex(Protocol):
         """
         ...
 
+    def check(self) -> None:
+        """Look through all chunks, once: something is missing that is usually there.
+
+        Raises:
+            IndexUnusable: not all that was stored is there.
+        """
+        ...
+
     def disk_bytes(self) -> int:
         """What it takes on the disk."""
         ...

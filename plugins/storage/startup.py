@@ -90,7 +90,7 @@ class Startup:
     def _begin(self) -> None:
         self.index = self._place.open_index()
         self._new = self.index.position is None
-        self.table = GroupTable(self.index.chunk)
+        self.table = GroupTable(self.index.chunk, self.index.check)
         self.table.groups = self.index.states
         self.table.oldest, self.table.doubt = self.index.oldest, self.index.doubt
         self.flusher = Flusher(self.table, self.index, self._clock)

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from paxmux.engine.paxos.value import Chain
-from paxmux.tools.log.groups import Value
+from paxmux.tools.log.group import Value
 
 
 class Difference(NamedTuple):
@@ -41,12 +41,16 @@ class Checksums:
         self._runs: dict[int, list[_Run]] = {}
 
     def add(self, values: Iterable[Value]) -> None:
-        """Of each group in the order of instances, with gaps or without."""
+        """Each instance of a group once, in any order; in their own they take least."""
         for value in values:
             runs = self._runs.setdefault(value.group, [])
-            if not runs or runs[-1].first + len(runs[-1].checksums) != value.instance:
-                runs.append(_Run(value.instance))
-            runs[-1].checksums.append(int.from_bytes(value.checksum, "little"))
+            at = len(runs)
+            if at and runs[-1].first > value.instance:
+                at = bisect_right(runs, value.instance, key=lambda run: run.first)
+            if not at or runs[at - 1].first + len(runs[at - 1].checksums) != value.instance:
+                runs.insert(at, _Run(value.instance))
+                at += 1
+            runs[at - 1].checksums.append(int.from_bytes(value.checksum, "little"))
 
     def get(self, group: int, instance: int) -> Chain | None:
         """The checksum at an instance; None if there is none."""

@@ -13,7 +13,8 @@ from typing import Final, NamedTuple
 from paxmux.engine.errors import DataDirError
 from paxmux.engine.storage import LogIdentity
 from paxmux.plugins.storage.kind import SEGMENTS, plugin_of
-from paxmux.shards.identity import IDENTITY_FILE, LOCK_FILE, LOGS, Identity, read_identity
+from paxmux.shards.identity import IDENTITY_FILE, LOCK_FILE, Identity, read_identity
+from paxmux.shards.log_directories import LOGS
 
 LOCK_TABLE: Final = Path("/proc/locks")
 
@@ -25,6 +26,9 @@ class LogDirectory(NamedTuple):
     identity: LogIdentity
     expected: bool
     """It was made once: if it is not there, it was lost."""
+    groups: frozenset[int] | None = None
+    """The groups that are here; what the log has of others was left behind when they moved, or is a copy
+    that was cut off. None: whatever it has."""
 
 
 class DataDirectory(NamedTuple):
@@ -63,13 +67,15 @@ def read_directory(path: Path) -> DataDirectory:
         raise DataDirError(f"cannot read {error.filename}: {error.strerror}") from error
     identity = read_identity(path)
     numbers = {int(name) for name in found if name.isascii() and name.isdigit() and str(int(name)) == name}
-    expected = set(range(identity.workers or 0)) if identity.logs else set()
+    hosts = identity.hosts or ()
+    expected = set(hosts) if identity.logs else set()
     logs: list[LogDirectory] = []
     if identity.founding is not None:
         for number in sorted(numbers | expected):
             _check_plugin(path / LOGS / str(number))
             whose = LogIdentity(identity.founding.cluster, identity.node_id, identity.seat, number)
-            logs.append(LogDirectory(path / LOGS / str(number), whose, number in expected))
+            here = frozenset(group for group, log in enumerate(hosts) if log == number)
+            logs.append(LogDirectory(path / LOGS / str(number), whose, number in expected, here))
     elif numbers:
         raise DataDirError(
             f"{path / LOGS} has logs, but {path / IDENTITY_FILE} has no cluster that they could belong to"

@@ -4,6 +4,9 @@ An instance is decided here once its group has gone past it (`HardState.instance
 the last one recorded for it. So values come out one instance late, in the order in which they were
 decided, and only the newest value of each group is held: memory does not grow with the log.
 
+A log that makes room appends values again that it removes with an old segment. Such a value comes out
+where it is met, unless it has come out before: each once, those that were moved behind later ones.
+
 After damage nobody knows whether a newer value was recorded for a group's current instance. What is held
 then counts only if the next instance's value vouches for it by its chain.
 
@@ -13,108 +16,26 @@ ballot, and a chain that is never broken.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
-
-from paxmux.engine.address import node_text
 from paxmux.engine.paxos.ballot import NULL, Ballot
-from paxmux.engine.paxos.value import FIRST, Chain, chain_after, chain_in
+from paxmux.engine.paxos.value import Chain, chain_after, chain_in
 from paxmux.plugins.storage.record import (
     ACCEPT,
     CARRIED,
     DECIDED,
+    FORGOTTEN,
     HARD_STATE,
     LEARNED,
-    OFFSET_BITS,
-    OFFSET_MASK,
     OPENING,
     OPENS_SEGMENT,
     PROMISE,
     RECORD_BYTES,
+    RELEASED,
+    UPKEEP,
 )
 from paxmux.plugins.storage.scan import Batch
-
-
-class Value(NamedTuple):
-    """A decided value."""
-
-    group: int
-    instance: int
-    round: int
-    node: int
-    value: bytes
-    checksum: Chain
-    """Its CRC-32: the chain that the next instance's value must have."""
-
-
-class Fault(NamedTuple):
-    """Records that are intact and contradict each other, or the protocol."""
-
-    group: int
-    instance: int
-    at: int
-    """Position of the record that shows it."""
-    words: str
-
-    def text(self) -> str:
-        """In one line."""
-        place = f"segment {self.at >> OFFSET_BITS}, offset {self.at & OFFSET_MASK}"
-        return f"group {self.group}, instance {self.instance}: {self.words} ({place})"
-
-
-class GroupLog:
-    """One group, as far as the log was read."""
-
-    __slots__ = (
-        "accepted",
-        "bytes",
-        "chain",
-        "checksum",
-        "first",
-        "held",
-        "index",
-        "instance",
-        "last",
-        "missing",
-        "node",
-        "promised",
-        "records",
-        "round",
-        "skipped",
-        "unsure",
-        "value",
-        "values",
-    )
-
-    def __init__(self, index: int, instance: int) -> None:
-        self.index = index
-        self.instance = instance
-        """The current one: all below it are decided."""
-        self.promised = NULL
-        self.accepted = NULL
-        """Ballot of the last accept at `instance`."""
-        self.value: bytes | None = None
-        """The last value at `instance`."""
-        self.checksum: Chain = FIRST
-        self.round = self.node = 0
-        """Of the ballot that it is recorded with."""
-        self.unsure = False
-        """A newer value may have been lost."""
-        self.skipped = False
-        """Segments were left out; where it stands is not known before the next one says."""
-        self.held: Value | None = None
-        """The value one instance before, which nothing but the next chain can confirm."""
-        self.chain: Chain | None = FIRST if instance == 0 else None
-        """What the value at `instance` must have; None: not known."""
-        self.first: int | None = None
-        self.last: int | None = None
-        """Instances with a value."""
-        self.values = 0
-        """Decided instances whose value is here."""
-        self.missing = 0
-        """Decided instances whose value should be here and is not."""
-        self.records = 0
-        self.bytes = 0
+from paxmux.tools.log.fault import Fault, ballot_text, chain_text
+from paxmux.tools.log.group import GroupLog, Held, Value
+from paxmux.tools.log.runs import Broken
 
 
 class Groups:
@@ -125,9 +46,9 @@ class Groups:
         self.groups: dict[int, GroupLog] = {}
         self.faults: list[Fault] = []
         """Taken out by whoever looks at them."""
-        self.unchecked = 0
-        """Values whose chain could not be checked: the one before is not here."""
         self._whole = from_start
+        self._skipped = False
+        """Segments were left out; what the groups are is not known before the next one says."""
 
     def damaged(self) -> None:
         """Something was lost between the records so far and the next ones."""
@@ -138,18 +59,24 @@ class Groups:
     def skipped(self) -> None:
         """The next segment to be read is not the next one of the log: it tells where all groups stand."""
         self._whole = False
+        self._skipped = True
         for group in self.groups.values():
             group.value = group.held = None
-            group.skipped = True
 
     def take(self, batch: Batch) -> list[Value]:
         """Take in the next records; returns the values that are now known to be decided."""
         out: list[Value] = []
         opens = bool(batch.flags & OPENS_SEGMENT)
+        upkeep = bool(batch.flags & UPKEEP)
         for (kind, index, instance, round_, node, value), at in zip(
             batch.records, batch.positions, strict=True
         ):
             if kind == OPENING:
+                continue
+            if kind == RELEASED:
+                # If it comes back, that is another life.
+                self.groups.pop(index, None)
+                out = [each for each in out if each.group != index]
                 continue
             group = self.groups.get(index)
             if group is None:
@@ -159,24 +86,23 @@ class Groups:
                     self._fault(group, instance, at, "the segment begins with a group that was not there")
             group.records += 1
             group.bytes += RECORD_BYTES + len(value)
-            if kind == ACCEPT:
+            if upkeep and kind in (ACCEPT, LEARNED):
+                self._moved(group, kind, instance, (round_, node), value, at, out)
+            elif kind == ACCEPT:
                 if opens:
-                    self._copied(group, instance, (round_, node), value, at, out)
+                    self._copied(group, instance, (round_, node), value, at, out, "the segment begins with")
                 else:
                     self._accept(group, instance, (round_, node), value, at, out)
             elif kind == LEARNED:
-                if instance < group.instance:
-                    self._fault(group, instance, at, f"learned again, while it stood at {group.instance}")
-                    continue
-                self._advance(group, instance, out)
-                self._put(group, instance, round_, node, value, chain_after(value), at, out)
-                self._advance(group, instance + 1, out)
+                self._learned(group, instance, (round_, node), value, at, out)
             elif kind == DECIDED:
                 self._advance(group, instance + 1, out)
             elif kind == PROMISE:
                 self._vote(group, instance, (round_, node), at, out)
             elif kind == HARD_STATE:
                 self._carried(group, instance, (round_, node), value, at, out)
+            elif kind == FORGOTTEN:
+                self._forget(group, instance, at)
             else:
                 self._fault(group, instance, at, f"record of unknown kind {kind}")
         if opens:
@@ -185,13 +111,16 @@ class Groups:
 
     def _opened(self, batch: Batch) -> None:
         """A new segment has begun: nothing that was known may be left out."""
-        if self._whole:
-            for index in self.groups.keys() - {
-                record[1] for record in batch.records if record[0] == HARD_STATE
-            }:
-                group = self.groups[index]
+        left_out = self.groups.keys() - {record[1] for record in batch.records if record[0] == HARD_STATE}
+        for index in left_out:
+            group = self.groups[index]
+            if self._skipped:
+                # It was released meanwhile.
+                del self.groups[index]
+            elif self._whole:
                 self._fault(group, group.instance, batch.positions[0], "the segment begins without it")
         self._whole = True
+        self._skipped = False
 
     def _vote(self, group: GroupLog, instance: int, ballot: Ballot, at: int, out: list[Value]) -> None:
         """What a promise and an accept have in common."""
@@ -215,24 +144,93 @@ class Groups:
         if group.accepted == ballot and group.value is not None and group.checksum != checksum:
             self._fault(group, instance, at, f"a second value under ballot {ballot_text(ballot)}")
         group.accepted = ballot
-        self._put(group, instance, *ballot, value, checksum, at, out)
+        self._put(group, instance, ballot, value, checksum, at, out)
 
-    def _copied(
+    def _learned(
         self, group: GroupLog, instance: int, ballot: Ballot, value: bytes, at: int, out: list[Value]
     ) -> None:
-        """An accept that a new segment begins with: nothing new, unless what it copies was lost."""
+        if instance >= group.instance:
+            self._advance(group, instance, out)
+            self._put(group, instance, ballot, value, chain_after(value), at, out)
+            self._advance(group, instance + 1, out)
+        elif instance in group.runs or instance < group.first:
+            self._fault(group, instance, at, f"learned again, while it stood at {group.instance}")
+        else:
+            # It was lost, and a peer had it.
+            self._late(group, instance, ballot, value, at, out)
+
+    def _copied(
+        self,
+        group: GroupLog,
+        instance: int,
+        ballot: Ballot,
+        value: bytes,
+        at: int,
+        out: list[Value],
+        how: str,
+    ) -> None:
+        """An accept that the log has written again: nothing new, unless what it copies is not here."""
         checksum = chain_after(value)
         known = group.value is not None and not group.unsure and instance == group.instance
         if known and (group.accepted, group.checksum) != (ballot, checksum):
-            self._fault(group, instance, at, "the segment begins with another value than was accepted")
+            self._fault(group, instance, at, f"{how} another value than was accepted")
         if known:
             return
-        if self._whole:
-            self._fault(group, instance, at, "the segment begins with a value that was never accepted")
+        if self._whole and (instance, ballot) != (group.instance, group.accepted):
+            self._fault(group, instance, at, f"{how} a value that was never accepted")
         if instance >= group.instance:
             self._advance(group, instance, out)
             group.accepted = ballot
-            self._put(group, instance, *ballot, value, checksum, at, out)
+            self._put(group, instance, ballot, value, checksum, at, out)
+
+    def _moved(
+        self,
+        group: GroupLog,
+        kind: int,
+        instance: int,
+        ballot: Ballot,
+        value: bytes,
+        at: int,
+        out: list[Value],
+    ) -> None:
+        """A value that the log appends again, since the segment that it was in is to be removed."""
+        group.moved += 1
+        if instance < group.instance:
+            self._late(group, instance, ballot, value, at, out)
+        elif kind == ACCEPT:
+            self._copied(group, instance, ballot, value, at, out, "what was moved is")
+        else:
+            if self._whole:
+                words = f"moved as decided, while it stood at {group.instance}"
+                self._fault(group, instance, at, words)
+            self._learned(group, instance, ballot, value, at, out)
+
+    def _late(
+        self, group: GroupLog, instance: int, ballot: Ballot, value: bytes, at: int, out: list[Value]
+    ) -> None:
+        """The value of an instance that the group has gone past."""
+        chain, checksum = chain_in(value), chain_after(value)
+        if instance in group.runs:
+            # Where it comes in the order of instances, as it does if nothing is wrong, the chain is checked.
+            same = group.runs.checksum(instance)
+            if group.again is not None and group.again[0] == instance - 1 and group.again[1] != chain:
+                self._unlinked(group, Broken(instance, chain, group.again[1]), at)
+            if same is not None and same != checksum:
+                words = f"its checksum is {chain_text(checksum)}, and {chain_text(same)} elsewhere in the log"
+                self._fault(group, instance, at, words)
+            group.again = (instance, checksum)
+            return
+        if group.held is not None and group.held.value.instance == instance:
+            group.held = None
+        late = Value(group.index, instance, *ballot, value, checksum)
+        self._decided(group, late, at, False, out)
+
+    def _forget(self, group: GroupLog, first: int, at: int) -> None:
+        """Nothing below `first` is needed any more."""
+        if first > group.instance and self._whole:
+            words = f"what is below is forgotten, while it stood at {group.instance}"
+            self._fault(group, first, at, words)
+        group.first = max(group.first, first)
 
     def _carried(
         self, group: GroupLog, instance: int, promised: Ballot, value: bytes, at: int, out: list[Value]
@@ -248,7 +246,6 @@ class Groups:
         if older:
             return
         self._advance(group, instance, out)
-        group.skipped = False
         group.promised = promised
         if len(value) != CARRIED.size:
             self._fault(group, instance, at, "a hard state that is none")
@@ -260,8 +257,7 @@ class Groups:
         self,
         group: GroupLog,
         instance: int,
-        round_: int,
-        node: int,
+        ballot: Ballot,
         value: bytes,
         checksum: Chain,
         at: int,
@@ -272,24 +268,19 @@ class Groups:
         held = group.held
         if held is not None:
             group.held = None
-            if claimed == held.checksum:
-                group.chain = held.checksum
-                self._decided(group, held, out)
-            else:
-                group.missing += 1
+            if claimed == held.value.checksum:
+                group.chain = held.value.checksum
+                self._decided(group, held.value, held.at, held.checked, out)
         if group.chain is None:
-            self.unchecked += 1
-        elif claimed != group.chain:
-            words = f"its chain is {chain_text(claimed)}, the checksum before it {chain_text(group.chain)}"
-            self._fault(group, instance, at, words)
-        if group.value is None:
-            if group.first is None:
-                group.first = instance
-            group.last = instance
+            # The value before may have come late.
+            group.chain = group.runs.checksum(instance - 1)
+        group.checked = group.chain is not None
+        if group.chain is not None and claimed != group.chain:
+            self._unlinked(group, Broken(instance, claimed, group.chain), at)
         group.value = value
         group.checksum = checksum
-        group.round = round_
-        group.node = node
+        group.round, group.node = ballot
+        group.at = at
         group.unsure = False
 
     def _advance(self, group: GroupLog, instance: int, out: list[Value]) -> None:
@@ -297,49 +288,35 @@ class Groups:
         before = group.instance
         if instance <= before:
             return
-        if group.skipped:
-            group.skipped = False
-            group.instance = instance
-            group.accepted = NULL
-            group.chain = None
-            return
-        group.missing += instance - before - 1
-        if group.held is not None:
-            group.held = None
-            group.missing += 1
+        group.held = None
         group.chain = None
         value = group.value
-        if value is None:
-            group.missing += 1
-        else:
+        if value is not None:
             decided = Value(group.index, before, group.round, group.node, value, group.checksum)
             follows = instance == before + 1
             if not group.unsure:
                 group.chain = group.checksum if follows else None
-                self._decided(group, decided, out)
+                self._decided(group, decided, group.at, group.checked, out)
             elif follows:
-                group.held = decided
-            else:
-                group.missing += 1
+                group.held = Held(decided, group.at, group.checked)
         group.instance = instance
         group.accepted = NULL
         group.value = None
         group.unsure = False
 
-    def _decided(self, group: GroupLog, value: Value, out: list[Value]) -> None:
-        group.values += 1
-        out.append(value)
+    def _decided(self, group: GroupLog, value: Value, at: int, checked: bool, out: list[Value]) -> None:
+        """A decided value that has not come out before. `checked`: its chain was."""
+        broken = group.runs.add(value.instance, chain_in(value.value), value.checksum)
+        for each in broken:
+            if not checked or each.instance != value.instance:
+                self._unlinked(group, each, at)
+        if value.instance >= group.first:
+            out.append(value)
+
+    def _unlinked(self, group: GroupLog, broken: Broken, at: int) -> None:
+        instance, chain, checksum = broken
+        words = f"its chain is {chain_text(chain)}, the checksum before it {chain_text(checksum)}"
+        self._fault(group, instance, at, words)
 
     def _fault(self, group: GroupLog, instance: int, at: int, words: str) -> None:
         self.faults.append(Fault(group.index, instance, at, words))
-
-
-def ballot_text(ballot: Sequence[int]) -> str:
-    """`round@node`; `-` for none."""
-    round_, node = ballot
-    return f"{round_}@{node_text(node)}" if (round_, node) != NULL else "-"
-
-
-def chain_text(chain: Chain) -> str:
-    """A checksum or chain as eight hexadecimal digits; `-` for one that no value has."""
-    return f"{int.from_bytes(chain, 'little'):08x}" if len(chain) == len(FIRST) else "-"

@@ -17,15 +17,18 @@ from paxmux.plugins.storage.record import (
     ACCEPT,
     CARRIED,
     DECIDED,
+    FORGOTTEN,
     HARD_STATE,
     LEARNED,
     OFFSET_BITS,
     OFFSET_MASK,
     OPENING,
     PROMISE,
+    RELEASED,
 )
+from paxmux.tools.log.fault import ballot_text, chain_text
 from paxmux.tools.log.find import Found, FoundValue
-from paxmux.tools.log.groups import ballot_text, chain_text
+from paxmux.tools.log.read import WITHOUT_INSTANCE
 from paxmux.tools.log.rows import is_no_op
 
 KINDS = {
@@ -33,14 +36,18 @@ KINDS = {
     ACCEPT: "accept",
     LEARNED: "learned",
     DECIDED: "decided",
+    FORGOTTEN: "forgotten",
+    RELEASED: "released",
     OPENING: "opening",
     HARD_STATE: "hard_state",
 }
+WITHOUT_BALLOT = frozenset({DECIDED, FORGOTTEN, RELEASED})
+WITH_VALUE = frozenset({ACCEPT, LEARNED})
 PREVIEW_BYTES = 48
 
 
-def record_document(log: int, at: int, record: Record) -> dict[str, Any]:
-    """A record as `dump --json` has it."""
+def record_document(log: int, at: int, record: Record, *, upkeep: bool) -> dict[str, Any]:
+    """A record as `dump --json` has it. `upkeep`: the log wrote it by itself."""
     kind, group, instance, round_, node, value = record
     document: dict[str, Any] = {
         "log": log,
@@ -50,11 +57,15 @@ def record_document(log: int, at: int, record: Record) -> dict[str, Any]:
     }
     if kind == OPENING:
         return document | {"oldest_needed": instance}
-    document |= {"group": group, "instance": instance}
-    if kind != DECIDED:
+    document["group"] = group
+    if kind not in WITHOUT_INSTANCE:
+        document["instance"] = instance
+    if kind not in WITHOUT_BALLOT:
         document |= {"round": round_, "node": node}
-    if kind in (ACCEPT, LEARNED):
+    if kind in WITH_VALUE:
         document |= value_document(value)
+        if upkeep:
+            document["moved"] = True
     elif kind == HARD_STATE and len(value) == CARRIED.size:
         accepted_round, accepted_node, place = CARRIED.unpack(value)
         document |= {"accepted_round": accepted_round, "accepted_node": accepted_node}
@@ -63,17 +74,19 @@ def record_document(log: int, at: int, record: Record) -> dict[str, Any]:
     return document
 
 
-def record_line(log: int, at: int, record: Record) -> str:
-    """A record as `dump` prints it."""
+def record_line(log: int, at: int, record: Record, *, upkeep: bool) -> str:
+    """A record as `dump` prints it; `upkeep` as in `record_document`."""
     kind, group, instance, round_, node, value = record
     place = f"{log} {at >> OFFSET_BITS}:{at & OFFSET_MASK:<10} {KINDS.get(kind, kind):<10}"
     if kind == OPENING:
         return f"{place} oldest segment needed {instance}"
-    text = f"{place} group {group} instance {instance}"
-    if kind != DECIDED:
+    text = f"{place} group {group}"
+    if kind not in WITHOUT_INSTANCE:
+        text += f" instance {instance}"
+    if kind not in WITHOUT_BALLOT:
         text += f" ballot {ballot_text((round_, node))}"
-    if kind in (ACCEPT, LEARNED):
-        text += f" {value_text(value)}"
+    if kind in WITH_VALUE:
+        text += f" {value_text(value)}{', moved' if upkeep else ''}"
     elif kind == HARD_STATE and len(value) == CARRIED.size:
         accepted_round, accepted_node, at = CARRIED.unpack(value)
         text += f" accepted {ballot_text((accepted_round, accepted_node))}"
@@ -119,6 +132,7 @@ def found_lines(group: int, instance: int, found: Found) -> list[str]:
     lines = [f"group {group}, instance {instance}: {state}"]
     for each in found.values:
         copied = ", copied to the start of a segment" if each.copied else ""
+        copied += ", moved out of an older segment" if each.moved else ""
         lines += [
             f"  {KINDS[each.kind]} under ballot {ballot_text((each.round, each.node))}"
             f" in log {each.log}, segment {each.segment}, offset {each.offset}{copied}",
@@ -147,6 +161,7 @@ def _found_value(each: FoundValue) -> dict[str, Any]:
         "offset": each.offset,
         "kind": KINDS[each.kind],
         "copied": each.copied,
+        "moved": each.moved,
         "round": each.round,
         "node": each.node,
         **value_document(each.value),

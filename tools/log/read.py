@@ -8,13 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
+from typing import Final
 
-from paxmux.plugins.storage.record import OPENING
+from paxmux.plugins.storage.record import OPENING, RELEASED
 from paxmux.plugins.storage.scan import Batch
 from paxmux.plugins.storage.segment_file import SegmentFile
 from paxmux.tools.log.directory import LogDirectory
-from paxmux.tools.log.groups import Fault, Groups, Value
+from paxmux.tools.log.fault import Fault
+from paxmux.tools.log.group import Value
+from paxmux.tools.log.groups import Groups
+from paxmux.tools.log.survey import Survey
 from paxmux.tools.log.walk import Begin, Damage, Event, Removed, Reserved, Tail, Used, Walk
+
+WITHOUT_INSTANCE: Final = frozenset({OPENING, RELEASED})
+"""Records of these kinds are about no instance in particular."""
 
 
 @dataclass
@@ -42,7 +50,7 @@ class Counts:
     bytes: int = 0
     """Of good batches."""
     values: int = 0
-    """Decided values."""
+    """Decided values that are not forgotten; of each log counted at its end."""
     unchecked: int = 0
     """Values whose chain could not be checked: the one before is not there."""
 
@@ -71,20 +79,22 @@ class LogReading:
         """Read it all; what is not as it should be comes out as it is found.
 
         Args:
-            each: gets decided values, in the order in which the groups went past them.
+            each: gets each decided value that is not forgotten once: those of a group in the order of
+                instances, but for those that the log has moved. It costs a second reading, which comes first.
             at: called now and then.
 
         Raises:
             DataDirError: as `Walk.events`.
         """
         self.counts.logs += 1
+        survey = Survey(self.log, at and partial(at, self.counts)) if each is not None else None
         with Walk(self.log) as walk:
             for event in walk.events():
                 if isinstance(event, Batch):
-                    values = self.groups.take(event)
-                    self._count(event, len(values))
-                    if values and each is not None:
-                        each(values)
+                    values = self.groups.take(_of_groups(event, self.log.groups))
+                    self._count(event)
+                    if each is not None and survey is not None and (kept := survey.kept(values, event)):
+                        each(kept)
                     if self.groups.faults:
                         yield from self.groups.faults
                         self.groups.faults.clear()
@@ -93,17 +103,18 @@ class LogReading:
                 else:
                     yield from self._note(event)
             self.clean = walk.clean
-        self.counts.unchecked += self.groups.unchecked
+        for group in self.groups.groups.values():
+            self.counts.values += group.values
+            self.counts.unchecked += group.unchecked
 
-    def _count(self, batch: Batch, values: int) -> None:
+    def _count(self, batch: Batch) -> None:
         counts, use = self.counts, self.segments[-1]
         counts.batches += 1
         counts.records += len(batch.records)
         counts.bytes += batch.end - batch.begin
-        counts.values += values
         use.batches += 1
         use.records += len(batch.records)
-        instances = [record[2] for record in batch.records if record[0] != OPENING]
+        instances = [record[2] for record in batch.records if record[0] not in WITHOUT_INSTANCE]
         if instances:
             low, high = min(instances), max(instances)
             use.lowest = low if use.lowest is None else min(use.lowest, low)
@@ -121,8 +132,9 @@ class LogReading:
             case Reserved(segment):
                 self.segments.append(SegmentUse(segment))
                 self.counts.segments += 1
-            case Damage(words):
-                self.groups.damaged()
+            case Damage(words, again):
+                if not again:
+                    self.groups.damaged()
                 self.damage.append(words)
                 yield event
             case Removed():
@@ -132,3 +144,12 @@ class LogReading:
             case Tail():
                 self.tails.append(event)
                 yield event
+
+
+def _of_groups(batch: Batch, groups: frozenset[int] | None) -> Batch:
+    """A batch without the records of groups that live in other logs."""
+    if groups is None or groups.issuperset([record[1] for record in batch.records]):
+        return batch
+    pairs = zip(batch.records, batch.positions, strict=True)
+    kept = [pair for pair in pairs if pair[0][1] in groups or pair[0][0] == OPENING]
+    return batch._replace(records=[pair[0] for pair in kept], positions=[pair[1] for pair in kept])

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, Final, TypeAlias
 
 from paxmux.engine.paxos.value import chain_in, decode, encode
-from paxmux.tools.log.groups import Value
+from paxmux.tools.log.group import Value
 
 BATCH_ROWS: Final = 16_384
 BATCH_BYTES: Final = 8 << 20

@@ -15,7 +15,8 @@ from rich.text import Text
 
 from paxmux.engine.address import node_text
 from paxmux.tools.log.directory import DataDirectory
-from paxmux.tools.log.groups import GroupLog, ballot_text
+from paxmux.tools.log.fault import ballot_text
+from paxmux.tools.log.group import GroupLog
 from paxmux.tools.log.lines import ballot_document
 from paxmux.tools.log.read import LogReading
 
@@ -75,7 +76,8 @@ def _log(reading: LogReading, holder: int | None) -> Iterator[RenderableType]:
     if groups:
         table = _table(
             f"groups of log {number}",
-            "group", "instance", "promised:", "accepted:", "first", "last", "records", "bytes",
+            "group", "instance", "promised:", "accepted:", "first", "last",
+            "forgotten", "moved", "records", "bytes",
         )  # fmt: skip
         for index, group in groups:
             table.add_row(
@@ -83,8 +85,10 @@ def _log(reading: LogReading, holder: int | None) -> Iterator[RenderableType]:
                 str(group.instance),
                 ballot_text(group.promised),
                 ballot_text(group.accepted),
-                "-" if group.first is None else str(group.first),
-                "-" if group.last is None else str(group.last),
+                str(group.first),
+                "-" if group.last_value is None else str(group.last_value),
+                f"{group.forgotten:,}",
+                f"{group.moved:,}",
                 f"{group.records:,}",
                 f"{group.bytes:,}",
             )
@@ -128,9 +132,12 @@ def _group_document(group: GroupLog) -> dict[str, Any]:
         "instance": group.instance,
         "promised": ballot_document(group.promised),
         "accepted": ballot_document(group.accepted),
-        "first_value": group.first,
-        "last_value": group.last,
+        "first": group.first,
+        "first_value": group.first_value,
+        "last_value": group.last_value,
         "values": group.values,
+        "forgotten": group.forgotten,
+        "moved": group.moved,
         "records": group.records,
         "bytes": group.bytes,
     }

@@ -14,7 +14,8 @@ from typing import Any, Final
 from paxmux.engine.errors import DataDirError
 from paxmux.tools.log.compare import Checksums, Comparison, Difference
 from paxmux.tools.log.directory import DataDirectory, read_directory
-from paxmux.tools.log.groups import Fault, Value, chain_text
+from paxmux.tools.log.fault import Fault, chain_text
+from paxmux.tools.log.group import Value
 from paxmux.tools.log.read import Counts, LogReading
 from paxmux.tools.log.walk import Damage, Removed, Tail
 

@@ -7,7 +7,8 @@ on behind them.
 
 The log may be written meanwhile. So nothing is called damage before it was looked at again after the
 proof was seen: a log is written in order, and what was written before the proof is there by then. The
-walk ends with the segments that were there when it began.
+walk ends with the segments that were there when it began; where a cleaner was faster, with those that were
+there when that was seen, for what is still needed of the ones that it removed was written again by then.
 """
 
 from __future__ import annotations
@@ -19,8 +20,15 @@ from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
 from paxmux.engine.storage import StorageDamaged
-from paxmux.plugins.storage.record import OFFSET_BITS, OFFSET_MASK, OPENING, OPENS_SEGMENT, position
-from paxmux.plugins.storage.scan import Batch, read_batches, read_rest
+from paxmux.plugins.storage.record import (
+    OFFSET_BITS,
+    OFFSET_MASK,
+    OPENING,
+    OPENS_SEGMENT,
+    UPKEEP,
+    position,
+)
+from paxmux.plugins.storage.scan import Batch, read_batches, read_opening, read_rest
 from paxmux.plugins.storage.segment_file import HEADER_BYTES, SegmentFile, segment_path
 from paxmux.plugins.storage.stop_mark import read_mark
 from paxmux.tools.log.directory import LogDirectory
@@ -60,6 +68,8 @@ class Damage(NamedTuple):
     """Something that was durable is bad or missing; the words name file and offset."""
 
     words: str
+    again: bool = False
+    """All that can be lost is what the log had written again: no vote, and nothing that was decided anew."""
 
 
 class Removed(NamedTuple):
@@ -98,7 +108,7 @@ class Walk:
         self._numbers: list[int] = []
         self._proven = 0
         self._needed = -1
-        """Oldest segment that the last one read says is needed."""
+        """Oldest segment that the log says is needed, as far as it was read; -1: it has not said so."""
         self._lengths: dict[int, str] = {}
         """Segments that are not as long as they were made."""
         self._words = ""
@@ -130,7 +140,7 @@ class Walk:
         if not isinstance(segment, SegmentFile):
             return None
         with suppress(StorageDamaged):
-            batch = next(read_batches(self._files.read, segment, HEADER_BYTES), None)
+            batch = read_opening(self._files.read, segment)
             if batch is not None and (number == 0 or batch.flags & OPENS_SEGMENT):
                 return batch
         return None
@@ -213,10 +223,10 @@ class Walk:
             while True:
                 for batch in read_batches(read, segment, offset):
                     self._proven = max(self._proven, batch.synced)
-                    if offset == HEADER_BYTES:
-                        self._note_opening(batch)
-                        if number and oldest and not batch.flags & OPENS_SEGMENT:
-                            yield Damage(f"{segment.path}, offset {offset}: not the start of a segment")
+                    if batch.flags:
+                        self._note_needed(batch)
+                    if offset == HEADER_BYTES and number and oldest and not batch.flags & OPENS_SEGMENT:
+                        yield Damage(f"{segment.path}, offset {offset}: not the start of a segment")
                     yield batch
                     offset = batch.end
                 verdict, tail = self._judge(segment, offset)
@@ -235,10 +245,12 @@ class Walk:
                         break
                     offset = found
                     continue
+                again = bool(saved.batch.flags & UPKEEP)
                 for bad in saved.bad:
-                    yield Damage(f"{segment.path}, offset {bad}: the CRC of the record does not match")
+                    words = f"{segment.path}, offset {bad}: the CRC of the record does not match"
+                    yield Damage(words, again)
                 self._proven = max(self._proven, saved.batch.synced)
-                self._note_opening(saved.batch)
+                self._note_needed(saved.batch)
                 yield saved.batch
                 offset = saved.batch.end
         except StorageDamaged as error:
@@ -275,6 +287,8 @@ class Walk:
             proven = max(proven, self._proven_later(number))
         filled = rest.end - offset
         if proven <= here:
+            if not filled and self._overtaken(number):
+                return _Verdict.ELSEWHERE, 0
             return _Verdict.LAST, filled
         if not filled and number != self._numbers[-1] and proven > position(number + 1, HEADER_BYTES):
             return _Verdict.ELSEWHERE, 0
@@ -319,14 +333,29 @@ class Walk:
                     yield Reserved(segment) if blank else Tail(segment.path, HEADER_BYTES, end - HEADER_BYTES)
                 self.close(number)
 
+    def _overtaken(self, number: int) -> bool:
+        """The segment behind this one is gone, and this one too: a cleaner was here."""
+        if number == self._numbers[-1]:
+            return False
+        self._look_anew()
+        if self._segment(number + 1) is not None:
+            return False
+        fresh = self.listed()
+        return bool(fresh) and fresh[0] > number
+
     def _vanished(self, at: int) -> Removed | None:
         """A segment that was listed is gone: whether those before it are gone too, as a cleaner does it."""
         fresh = self.listed()
         number = self._numbers[at]
         if not fresh or fresh[0] <= number:
             return None
-        self._numbers = [each for each in fresh if each <= self._numbers[-1]] or fresh
+        self._numbers = fresh
+        self._look_anew()
         return Removed(number, fresh[0] - 1)
+
+    def _look_anew(self) -> None:
+        """Segments that were not there may be there now."""
+        self._open = {number: found for number, found in self._open.items() if found is not None}
 
     def _segment(self, number: int) -> SegmentFile | str | None:
         if number not in self._open:
@@ -347,9 +376,9 @@ class Walk:
         self._open.pop(number, None)
         self._files.close(number)
 
-    def _note_opening(self, batch: Batch) -> None:
-        if batch.records and batch.records[0][0] == OPENING:
-            self._needed = batch.records[0][2]
+    def _note_needed(self, batch: Batch) -> None:
+        said = [record[2] for record in batch.records if record[0] == OPENING]
+        self._needed = max([self._needed, *said])
 
     def _path(self, number: int) -> Path:
         return segment_path(self.log.path, number)

@@ -1,0 +1,141 @@
+"""Groups that change their log while no worker runs: what is copied, in which order, and what must hold.
+
+A group's truth is in one log, its *source*, until the map in the data directory says otherwise. Copied is
+what the source's recovery tells of the group: each decided value as LEARNED, then the accepted value of
+its open instance as ACCEPT, then the promise. It goes through the contract of a log alone, so the logs
+may be of any plugin.
+
+Why a copy that was cut off, or that the source has outrun since, does no harm: everything in it was
+true of this seat when it was written, and a log folds its records by maximum (promise, instance) or by
+the last one of an instance (values). So a later try, which adds what is missing, ends where a first one
+would: at the source's state. It goes on at the target's current instance, below which the target has
+all that the source had; what the target has *at* that instance may be out of date, and is outvoted by the
+LEARNED or ACCEPT that the source's newer one becomes. For the same reason a group may come back to a
+log that it has left. The one thing that cannot be is a target that knows more than the source: then the
+map is not of these logs, and nothing is moved.
+
+It decides no switch: whoever calls it does, when all is copied, and it never writes into a source.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+from paxmux.engine.address import node_text
+from paxmux.engine.errors import StorageFailed
+from paxmux.engine.storage import EMPTY_STATE, NULL_BALLOT, HardState, Log, Record, RecordKind, StorageDamaged
+
+COPY_COUNT = 4096
+COPY_BYTES = 1 << 20
+"""Values that are in memory at a time; a single larger one goes alone."""
+
+FORGOTTEN = 5
+"""The kind of record that says that nothing below its instance is needed; only logs whose `first` is above
+0 are asked to take it."""
+
+
+class Move(NamedTuple):
+    """A group that is to change its log."""
+
+    group: int
+    source: int
+    target: int
+
+
+class Copy(NamedTuple):
+    """What was copied in one step; it is synced."""
+
+    values: int
+    bytes: int
+    done: bool
+    """Everything of the group is in its target."""
+
+
+def moves_between(hosts: Sequence[int], wanted: Sequence[int]) -> list[Move]:
+    """The groups whose log in `wanted` is another one than in `hosts`."""
+    return [
+        Move(group, source, target)
+        for group, (source, target) in enumerate(zip(hosts, wanted, strict=True))
+        if source != target
+    ]
+
+
+def copy_groups(
+    moves: Sequence[Move], logs: Mapping[int, Log], states: Mapping[int, Mapping[int, HardState]]
+) -> Iterator[Copy]:
+    """Copy everything of each group into its target, a bounded step at a time.
+
+    Args:
+        moves: each group once.
+        logs: every source and target by number, open and recovered by this process.
+        states: what their `recover` said.
+
+    Raises:
+        StorageDamaged: a value cannot be read, or a target knows more of a group than its source.
+        StorageFailed: a target cannot take more.
+    """
+    for move in moves:
+        _check(move, _state(states, move.source, move.group), _state(states, move.target, move.group))
+    for move in moves:
+        source, target = logs[move.source], logs[move.target]
+        here = _state(states, move.source, move.group)
+        yield from _copy(move.group, source, here, target, _state(states, move.target, move.group))
+
+
+def _state(states: Mapping[int, Mapping[int, HardState]], log: int, group: int) -> HardState:
+    return states[log].get(group, EMPTY_STATE)
+
+
+def _check(move: Move, here: HardState, there: HardState) -> None:
+    if there.instance > here.instance or there.promised > here.promised:
+        raise StorageDamaged(
+            f"log {move.target} knows more of group {move.group} than log {move.source}, which has it by "
+            f"identity.json: instance {there.instance}, promise {_ballot(there)} against instance "
+            f"{here.instance}, promise {_ballot(here)}. Files of different times were mixed"
+        )
+
+
+def _copy(group: int, source: Log, here: HardState, target: Log, there: HardState) -> Iterator[Copy]:
+    first = first_kept(source, group)
+    instance = max(first, there.instance)
+    while instance < here.instance:
+        found = source.read_range(group, instance, min(COPY_COUNT, here.instance - instance), COPY_BYTES)
+        if not found:
+            raise StorageDamaged(f"group {group}: instance {instance} is decided but not in its log")
+        _write(target, [(RecordKind.LEARNED, group, *value) for value in found])
+        instance = found[-1][0] + 1
+        yield Copy(len(found), sum([len(value[3]) for value in found]), False)
+    votes: list[Record] = []
+    known = there.promised
+    if here.accepted != NULL_BALLOT:
+        known = max(known, here.accepted)
+        if (there.instance, there.accepted) != (here.instance, here.accepted):
+            votes.append((RecordKind.ACCEPT, group, here.instance, *here.accepted, here.value))
+    if here.promised > known:
+        votes.append((RecordKind.PROMISE, group, here.instance, *here.promised, b""))
+    if first:
+        votes.append((FORGOTTEN, group, first, 0, 0, b""))
+    if votes:
+        _write(target, votes)
+    yield Copy(0, 0, True)
+
+
+def _write(target: Log, records: Sequence[Record]) -> None:
+    trouble = target.healthy()
+    if trouble is not None:
+        raise StorageFailed(trouble)
+    target.append(records)
+    target.sync()
+    target.housekeep()
+
+
+def first_kept(log: Log, group: int) -> int:
+    """The first instance whose value the log still has; a log without retention has them all."""
+    first: Callable[[int], int] | None = getattr(log, "first", None)
+    return first(group) if first is not None else 0
+
+
+def _ballot(state: HardState) -> str:
+    round_, node = state.promised
+    return f"{round_}@{node_text(node)}" if round_ else "none"

@@ -1,0 +1,181 @@
+"""Three real nodes under load, and the file system of one of them is full: its callers are refused, the
+others go on, and once there is room it takes part again, without a restart. Nothing acknowledged is lost."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import subprocess
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+
+import pytest
+
+from paxmux.engine.errors import Overloaded, PaxmuxError
+from paxmux.engine.options import LayoutOptions, LimitOptions, Options, StorageOptions
+from paxmux.shards.node import Node
+from tests.event_loop import DEADLINE_S, in_loop
+from tests.fault_rows import fault
+from tests.node_fixtures import check_traces, traces
+from tests.small_disk import FLAG
+from tests.test_node_cluster import caught_up, history, options_of
+
+Ports = Callable[[int], list[int]]
+GROUPS = 2
+SEGMENT_BYTES = 1 << 20
+CATCH_UP_BYTES = 128 << 10
+"""What a turn may write at once must be small against a segment: the room for it is the one that is left when
+the next segment cannot be made."""
+DISK_BYTES = 10 << 20
+BALLAST_BYTES = 5 << 20
+VALUE_BYTES = 20_000
+SMALL_BYTES = 100
+"""Of a value from when it is full: what the node missed must fit, once there is room."""
+TIMEOUT_S = 1.0
+"""What is under way when the disk is full has no outcome at that node until its time is up."""
+WHILE_FULL = 20
+"""So many values the others must decide meanwhile."""
+
+
+class Load:
+    """Callers at each node, and what they were told."""
+
+    def __init__(self, nodes: list[Node]) -> None:
+        self._nodes = nodes
+        self.acknowledged: list[tuple[int, bytes]] = []
+        self.ok: Counter[int] = Counter()
+        self.errors: Counter[tuple[int, int]] = Counter()
+        """By node and code."""
+        self.words = ""
+        """What the first node's callers were told last."""
+        self._going = True
+        self.value_bytes = VALUE_BYTES
+        self._callers = [asyncio.create_task(self._call(number)) for number in range(len(nodes))]
+
+    async def stop(self) -> None:
+        self._going = False
+        await asyncio.gather(*self._callers)
+
+    async def _call(self, number: int) -> None:
+        count = 0
+        while self._going:
+            count += 1
+            group = count % GROUPS
+            value = b"%d/%d " % (number, count)
+            try:
+                await self._nodes[number].propose(
+                    group, value.ljust(self.value_bytes, b"."), smid=1, timeout_s=TIMEOUT_S
+                )
+            except PaxmuxError as error:
+                self.errors[number, error.code] += 1
+                if isinstance(error, Overloaded):
+                    self.words = str(error)
+                await asyncio.sleep(0.01)
+                continue
+            self.acknowledged.append((group, value))
+            self.ok[number] += 1
+
+
+async def until(condition: Callable[[], bool], load: Load) -> None:
+    deadline = time.monotonic() + DEADLINE_S
+    while not condition():
+        assert time.monotonic() < deadline, (load.ok, load.errors, load.words)
+        await asyncio.sleep(0.02)
+
+
+@asynccontextmanager
+async def started(options: list[Options]) -> AsyncIterator[list[Node]]:
+    before = traces()
+    nodes = [Node(each) for each in options]
+    try:
+        await asyncio.gather(*(node.start(60) for node in nodes))
+        yield nodes
+    finally:
+        await asyncio.gather(*(node.stop(1) for node in nodes))
+    check_traces(before)
+
+
+def three(folder: Path, ports: list[int], data_dir: Path, plugin: str) -> list[Options]:
+    """Options of three nodes; the first has its data elsewhere."""
+    found = []
+    for number in range(3):
+        storage = StorageOptions(segment_bytes=SEGMENT_BYTES)
+        if number == 0:
+            storage = StorageOptions(segment_bytes=SEGMENT_BYTES, plugin=plugin)
+        options = options_of(folder, ports, number, layout=LayoutOptions(workers=1), storage=storage)
+        changed = {"groups": GROUPS, "limits": LimitOptions(catch_up_max_bytes=CATCH_UP_BYTES)} | (
+            {"data_dir": str(data_dir)} if number == 0 else {}
+        )
+        found.append(
+            Options(**{name: getattr(options, name) for name in options.__struct_fields__} | changed)
+        )
+    return found
+
+
+async def full_and_empty(options: list[Options], fill: Callable[[], None], free: Callable[[], None]) -> None:
+    async with started(options) as nodes:
+        load = Load(nodes)
+        await until(lambda: load.ok[0] > 3, load)
+        pid = (await nodes[0].status())["workers"][0]["pid"]
+        fill()
+        await until(lambda: load.errors[0, Overloaded.code] > 0, load)
+        load.value_bytes = SMALL_BYTES
+        assert os.strerror(errno.ENOSPC) in load.words
+        before = load.ok.copy()
+        await until(lambda: all(load.ok[n] > before[n] + WHILE_FULL for n in (1, 2)), load)
+        assert load.ok[0] == before[0]
+        free()
+        await until(lambda: load.ok[0] > before[0] + 3, load)
+        await load.stop()
+        assert (await nodes[0].status())["workers"][0]["pid"] == pid, "its worker was started again"
+        assert {code for number, code in load.errors if number == 0} <= {Overloaded.code, 404}
+        assert not [key for key in load.errors if key[0] != 0], load.errors
+        ends = [max([await node.now_instance_id(group) for node in nodes]) for group in range(GROUPS)]
+        for node in nodes:
+            for group, end in enumerate(ends):
+                await caught_up(node, group, end)
+                values = Counter(value.rstrip(b".") for value, _ in await history(node, group))
+                told = [value.rstrip() for its, value in load.acknowledged if its == group]
+                kept = Counter({value.rstrip(): count for value, count in values.items()})
+                assert [kept[value] for value in told] == [1] * len(told)
+
+
+@contextmanager
+def small_file_system(folder: Path) -> Iterator[None]:
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES}", "paxmux-test", str(folder)]
+    done = subprocess.run(mount, capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip(f"needs the right to mount: {done.stderr.strip()}")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+@fault(
+    "full file system under load", "node: a real small file system", "405 to its callers; goes on with room"
+)
+@in_loop
+async def test_a_file_system_that_is_really_full(tmp_path: Path, free_ports: Ports) -> None:
+    small = tmp_path / "small"
+    with small_file_system(small):
+        ballast = small / "ballast"
+        ballast.write_bytes(bytes(BALLAST_BYTES))
+        options = three(tmp_path, free_ports(3), small / "node0", StorageOptions().plugin)
+        # The load fills it.
+        await full_and_empty(options, lambda: None, ballast.unlink)
+
+
+@fault(
+    "full file system under load", "node: an allocation that fails", "405 to its callers; goes on with room"
+)
+@in_loop
+async def test_a_disk_that_allocates_nothing(tmp_path: Path, free_ports: Ports) -> None:
+    data_dir = tmp_path / "node0"
+    options = three(tmp_path, free_ports(3), data_dir, "tests.small_disk:SmallDiskLog")
+    await full_and_empty(options, (data_dir / FLAG).touch, (data_dir / FLAG).unlink)
