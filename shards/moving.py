@@ -14,6 +14,10 @@ LEARNED or ACCEPT that the source's newer one becomes. For the same reason a gro
 log that it has left. The one thing that cannot be is a target that knows more than the source: then the
 map is not of these logs, and nothing is moved.
 
+What a log has lost is lost for the group wherever it goes: a group in doubt (`Log.doubt`) is in doubt in its
+new log, and one that is sound stays so in a log that is in doubt. Values that are damaged keep a group where
+it is, until its worker has got them back from other members.
+
 It decides no switch: whoever calls it does, when all is copied, and it never writes into a source.
 """
 
@@ -29,6 +33,8 @@ from paxmux.engine.storage import EMPTY_STATE, NULL_BALLOT, HardState, Log, Reco
 COPY_COUNT = 4096
 COPY_BYTES = 1 << 20
 """Values that are in memory at a time; a single larger one goes alone."""
+
+STAY = "start with the layout as it was: what is damaged comes back from other members, then change it"
 
 FORGOTTEN = 5
 """The kind of record that says that nothing below its instance is needed; only logs whose `first` is above
@@ -76,18 +82,31 @@ def copy_groups(
         StorageFailed: a target cannot take more.
     """
     for move in moves:
-        _check(move, _state(states, move.source, move.group), _state(states, move.target, move.group))
+        _check(move, *_states(move, logs, states))
     for move in moves:
-        source, target = logs[move.source], logs[move.target]
-        here = _state(states, move.source, move.group)
-        yield from _copy(move.group, source, here, target, _state(states, move.target, move.group))
+        here, there = _states(move, logs, states)
+        yield from _copy(move.group, logs[move.source], here, logs[move.target], there)
 
 
-def _state(states: Mapping[int, Mapping[int, HardState]], log: int, group: int) -> HardState:
-    return states[log].get(group, EMPTY_STATE)
+def _states(
+    move: Move, logs: Mapping[int, Log], states: Mapping[int, Mapping[int, HardState]]
+) -> tuple[HardState, HardState]:
+    """What source and target know of a group."""
+    here, there = (
+        states[log].get(move.group, EMPTY_STATE._replace(suspect=logs[log].doubt() is not None))
+        for log in (move.source, move.target)
+    )
+    return here, there
 
 
 def _check(move: Move, here: HardState, there: HardState) -> None:
+    if here.lost:
+        raise StorageDamaged(
+            f"group {move.group}: what it has accepted in instance {here.instance} is damaged; {STAY}"
+        )
+    if here.suspect:
+        # It may well have lost what the target still knows.
+        return
     if there.instance > here.instance or there.promised > here.promised:
         raise StorageDamaged(
             f"log {move.target} knows more of group {move.group} than log {move.source}, which has it by "
@@ -100,9 +119,12 @@ def _copy(group: int, source: Log, here: HardState, target: Log, there: HardStat
     first = first_kept(source, group)
     instance = max(first, there.instance)
     while instance < here.instance:
-        found = source.read_range(group, instance, min(COPY_COUNT, here.instance - instance), COPY_BYTES)
+        try:
+            found = source.read_range(group, instance, min(COPY_COUNT, here.instance - instance), COPY_BYTES)
+        except StorageDamaged as error:
+            raise StorageDamaged(f"group {group}: {error}; {STAY}") from error
         if not found:
-            raise StorageDamaged(f"group {group}: instance {instance} is decided but not in its log")
+            raise StorageDamaged(f"group {group}: instance {instance} is decided but not in its log; {STAY}")
         _write(target, [(RecordKind.LEARNED, group, *value) for value in found])
         instance = found[-1][0] + 1
         yield Copy(len(found), sum([len(value[3]) for value in found]), False)
@@ -112,7 +134,11 @@ def _copy(group: int, source: Log, here: HardState, target: Log, there: HardStat
         known = max(known, here.accepted)
         if (there.instance, there.accepted) != (here.instance, here.accepted):
             votes.append((RecordKind.ACCEPT, group, here.instance, *here.accepted, here.value))
-    if here.promised > known:
+    if here.suspect:
+        votes.append((RecordKind.SUSPECT, group, 0, 0, 0, b""))
+    if there.suspect and not here.suspect:
+        votes.append((RecordKind.CLEARED, group, here.instance, *here.promised, b""))
+    elif here.promised > known:
         votes.append((RecordKind.PROMISE, group, here.instance, *here.promised, b""))
     if first:
         votes.append((FORGOTTEN, group, first, 0, 0, b""))
