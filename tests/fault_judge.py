@@ -174,7 +174,7 @@ def _check_values(
     *,
     damaged: bool,
 ) -> str:
-    """Every value is right or refused, or missing in a log that has said so; the words of it, if there was."""
+    """Every value is right or refused, or missing in a log that has said so; in words what is not there."""
     refused = ""
     for (group, instance), expected in values(r for each in its.batches[:count] + more for r in each).items():
         for read in (

@@ -136,6 +136,8 @@ def test_trouble_is_shown() -> None:
         "voter": True,
         "durable": True,
         "promise_lost": False,
+        "suspect": None,
+        "repairing": None,
         "stopped": {"1": "state machine 1 stopped: boom"},
     }
     status: Status = {

@@ -207,6 +207,9 @@ def _groups(status: Status) -> RenderableType:
             remark = Text(words, "yellow")
         elif not row["durable"]:
             remark.append(", not synced" if remark else "not synced", "yellow")
+        for lacking in (row["repairing"], row["suspect"]):
+            if lacking is not None:
+                remark = Text(lacking, "yellow" if row["voter"] else "red")
         for reason in row["stopped"].values():
             remark = Text(reason, "red")
         table.add_row(

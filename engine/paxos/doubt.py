@@ -84,10 +84,8 @@ class Doubt:
         g = self.g
         if self.suspect is None and g.seated and g.inquiry.fenced is None:
             # After the sync: what is told must not be lost here.
-            promised = g.acceptor.promised
-            fx.after.peer(sender).vow_replies.append(
-                (g.index, nonce, *promised, self.free())
-            )  # reach: vow-told
+            reply = (g.index, nonce, *g.acceptor.promised, self.free())
+            fx.after.peer(sender).vow_replies.append(reply)  # reach: vow-told
 
     def free(self) -> int:
         """The first instance that this node has not voted in, nor ever had to in a life before."""

@@ -255,9 +255,8 @@ class Recovery:
                     torn.append(each)
                     cut += end - HEADER_BYTES
         if torn:
-            # Durable before the log goes on: with it, the segment would no longer fit its neighbour. The
-            # last one first: in between none must seem to be missing.
-            self._place.remove(torn[::-1])
+            # Durable before the log goes on: with it, the segment would no longer fit its neighbour.
+            self._place.remove(torn)
         if segment is not None:
             self._rewrite(segment, max(HEADER_BYTES, self._proven - position(number, 0)), offset)
             if self._doubt is None:
