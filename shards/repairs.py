@@ -30,7 +30,7 @@ _log = logging.getLogger("paxmux")
 class Lost:
     """What one group has lost, and when to ask for it."""
 
-    __slots__ = ("again_after", "again_at", "reason", "wanted")
+    __slots__ = ("again_after", "again_at", "asked", "reason", "wanted")
 
     def __init__(self, reason: str, now: int, pause: int) -> None:
         self.reason = reason
@@ -39,6 +39,8 @@ class Lost:
         """Instances, in the order in which they were met."""
         self.again_at = now
         self.again_after = pause
+        self.asked = 0
+        """Questions so far; each goes to the next peer."""
 
 
 class Repairs:
@@ -67,6 +69,7 @@ class Repairs:
         if lost is None:
             _log.error("group %d: instance %d is lost and asked from peers: %s", index, instance, reason)
             lost = self.lost[index] = Lost(reason, now, group.timers.ask_retry)
+            lost.asked = group.rng.randrange(len(group.peers))
         if instance not in lost.wanted and len(lost.wanted) < WANTED_MAX:
             lost.wanted[instance] = None
             # What is damaged is often more than one value: they come together.
@@ -105,7 +108,9 @@ class Repairs:
                 count = 1
                 while count < RUN_MAX and first + count in lost.wanted:
                     count += 1
-                fx.now.peer(group.random_peer()).mend_asks.append((index, first, count))  # reach: mend-asked
+                peer = group.peers[lost.asked % len(group.peers)]
+                lost.asked += 1
+                fx.now.peer(peer).mend_asks.append((index, first, count))  # reach: mend-asked
                 lost.again_at = now + lost.again_after
                 lost.again_after = min(2 * lost.again_after, group.timers.phase_max)
             self.due_at = min(self.due_at, lost.again_at)

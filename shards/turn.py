@@ -125,7 +125,10 @@ class Turn:
     def wake_at(self) -> int:
         """When the next timer is due, in ns."""
         due = min(self.scan_at, self.mark_at, self.notice_at, self.repairs.due_at)
-        return min(due, self.calls.deadline) if self._blocked or self._short else due
+        if not self._blocked and not self._short:
+            return due
+        waiting = [self.appliers[index].deadline for index in self._blocked]
+        return min([due, self.calls.deadline, *waiting])
 
     # The pass, in its order
 
@@ -193,7 +196,7 @@ class Turn:
         if decided:
             self._apply(decided, now)
         if self._blocked or self._short:
-            self._unblock()
+            self._unblock(now)
         if self._behind:
             self._replay(now)
         if done.serve or done.chain_reads or done.suspects or done.mends or self.serving.waiting:
@@ -462,9 +465,10 @@ class Turn:
                 raise
             self._blocked[index] = None  # reach: replay-waits-for-repair
 
-    def _unblock(self) -> None:
+    def _unblock(self, now: int) -> None:
         """Go on with the groups that have got what they waited for."""
         for index in list(self._blocked):
+            self.appliers[index].expire(now)
             if not self.repairs.lacks(index, self.appliers[index].next):
                 del self._blocked[index]
                 self._behind[index] = None

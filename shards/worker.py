@@ -205,7 +205,8 @@ class Worker:
                 start = monotonic_ns()
                 turn.persist()
                 self._sync_time += monotonic_ns() - start
-                if self._housekeep_at == NEVER:
+                # What is left to do may have been for much later.
+                if self._housekeep_at > now + HOUSEKEEP_EVERY:
                     self._housekeep_at = now + HOUSEKEEP_EVERY
             slots[phase] = Phase.APPLY
             turn.finish(now)

@@ -75,7 +75,7 @@ REPAIR = (
     ),
     one(
         "nobody asks for what is lost", "I26",
-        Repairs, "ask", "fx.now.peer(group.random_peer()).mend_asks.append((index, first, count))", "pass",
+        Repairs, "ask", "fx.now.peer(peer).mend_asks.append((index, first, count))", "pass",
     ),
     tested(
         "a lost value need not fit its neighbours", "I26",

@@ -143,10 +143,10 @@ class World:
                 return
         raise AssertionError("somebody spins")
 
-    def propose(self, number: int, payload: bytes, index: int = 0) -> int:
+    def propose(self, number: int, payload: bytes, index: int = 0, deadline: int = DEADLINE) -> int:
         """Propose something; the number of the request."""
         self._seq += 1
-        self.turns[number].run(self.now, (), [Batch([(self._seq, index, DEADLINE, 1, payload, None)], [])])
+        self.turns[number].run(self.now, (), [Batch([(self._seq, index, deadline, 1, payload, None)], [])])
         self._gather(number)
         return self._seq
 

@@ -24,7 +24,7 @@ SEED = 1
 @fault(
     "random single faults",
     "a data directory: flip, zero, truncate, remove, swap, double, append",
-    "all is there, or what is not is said in words that name a file; never a wrong value or a loss in silence",
+    "all is there, or what is not is named with its file; never a wrong value or a loss in silence",
 )
 def test_some_hundred_random_faults() -> None:
     with many_folders() as folder:

@@ -11,6 +11,7 @@ from paxmux.engine.paxos.effects import ACCEPT, LEARNED, PROMISE, Effects
 from paxmux.engine.storage import StorageDamaged
 from paxmux.shards.repairs import RUN_MAX, WANTED_MAX
 from paxmux.shards.requests import CallKind
+from paxmux.shards.serving import Serving
 from tests.repair_world import World
 
 PAYLOADS = [b"%d" % number for number in range(10)]
@@ -80,6 +81,25 @@ def test_who_waits_for_a_lost_value_is_told_at_his_deadline() -> None:
     assert query not in world.answers
     world.run(200)
     assert world.answers[query][1] == Code.TIMEOUT
+
+
+def test_who_waits_for_a_result_behind_a_lost_value_is_told_at_his_deadline(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Serving, "_mend", lambda *_: None)
+    world = World()
+    world.decide(1, *PAYLOADS)
+    spoilt(world, 3, 4)
+    world.run(1000)
+    assert world.seen(3) == world.seen(1)[:4]
+    seq = world.propose(3, b"mine", deadline=world.now + 500_000_000)
+    world.run(400)
+    assert world.seen(1)[-1] == (10, b"mine"), "it is decided"
+    assert seq not in world.answers
+    world.run(200)
+    assert world.answers[seq][1] == Code.TIMEOUT
+    world.run(5000)
+    assert not world.turns[3].appliers[0]._owned
 
 
 def test_what_waits_for_a_value_costs_a_question_now_and_then() -> None:
