@@ -20,18 +20,22 @@ DOUBT = (
         "a suspect group votes", "I27",
         Group, "__init__", "self.seated and not self.doubt.active", "self.seated",
     ),
-    one(
+    tested(
         "a majority clears a suspect", "I27",
         Doubt, "judge", "if len(self.answers) < len(g.peers) or",
         "if len(self.answers) + 1 < g.members.majority or",
+        test_suspect.test_only_once_all_have_answered_it_promises_the_highest_and_votes,
+        "Of a majority one has nearly always heard of the ballot that the lost promise was made for.",
     ),
     one(
         "a suspect is cleared without the others' promises", "I27",
         Acceptor, "clear", "self.promised = max(self.promised, highest)", "pass",
     ),
-    one(
+    tested(
         "a suspect is cleared where others have voted", "I27",
         Doubt, "judge", "or g.instance < self.free_of_all()", "",
+        test_suspect.test_it_votes_in_no_instance_that_others_have_voted_in,
+        "It takes a lost vote that counted, and a vote in its place before anybody tells what was decided.",
     ),
     one(
         "a suspect vouches for another", "I27",
