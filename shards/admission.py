@@ -26,8 +26,10 @@ class Admission:
         self.refused = {"stopped": 0, "count": 0, "bytes": 0, "worker": 0, "ring": 0}
         """Refusals since the start, by what was exhausted or closed."""
         self._stopped = "the node is not started"
-        self._closed: list[str] = [f"worker {worker} is starting" for worker in range(workers)]
-        self._full = [False] * workers
+        self._closed: dict[int, str] = {}
+        self._full: dict[int, bool] = {}
+        for worker in range(workers):
+            self.add_worker(worker)
 
     def enter(self, worker: int, size: int, count: int = 1) -> None:
         """Take a slot for a request of `size` bytes, or `count` slots for as many together.
@@ -62,6 +64,11 @@ class Admission:
         self.count += count
         self.bytes = total
         self.admitted += count
+
+    def add_worker(self, worker: int) -> None:
+        """There is one more worker; its door is closed until it serves."""
+        self._closed[worker] = f"worker {worker} is starting"
+        self._full[worker] = False
 
     def leave(self, count: int, size: int) -> None:
         """Give back `count` slots of `size` bytes together."""

@@ -107,7 +107,7 @@ class Applier:
 
     @property
     def deadline(self) -> int:
-        """The first one of the proposals that wait to be executed here; only asked for where that may last."""
+        """The first one of proposals that wait to be executed here; asked for only where that may last."""
         waiting = [proposal[1] for owned in self._owned.values() for proposal in owned.values()]
         return min(waiting, default=NEVER)
 
@@ -140,6 +140,30 @@ class Applier:
             self.next = instance + 1
         return self.next < decided
 
+    @property
+    def owned(self) -> dict[int, dict[int, Owned]]:
+        """By instance, the proposals made here whose execution has yet to come."""
+        return self._owned
+
+    def give_up_durable(self) -> None:
+        """Close and forget the machines that keep their state themselves: only one process may have such a
+        state open."""
+        for smid in [smid for smid, machine in self.machines.items() if is_durable(type(machine))]:
+            self._close(smid)
+            del self.machines[smid]
+            del self._first[smid]
+            self._commits.discard(smid)
+            self.stopped.pop(smid, None)
+
+    def join(self, other: Applier) -> None:
+        """Take over the machines of another applier of this group that has got as far as this one."""
+        assert other.next == self.next, "machines that have not executed the same"
+        self.machines.update(other.machines)
+        self.stopped.update(other.stopped)
+        self._first.update(other._first)
+        self._commits |= other._commits
+        self.executed += other.executed
+
     def query(self, smid: int, request: bytes) -> tuple[int, bytes]:
         """(code, answer) of a local read."""
         machine = self.machines.get(smid)
@@ -160,11 +184,14 @@ class Applier:
 
     def close(self) -> None:
         """Close every machine; one that raises does not keep the others from it."""
-        for smid, machine in self.machines.items():
-            try:
-                machine.close()
-            except BaseException:
-                log.exception("group %d: close of state machine %d failed", self.group, smid)
+        for smid in self.machines:
+            self._close(smid)
+
+    def _close(self, smid: int) -> None:
+        try:
+            self.machines[smid].close()
+        except BaseException:
+            log.exception("group %d: close of state machine %d failed", self.group, smid)
 
     def _execute(self, instance: int, entries: list[Entry], owned: dict[int, Owned] | None) -> None:
         machines, stopped = self.machines, self.stopped
@@ -223,6 +250,14 @@ class Applier:
             f"not executed: state machine {smid} of group {self.group} said at its start that it had "
             f"executed instance {self._first[smid] - 1}; this is {instance}"
         ).encode()
+
+
+def is_durable(machine: type[StateMachine]) -> bool:
+    """Whether machines of this class keep their state themselves."""
+    return (
+        machine.commit is not StateMachine.commit
+        or machine.applied_instance_id is not StateMachine.applied_instance_id
+    )
 
 
 def _first_instance(machine: StateMachine) -> int:

@@ -20,12 +20,13 @@ from pathlib import Path
 from typing import Any
 
 from paxmux.engine.address import node_text
-from paxmux.engine.errors import InvalidRequest, NodeStopped, PaxmuxError, StorageFailed
+from paxmux.engine.errors import ConfigError, InvalidRequest, NodeStopped, PaxmuxError, StorageFailed
+from paxmux.engine.groups import parse_groups
 from paxmux.engine.options import Options
 from paxmux.shards.admission import Admission
 from paxmux.shards.boot import Founding, MoverBoot, RouterBoot, WorkerBoot
 from paxmux.shards.child import absolute
-from paxmux.shards.control import ControlServer
+from paxmux.shards.control import ControlServer, Handler
 from paxmux.shards.exchange import Exchange
 from paxmux.shards.identity import DataDir, Identity, open_data_dir
 from paxmux.shards.inline_router import InlineRouter
@@ -36,6 +37,7 @@ from paxmux.shards.mover import MoverChild
 from paxmux.shards.moving import moves_between
 from paxmux.shards.pending import Pending
 from paxmux.shards.post import Post
+from paxmux.shards.rearranging import Rearranger, layout_with
 from paxmux.shards.requests import CallKind
 from paxmux.shards.router_child import RouterChild
 from paxmux.shards.router_host import RouterHost
@@ -52,14 +54,18 @@ log = logging.getLogger("paxmux")
 class Assembly:
     """The parts of one node, from its start to its stop. Used in the node's event loop only."""
 
-    def __init__(self, options: Options, layout: Layout, admission: Admission) -> None:
-        """`options`: validated, with an absolute `data_dir`."""
+    def __init__(self, options: Options, layout: Layout, admission: Admission, worker_of: list[int]) -> None:
+        """`options`: validated, with an absolute `data_dir`. `worker_of`: where requests of each group go;
+        changed in place."""
         loop = asyncio.get_running_loop()
         self.admission = admission
         self.pending = Pending(loop, admission)
         self._loop = loop
         self._options = options
         self._layout = layout
+        """As the options want it at the start; `_rearranger` has it as it is."""
+        self._worker_of = worker_of
+        self._rearranger: Rearranger
         self._own = options.own_member()
         self._incarnation = secrets.randbits(64) or 1
         self._founding: Founding | None = None
@@ -100,8 +106,7 @@ class Assembly:
         )
         stack.callback(store.close)
         self._store = store
-        operations = {"status": self._on_status, "cleaning": self._on_cleaning}
-        control = ControlServer(Path(options.data_dir), operations)
+        control = ControlServer(Path(options.data_dir), self._operations())
         control.start()
         stack.push_async_callback(control.stop)
         await self._move_groups(store)
@@ -113,8 +118,20 @@ class Assembly:
                 options.worker, self._router_boot, self._on_router_lost, self._on_router_back, self._on_broken
             )
         stack.push_async_callback(self._router.stop)
-        self._supervisor = Supervisor(self._loop, self._posts())
+        self._rearranger = Rearranger(
+            self._layout,
+            self._worker_of,
+            store,
+            self.exchange,
+            self.pending,
+            self.admission,
+            self._router,
+            self._post,
+        )
+        posts = [self._post(worker) for worker in range(self._layout.workers)]
+        self._supervisor = self._rearranger.supervisor = Supervisor(self._loop, posts)
         stack.callback(self._end_requests)
+        stack.push_async_callback(self._rearranger.stop, None)
         stack.push_async_callback(self._stop_workers)
         self._waiting_for = "its router"
         await self._router.start()
@@ -160,6 +177,8 @@ class Assembly:
             await mover.run()
             store.switch(wanted)
             log.info("groups have moved between logs: %s", mover.picture())
+        if store.identity.hosts != wanted:
+            raise PaxmuxError(f"the map has {store.identity.hosts}, the layout {wanted}")
         try:
             unused = set_unused_aside(store.directory, set(wanted))
         except OSError as error:
@@ -183,7 +202,10 @@ class Assembly:
         """Refuse new work, wait for open requests within `drain_s`, take everything apart."""
         self.admission.close_node("the node is stopping, or stopped")
         self._drain_until_s = self._loop.time() + drain_s
-        if not await self.pending.wait_idle(drain_s):
+        if self.serving:
+            await self._rearranger.stop(drain_s)
+        left_s = max(self._drain_until_s - self._loop.time(), 0.0)
+        if not await self.pending.wait_idle(left_s):
             log.warning("%d requests have no answer after a drain of %.1f s", self.pending.waiting, drain_s)
         self.serving = False
         await self._stack.aclose()
@@ -193,7 +215,7 @@ class Assembly:
         options, own = self._options, self._own
         deadline_ns = time.monotonic_ns() + int(STATUS_S * 1e9)
         (groups, silent), router = await asyncio.gather(
-            group_rows(self.exchange, self.admission, self._layout.workers, deadline_ns),
+            group_rows(self.exchange, self.admission, self._rearranger.layout.workers, deadline_ns),
             self._router.status(STATUS_S),
         )
         router = router or {}
@@ -209,7 +231,7 @@ class Assembly:
                 "pid": os.getpid(),
                 "uptime_s": round(self._loop.time() - self._started_s, 3),
             },
-            "layout": layout_picture(self._layout, self._store.identity.epoch, self._mover),
+            "layout": self._layout_picture(),
             "groups": groups,
             "groups_unknown_of_workers": silent,
             "workers": self._supervisor.status(),
@@ -233,7 +255,7 @@ class Assembly:
         self.cleaning = on
         deadline_ns = time.monotonic_ns() + int(STATUS_S * 1e9)
         told = []
-        for worker in range(self._layout.workers):
+        for worker in range(self._rearranger.layout.workers):
             if not self.admission.down(worker):
                 self.admission.enter(worker, 0)
                 told.append(self.exchange.call(worker, CallKind.SET_CLEANING, 0, int(on), b"", deadline_ns))
@@ -246,9 +268,46 @@ class Assembly:
         await self.set_cleaning(on)
         return {"cleaning": on}
 
-    async def _on_status(self, _: dict[str, Any]) -> dict[str, Any]:
+    async def change_layout(self, wanted: Layout) -> dict[str, Any]:
+        """Move groups while the node serves; see `Rearranger.change`."""
+        if not self.serving:
+            raise NodeStopped("the node is not started, or stopped")
+        return await self._rearranger.change(wanted)
+
+    def _layout_picture(self) -> dict[str, Any]:
+        rearranger = self._rearranger
+        picture = layout_picture(rearranger.layout, self._store.identity.epoch, self._mover)
+        return {**picture, **rearranger.picture()}
+
+    def _operations(self) -> dict[str, Handler]:
+        return {
+            "status": self._on_status,
+            "cleaning": self._on_cleaning,
+            "layout": self._on_layout,
+            "layout_move": self._on_layout_move,
+        }
+
+    async def _on_layout(self, _: dict[str, Any]) -> dict[str, Any]:
+        self._require_serving()
+        return self._layout_picture()
+
+    async def _on_layout_move(self, request: dict[str, Any]) -> dict[str, Any]:
+        self._require_serving()
+        groups, worker = request.get("groups"), request.get("to")
+        if not isinstance(groups, str) or type(worker) is not int:
+            raise InvalidRequest('expected "groups" (such as "0-3,7") and "to" (a worker)')
+        try:
+            chosen = parse_groups(groups, self._options.groups)
+        except ConfigError as error:
+            raise InvalidRequest(str(error)) from error
+        return await self.change_layout(layout_with(self._rearranger.layout, chosen, worker))
+
+    def _require_serving(self) -> None:
         if not self.serving:
             raise NodeStopped(f"it does not serve now: it waits for {self.waiting_for}, or it stops")
+
+    async def _on_status(self, _: dict[str, Any]) -> dict[str, Any]:
+        self._require_serving()
         return await self.status()
 
     async def _wait_founded(self) -> Founding:
@@ -262,16 +321,22 @@ class Assembly:
                 self._waiting_for = f"the founding of its cluster: {words}"
                 log.warning("this node waits for %s", self.waiting_for)
 
-    def _posts(self) -> list[Post]:
-        return [
-            Post(self._loop, self._options, worker, self._worker_boot, self.exchange, self._router)
-            for worker in range(self._layout.workers)
-        ]
+    def _post(self, worker: int) -> Post:
+        return Post(
+            self._loop,
+            self._options,
+            worker,
+            self._worker_boot,
+            self.exchange,
+            self._router,
+            self._rearranger.told,
+            self._rearranger.lost,
+        )
 
     def _worker_boot(self, worker: int, generation: int) -> WorkerBoot:
         if self._founding is None:
             raise PaxmuxError("no worker can start before the cluster is founded")
-        groups = list(self._layout.groups_of(worker))
+        groups = self._rearranger.groups_of(worker)
         return WorkerBoot(
             options=self._options,
             worker=worker,
@@ -281,10 +346,11 @@ class Assembly:
             seat=self._seat,
             incarnation=self._incarnation,
             founding=self._founding,
-            create_log=not self._store.identity.logs,
+            # A log that has no group by the map holds nothing that must not be missed.
+            create_log=not self._store.identity.logs or worker not in (self._store.identity.hosts or ()),
             cleaning=self.cleaning,
             log_sync={group: on for group, on in self.log_sync.items() if group in groups},
-            cpus=list(self._layout.cpus_of(worker)),
+            cpus=list(self._rearranger.layout.cpus_of(worker)),
             sys_path=self._sys_path,
         )
 

@@ -149,6 +149,10 @@ class BlockingNode:
         """See `Node.status`."""
         return self._wait(self._node.status())
 
+    def reload(self, options: Options) -> dict[str, Any]:
+        """See `Node.reload`."""
+        return self._wait(self._node.reload(options))
+
     def _wait(self, call: Coroutine[Any, Any, Result]) -> Result:
         with self._lock:
             if self._loop is None:

@@ -91,6 +91,60 @@ class DetachWorker(msgspec.Struct, tag="detach", forbid_unknown_fields=True, kw_
     worker: int
 
 
+class SetGroups(msgspec.Struct, tag="set_groups", forbid_unknown_fields=True, kw_only=True):
+    """To the router process: this life of a worker hosts these groups from now on."""
+
+    worker: int
+    generation: int
+    groups: list[int]
+
+
+class HoldFrames(msgspec.Struct, tag="hold_frames", forbid_unknown_fields=True, kw_only=True):
+    """To the router process: the group is between two workers; keep what comes for it."""
+
+    group: int
+
+
+class ReleaseFrames(msgspec.Struct, tag="release_frames", forbid_unknown_fields=True, kw_only=True):
+    """To the router process: this worker has the group that frames are kept for."""
+
+    worker: int
+
+
+class MoveOut(msgspec.Struct, tag="move_out", forbid_unknown_fields=True, kw_only=True):
+    """To the worker that has a group: send its values to another one. Descriptor: an end of a pair of
+    stream sockets."""
+
+    group: int
+    move: int
+
+
+class MoveIn(msgspec.Struct, tag="move_in", forbid_unknown_fields=True, kw_only=True):
+    """To the worker that is to have the group: take its values in. Descriptor: the other end."""
+
+    group: int
+    move: int
+
+
+class MoveEnd(msgspec.Struct, tag="move_end", forbid_unknown_fields=True, kw_only=True):
+    """To either of them: nothing becomes of this move."""
+
+    group: int
+    move: int
+
+
+class MoveTold(msgspec.Struct, tag="move_told", forbid_unknown_fields=True, kw_only=True):
+    """From a worker: how a move is going.
+
+    `near`: the other worker may let go. `complete`: everything of the group is durable here. `hosted`: this
+    worker takes part in the group. `broken`: nothing can become of this move."""
+
+    group: int
+    move: int
+    what: Literal["near", "complete", "hosted", "broken"]
+    reason: str = ""
+
+
 class StatusAsk(msgspec.Struct, tag="status_ask", forbid_unknown_fields=True, kw_only=True):
     """To the router process: answer with a `StatusReply` of the same number."""
 
@@ -151,5 +205,17 @@ class Failed(msgspec.Struct, tag="failed", forbid_unknown_fields=True, kw_only=T
 
 
 Boot = WorkerBoot | RouterBoot | MoverBoot
-ToChild = Boot | AttachWorker | DetachWorker | StatusAsk | Stop
-FromChild = Ready | Founded | Copied | RingBroken | StatusReply | Failed
+ToChild = (
+    Boot
+    | AttachWorker
+    | DetachWorker
+    | SetGroups
+    | HoldFrames
+    | ReleaseFrames
+    | MoveOut
+    | MoveIn
+    | MoveEnd
+    | StatusAsk
+    | Stop
+)
+FromChild = Ready | Founded | Copied | RingBroken | StatusReply | MoveTold | Failed

@@ -21,7 +21,7 @@ from paxmux.engine.storage import Log, StorageDamaged
 from paxmux.shards.applier import Applier
 from paxmux.shards.log_sync import LogSync
 from paxmux.shards.repairs import Repairs
-from paxmux.shards.requests import Call, CallKind, Reply
+from paxmux.shards.requests import ORDERS, Call, CallKind, Reply
 from paxmux.shards.retention import Retention
 
 _OF_NO_STATE = frozenset({CallKind.GROUP_STATUS, CallKind.SET_LOG_SYNC, CallKind.SET_CLEANING})
@@ -44,6 +44,7 @@ class Calls:
         "_repairs",
         "_replies",
         "_retention",
+        "orders",
     )
 
     def __init__(
@@ -70,13 +71,17 @@ class Calls:
         """Linearizable reads, by seq, until they join the others."""
         self._readable: list[tuple[int, int, list[int]]] = []
         """(group, instance, reads): those that only wait for that instance to be executed."""
+        self.orders: list[Call] = []
+        """What the node wants done with whole groups (`requests.ORDERS`); taken by whoever does it."""
 
     def take(self, calls: Sequence[Call], fx: Effects) -> None:
         """Note what came in."""
         for call in calls:
             seq, kind, index, deadline = call[:4]
             group = self._groups.get(index)
-            if kind != CallKind.LINEARIZABLE_QUERY or group is None:
+            if kind in ORDERS:
+                self.orders.append(call)
+            elif kind != CallKind.LINEARIZABLE_QUERY or group is None:
                 self._calls.append(call)
             elif group.inquiry.fenced is not None:
                 self._fail(seq, Code.SYSTEM_ERROR, f"group {index} is fenced here: {group.inquiry.fenced}")
@@ -94,7 +99,9 @@ class Calls:
     def refuse(self, calls: Sequence[Call], reason: str) -> None:
         """Note what came in while nothing can be asked of peers."""
         for call in calls:
-            if call[1] == CallKind.LINEARIZABLE_QUERY:
+            if call[1] in ORDERS:
+                self.orders.append(call)
+            elif call[1] == CallKind.LINEARIZABLE_QUERY:
                 self._fail(call[0], Code.OVERLOADED, reason)
             else:
                 self._calls.append(call)
@@ -102,6 +109,16 @@ class Calls:
     def drop_read(self, seq: int) -> bool:
         """A read ends without an answer of its own; False if it is none."""
         return self._reads.pop(seq, None) is not None
+
+    def take_out(self, index: int) -> list[Call]:
+        """The requests of a group that have no answer yet; another worker will answer them."""
+        found = [call for call in (*self._reads.values(), *self._calls) if call[2] == index]
+        found = [call for call in found if call[1] != CallKind.GROUP_STATUS]
+        gone = {call[0] for call in found}
+        self._reads = {seq: call for seq, call in self._reads.items() if seq not in gone}
+        self._calls = [call for call in self._calls if call[0] not in gone]
+        self._readable = [item for item in self._readable if item[0] != index]
+        return found
 
     def close(self) -> None:
         """Nothing will be answered any more."""

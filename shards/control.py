@@ -1,9 +1,9 @@
 """The control socket: how the command line asks a running node.
 
-A unix stream socket `control.sock` in the data directory, for its owner alone (0600). A request is
-one line of JSON with an `op`, the answer one line of JSON: `{"ok": true, "result": ...}` or
-`{"ok": false, "error": "...", "code": N}`. Requests, connections and idle time are bounded. It
-decides nothing about the node: it only hands operations to their handlers.
+A unix stream socket `control.sock` in the data directory, for its owner alone: the file's mode says so
+(0600), and the kernel says who connects. A request is one line of JSON with an `op`, the answer one line of
+JSON: `{"ok": true, "result": ...}` or `{"ok": false, "error": "...", "code": N}`. Requests, connections
+and idle time are bounded. It decides nothing about the node: it only hands operations to their handlers.
 
 Only the holder of the data directory's lock binds the socket, so a file found there is one that a
 killed node left behind, and is replaced. Both sides reach it through a descriptor of the directory:
@@ -21,6 +21,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import closing
 from pathlib import Path
+from struct import Struct
 from typing import Any
 
 import orjson
@@ -33,6 +34,9 @@ ANSWER_MAX_BYTES = 64 * 1024 * 1024
 CONNECTIONS_MAX = 32
 IDLE_S = 60.0
 ACCEPT_AGAIN_S = 1.0
+
+_CREDENTIALS = Struct("iII")
+"""pid, uid, gid"""
 
 Handler = Callable[[dict[str, Any]], Awaitable[Any]]
 """Takes the request, returns what JSON can say. A `PaxmuxError` becomes an error answer."""
@@ -50,7 +54,7 @@ class ControlServer:
         self._listener: socket.socket | None = None
         self._connections: set[asyncio.Task[None]] = set()
         self.refused = 0
-        """Connections closed at once because there were too many."""
+        """Connections closed at once: there were too many, or another user's."""
 
     def start(self) -> None:
         """Bind, listen and serve in the running loop.
@@ -112,6 +116,11 @@ class ControlServer:
             loop.remove_reader(listener)
             loop.call_later(ACCEPT_AGAIN_S, self._accept_again, loop, listener)
             return
+        if not _is_ours(connection):
+            log.warning("a process of another user was refused at the control socket")
+            self.refused += 1
+            connection.close()
+            return
         if len(self._connections) >= CONNECTIONS_MAX:
             self.refused += 1
             connection.close()
@@ -167,6 +176,13 @@ class ControlServer:
         except Exception as error:
             log.exception("control op %r failed", request["op"])
             return _error(f"internal error: {type(error).__name__}: {error}")
+
+
+def _is_ours(connection: socket.socket) -> bool:
+    """Whether the other end is a process of this user, or of root."""
+    size = _CREDENTIALS.size
+    _, uid, _ = _CREDENTIALS.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size))
+    return uid in (os.geteuid(), 0)
 
 
 def request(data_dir: str | Path, message: dict[str, Any], timeout_s: float = 5.0) -> Any:

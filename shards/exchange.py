@@ -15,7 +15,8 @@ from paxmux.shards.admission import Admission
 from paxmux.shards.doorbell import Doorbell
 from paxmux.shards.link import Link, LinkBroken
 from paxmux.shards.pending import Pending
-from paxmux.shards.requests import Reply
+from paxmux.shards.requests import CallKind, Reply
+from paxmux.shards.waiting_room import WAITING_ROOM, WaitingRoom
 
 OnBroken = Callable[[int, int, str], None]
 """(worker, generation, reason): called once for each link that broke."""
@@ -35,7 +36,7 @@ class Exchange:
         self._loop = loop
         self._admission = admission
         self._pending = pending
-        self._links: list[Link | None] = [None] * workers
+        self._links: dict[int, Link | WaitingRoom | None] = dict.fromkeys(range(workers))
         self._on_broken = on_broken
         self._flush_due = False
         self._drain_due = False
@@ -58,7 +59,7 @@ class Exchange:
         Returns:
             The future of its reply; see `Pending.add`.
         """
-        seq, future = self._pending.add(worker, size, deadline_ns)
+        seq, future = self._pending.add(worker, size, deadline_ns, group)
         link = self._links[worker]
         assert link is not None, "an admitted request has a link"
         link.propose((seq, group, deadline_ns, smid, value, context), size)
@@ -72,7 +73,8 @@ class Exchange:
     ) -> asyncio.Future[Reply]:
         """Note an admitted request that is no proposal, of `len(payload)` bytes; else as `propose`."""
         size = len(payload)
-        seq, future = self._pending.add(worker, size, deadline_ns)
+        about = -1 if kind == CallKind.GROUP_STATUS else group
+        seq, future = self._pending.add(worker, size, deadline_ns, about)
         link = self._links[worker]
         assert link is not None, "an admitted request has a link"
         link.call((seq, kind, group, deadline_ns, argument, payload), size)
@@ -80,6 +82,42 @@ class Exchange:
             self._flush_due = True
             self._loop.call_soon(self._flush)
         return future
+
+    def order(self, worker: int, kind: CallKind, group: int, move: int) -> bool:
+        """Tell a worker something that has no answer, behind all that it was asked before; False if it is
+        down."""
+        link = self._links[worker]
+        if not isinstance(link, Link) or link.broken:
+            return False
+        link.call((0, kind, group, 0, move, b""), 0)
+        self._flush_link(link)
+        return not link.broken
+
+    def add_worker(self, worker: int) -> None:
+        """There is one more worker, which is down until `attach`."""
+        self._links[worker] = None
+
+    def hold(self) -> None:
+        """Let requests wait here that are addressed to `WAITING_ROOM`, until `release`."""
+        self._links[WAITING_ROOM] = WaitingRoom()
+        self._admission.open_worker(WAITING_ROOM)
+
+    def release(self, group: int, worker: int) -> None:
+        """Hand what has waited to the worker that hosts `group`, in its order; nothing may be addressed to
+        the waiting room any more. If the worker is down, nothing of it was proposed."""
+        room = self._links.pop(WAITING_ROOM)
+        assert isinstance(room, WaitingRoom), "nothing is held"
+        self._pending.reassign(group, WAITING_ROOM, worker)
+        link = self._links[worker]
+        if not isinstance(link, Link) or link.broken:
+            reason = f"worker {worker} is down; nothing was proposed"
+            self._pending.fail(room.waiting(), Code.OVERLOADED, reason)
+            return
+        for proposal, size in room.proposals:
+            link.propose(proposal, size)
+        for call, size in room.calls:
+            link.call(call, size)
+        self._flush_link(link)
 
     def attach(self, link: Link) -> None:
         """The worker serves: open its door."""
@@ -96,7 +134,7 @@ class Exchange:
         """
         self._admission.close_worker(worker, reason)
         link = self._links[worker]
-        if link is None:
+        if not isinstance(link, Link):
             return 0
         self._links[worker] = None
         try:
@@ -114,18 +152,22 @@ class Exchange:
 
     def status(self) -> list[dict[str, dict[str, float | int]] | None]:
         """Fill and counters of each worker's client rings; None for a worker that is down."""
-        return [link.status() if link is not None else None for link in self._links]
+        return [
+            link.status() if isinstance(link, Link) else None
+            for worker, link in sorted(self._links.items())
+            if worker != WAITING_ROOM
+        ]
 
     def close(self) -> None:
         """Forget the doorbell. All links must be detached."""
-        assert not any(self._links), "a link outlives its worker"
+        assert not any(self._links.values()), "a link outlives its worker"
         self._loop.remove_reader(self.bell.fileno())
         self.bell.close()
 
     def _flush(self) -> None:
         self._flush_due = False
-        for link in self._links:
-            if link is not None and not link.broken:
+        for link in self._links.values():
+            if isinstance(link, Link) and not link.broken:
                 self._flush_link(link)
 
     def _flush_link(self, link: Link) -> None:
@@ -135,8 +177,8 @@ class Exchange:
             self._break(link, error)
 
     def _on_bell(self) -> None:
-        for link in self._links:
-            if link is not None:
+        for link in self._links.values():
+            if isinstance(link, Link):
                 link.wake()
         self.bell.clear()
         self._drain()
@@ -150,8 +192,8 @@ class Exchange:
         """Read what is there, move backlogs, and go back to sleep or come again next turn."""
         self._drain_due = False
         asleep = True
-        for link in self._links:
-            if link is None or link.broken:
+        for link in self._links.values():
+            if not isinstance(link, Link) or link.broken:
                 continue
             try:
                 replies = link.receive()

@@ -62,6 +62,18 @@ class InlineRouter:
         sender = Sender(to_worker, bell, backlog_max_bytes=self._backlog_bytes)
         self._router.attach_worker(worker, generation, groups, receiver, sender)
 
+    def set_groups(self, worker: int, generation: int, groups: list[int]) -> None:
+        """See `RouterHost`."""
+        self._router.set_groups(worker, generation, groups)
+
+    def hold_frames(self, group: int) -> None:
+        """See `RouterHost`."""
+        self._router.hold_frames(group)
+
+    def release_frames(self, worker: int) -> None:
+        """See `RouterHost`."""
+        self._router.release_frames(worker)
+
     def detach_worker(self, worker: int) -> None:
         """See `RouterHost`."""
         self._router.detach_worker(worker)

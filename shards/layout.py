@@ -7,7 +7,7 @@ on exactly one worker, or there is no layout. Never moves anything.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 from paxmux.engine.groups import parse_groups
 from paxmux.engine.layout_rules import fixed_workers, layout_problems
@@ -20,6 +20,12 @@ class Layout:
     """Where each group lives. Immutable; made by `Layout.build`."""
 
     __slots__ = ("_cpus", "_groups", "_worker_of")
+
+    @classmethod
+    def of_hosts(cls, hosts: Sequence[int], workers: int, cpus: dict[int, tuple[int, ...]]) -> Layout:
+        """The layout in which group g is on worker `hosts[g]`; some workers may host none."""
+        groups = [tuple(g for g, host in enumerate(hosts) if host == worker) for worker in range(workers)]
+        return cls(groups, cpus)
 
     def __init__(self, groups: list[tuple[int, ...]], cpus: dict[int, tuple[int, ...]]) -> None:
         """`groups`: the groups of each worker, a partition of 0 .. count-1. `cpus`: pinned workers."""
@@ -73,7 +79,7 @@ class Layout:
         return len(self._worker_of)
 
     def groups_of(self, worker: int) -> tuple[int, ...]:
-        """The groups of one worker, in ascending order; never empty."""
+        """The groups of one worker, in ascending order; empty only after groups have moved."""
         return self._groups[worker]
 
     def worker_of(self, group: int) -> int:

@@ -86,6 +86,14 @@ class LogSync:
         """Whether a group's votes wait for the disk."""
         return self.every_turn or group not in self.given_up
 
+    def host(self, group: int) -> None:
+        """A group that was synced in every turn has come, with all that it has said; it goes on so."""
+        self._groups |= {group}
+
+    def leave(self, group: int) -> None:
+        """A group that is synced in every turn has gone."""
+        self._groups -= {group}
+
     def begin(self) -> None:
         """The log is recovered, and all of it durable: mark what is given up from now on.
 

@@ -17,8 +17,9 @@ from paxmux.engine.errors import ExitCode, PaxmuxError, StorageFailed
 from paxmux.engine.storage import HardState, Log, LogIdentity, OpenLog, StorageDamaged
 from paxmux.shards.boot import Copied, Failed, MoverBoot, Stop
 from paxmux.shards.child import ControlError, Parent, ParentGone, be_child
-from paxmux.shards.log_directories import make_log_directory
+from paxmux.shards.log_directories import LOGS, make_log_directory
 from paxmux.shards.moving import copy_groups, moves_between
+from paxmux.shards.sync_mark import SyncMark, lost_promises
 
 TELL_EVERY_S = 0.5
 
@@ -63,13 +64,31 @@ class Mover:
                 self._look()
             for each in logs.values():
                 each.close(clean=True)
+        self._carry_lost()
         self._parent.send(self._copied(complete=True))
+
+    def _carry_lost(self) -> None:
+        """A group that has lost its promise goes on without: its old log may be removed, and what is said
+        there with it."""
+        folder = Path(self._boot.options.data_dir) / LOGS
+        lost = lost_promises(folder, self._identity(0))
+        for number in {move.target for move in self._moves}:
+            mark = SyncMark(folder / str(number), self._identity(number))
+            mine = lost.intersection(move.group for move in self._moves if move.target == number)
+            if not mine <= mark.lost:
+                mark.lost |= mine
+                # The log was closed with all that it has synced.
+                mark.write(())
+
+    def _identity(self, number: int) -> LogIdentity:
+        boot = self._boot
+        return LogIdentity(boot.founding.cluster, boot.node_id, boot.seat, number)
 
     def _open(self, number: int) -> Log:
         boot = self._boot
         open_log: OpenLog = plugin.load(boot.options.storage.plugin)
         path = make_log_directory(Path(boot.options.data_dir), number)
-        identity = LogIdentity(boot.founding.cluster, boot.node_id, boot.seat, number)
+        identity = self._identity(number)
         # A log that has no group by the map holds nothing that must not be missed.
         create = number not in boot.hosts or not boot.logs_made
         return open_log(path, identity, segment_bytes=boot.options.storage.segment_bytes, create=create)

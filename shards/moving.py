@@ -23,7 +23,7 @@ It decides no switch: whoever calls it does, when all is copied, and it never wr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from paxmux.engine.address import node_text
@@ -35,10 +35,6 @@ COPY_BYTES = 1 << 20
 """Values that are in memory at a time; a single larger one goes alone."""
 
 STAY = "start with the layout as it was: what is damaged comes back from other members, then change it"
-
-FORGOTTEN = 5
-"""The kind of record that says that nothing below its instance is needed; only logs whose `first` is above
-0 are asked to take it."""
 
 
 class Move(NamedTuple):
@@ -116,7 +112,7 @@ def _check(move: Move, here: HardState, there: HardState) -> None:
 
 
 def _copy(group: int, source: Log, here: HardState, target: Log, there: HardState) -> Iterator[Copy]:
-    first = first_kept(source, group)
+    first = source.first(group)
     instance = max(first, there.instance)
     while instance < here.instance:
         try:
@@ -128,23 +124,37 @@ def _copy(group: int, source: Log, here: HardState, target: Log, there: HardStat
         _write(target, [(RecordKind.LEARNED, group, *value) for value in found])
         instance = found[-1][0] + 1
         yield Copy(len(found), sum([len(value[3]) for value in found]), False)
-    votes: list[Record] = []
+    last = last_records(group, here, there, first)
+    if last:
+        _write(target, last)
+    yield Copy(0, 0, True)
+
+
+def last_records(group: int, here: HardState, there: HardState, first: int) -> list[Record]:
+    """What a target lacks of a group whose decided values it has: accepted value, promise, and what need not
+    be kept.
+
+    Args:
+        group: its index.
+        here: what its source has.
+        there: what the target had before any value was copied; or less.
+        first: the first instance whose value the source has.
+    """
+    records: list[Record] = []
     known = there.promised
     if here.accepted != NULL_BALLOT:
         known = max(known, here.accepted)
         if (there.instance, there.accepted) != (here.instance, here.accepted):
-            votes.append((RecordKind.ACCEPT, group, here.instance, *here.accepted, here.value))
+            records.append((RecordKind.ACCEPT, group, here.instance, *here.accepted, here.value))
     if here.suspect:
-        votes.append((RecordKind.SUSPECT, group, 0, 0, 0, b""))
+        records.append((RecordKind.SUSPECT, group, 0, 0, 0, b""))
     if there.suspect and not here.suspect:
-        votes.append((RecordKind.CLEARED, group, here.instance, *here.promised, b""))
+        records.append((RecordKind.CLEARED, group, here.instance, *here.promised, b""))
     elif here.promised > known:
-        votes.append((RecordKind.PROMISE, group, here.instance, *here.promised, b""))
+        records.append((RecordKind.PROMISE, group, here.instance, *here.promised, b""))
     if first:
-        votes.append((FORGOTTEN, group, first, 0, 0, b""))
-    if votes:
-        _write(target, votes)
-    yield Copy(0, 0, True)
+        records.append((RecordKind.FORGOTTEN, group, first, 0, 0, b""))
+    return records
 
 
 def _write(target: Log, records: Sequence[Record]) -> None:
@@ -154,12 +164,6 @@ def _write(target: Log, records: Sequence[Record]) -> None:
     target.append(records)
     target.sync()
     target.housekeep()
-
-
-def first_kept(log: Log, group: int) -> int:
-    """The first instance whose value the log still has; a log without retention has them all."""
-    first: Callable[[int], int] | None = getattr(log, "first", None)
-    return first(group) if first is not None else 0
 
 
 def _ballot(state: HardState) -> str:

@@ -18,6 +18,7 @@ from typing import Any
 import msgspec
 
 from paxmux.engine.errors import (
+    ConfigError,
     GroupWrong,
     InvalidRequest,
     NodeStopped,
@@ -95,7 +96,7 @@ class Node:
         """
         if self._assembly is not None:
             raise RuntimeError("a Node starts once; make a new one")
-        assembly = self._assembly = Assembly(self._options, self._layout, self._admission)
+        assembly = self._assembly = Assembly(self._options, self._layout, self._admission, self._worker_of)
         self._exchange = assembly.exchange
         starting = self._starting = asyncio.create_task(assembly.start())
         try:
@@ -324,6 +325,38 @@ class Node:
         if self._assembly is None or not self._assembly.serving:
             raise NodeStopped("the node is not started, or stopped")
         return await self._assembly.status()
+
+    async def reload(self, options: Options) -> dict[str, Any]:
+        """Take over another layout while the node serves: more workers, and groups on other ones.
+
+        One group after the other moves; requests of it wait for some milliseconds meanwhile, and none is
+        lost or done twice. Workers that host no group any more go on without any until the next start;
+        those that run already stay on the CPUs that they have.
+        Cancelling the call cancels only the waiting.
+
+        Args:
+            options: as those of the start but for `layout`.
+
+        Returns:
+            `groups` that moved, `workers` there are, and for how long each group was held, `held_ms`.
+
+        Raises:
+            ConfigError: the options cannot be right, or differ in something that needs a restart.
+            InvalidRequest: the layout is being changed already.
+            NodeStopped: the node does not run.
+            StorageFailed: the change cannot be made durable; no worker runs until the next start.
+            PaxmuxError: a worker cannot be started, or died; groups that have not moved stay.
+        """
+        options.validate()
+        options = msgspec.structs.replace(options, data_dir=os.path.abspath(options.data_dir))
+        mine = self._options
+        same = msgspec.structs.replace(options, layout=mine.layout)
+        differ = [name for name in mine.__struct_fields__ if getattr(same, name) != getattr(mine, name)]
+        if differ:
+            raise ConfigError(f"{', '.join(differ)}: cannot change while the node runs; start it again")
+        if self._assembly is None:
+            raise NodeStopped("the node is not started")
+        return await self._assembly.change_layout(Layout.build(options.layout, options.groups))
 
     async def set_cleaning(self, on: bool) -> None:
         """Whether the logs of this node forget what nobody needs any more, and make room from it (at the

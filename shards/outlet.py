@@ -69,6 +69,10 @@ class Outlet:
         self.sent = 0
         self.dropped = 0
 
+    def host(self, groups: int) -> None:
+        """The bit set of this worker's groups has changed."""
+        self._groups = groups
+
     def send(self, *boxes: Outbox) -> None:
         """Send everything in the boxes; what is for one peer goes together."""
         shared = [box.all for box in boxes if box.all]

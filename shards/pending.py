@@ -27,8 +27,8 @@ SWEEP_SHARE = 20
 NEVER_NS = 2**63 - 1
 """The deadline of a request that waits for ever."""
 
-Entry = tuple["asyncio.Future[Reply]", int, int, int]
-"""(future, deadline_ns, size, worker): a plain tuple, made once per request."""
+Entry = tuple["asyncio.Future[Reply]", int, int, int, int]
+"""(future, deadline_ns, size, worker, group): a plain tuple, made once per request."""
 
 
 class Done(msgspec.Struct, frozen=True, gc=False):
@@ -49,7 +49,8 @@ class Pending:
         self._loop = loop
         self._admission = admission
         self._entries: dict[int, Entry] = {}
-        self._owed: dict[int, tuple[int, int]] = {}
+        self._owed: dict[int, tuple[int, int, int]] = {}
+        """(worker, size, group) by sequence number."""
         self._seq = 0
         self._sweep_at_ns = NEVER_NS
         self._sweep_earliest_ns = 0
@@ -70,14 +71,17 @@ class Pending:
         """Requests given up that the worker has not answered yet."""
         return len(self._owed)
 
-    def add(self, worker: int, size: int, deadline_ns: int) -> tuple[int, asyncio.Future[Reply]]:
-        """Note an admitted request; returns its sequence number and the future of its reply.
+    def add(
+        self, worker: int, size: int, deadline_ns: int, group: int = -1
+    ) -> tuple[int, asyncio.Future[Reply]]:
+        """Note an admitted request; returns its sequence number and the future of its reply. `group`: -1
+        where it is about none.
 
         The future never holds an exception: errors are replies too (their code is not OK).
         """
         seq = self._seq = self._seq + 1
         future: asyncio.Future[Reply] = self._loop.create_future()
-        self._entries[seq] = (future, deadline_ns, size, worker)
+        self._entries[seq] = (future, deadline_ns, size, worker, group)
         if deadline_ns < self._sweep_at_ns:
             self._arm(deadline_ns)
         return seq, future
@@ -108,6 +112,15 @@ class Pending:
         self.fail(waiting, Code.TIMEOUT, reason)
         self._forget([seq for seq, owed in self._owed.items() if owed[0] == worker])
         return len(waiting)
+
+    def reassign(self, group: int, old: int, new: int) -> None:
+        """What `old` owes of a group is owed by `new` from now on."""
+        for seq, entry in self._entries.items():
+            if entry[4] == group and entry[3] == old:
+                self._entries[seq] = (*entry[:3], new, group)
+        for seq, owed in self._owed.items():
+            if owed[2] == group and owed[0] == old:
+                self._owed[seq] = (new, owed[1], group)
 
     def fail_all(self, reason: str) -> int:
         """Nobody will answer any more: all outcomes stay unknown. Returns how many waited."""
@@ -175,8 +188,8 @@ class Pending:
             self._arm(next_ns)
 
     def _give_up(self, seq: int) -> None:
-        future, _, size, worker = self._entries.pop(seq)
-        self._owed[seq] = (worker, size)
+        future, _, size, worker, group = self._entries.pop(seq)
+        self._owed[seq] = (worker, size, group)
         if not future.done():
             self.timeouts += 1
             future.set_result((seq, Code.TIMEOUT, 0, 0, b"no answer before the deadline"))

@@ -13,12 +13,12 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Literal
 
 from paxmux.engine.errors import ExitCode, PaxmuxError, StorageFailed
 from paxmux.engine.options import Options
-from paxmux.shards.boot import Failed, FromChild, Ready, WorkerBoot
+from paxmux.shards.boot import Failed, FromChild, MoveTold, Ready, ToChild, WorkerBoot
 from paxmux.shards.child import spawn_child
 from paxmux.shards.counters import WORKER, Block, Phase
 from paxmux.shards.doorbell import Doorbell
@@ -53,8 +53,11 @@ class Post:
         make_boot: Callable[[int, int], WorkerBoot],
         exchange: Exchange,
         router: RouterHost,
+        on_told: Callable[[int, MoveTold], None],
+        on_gone: Callable[[int], None],
     ) -> None:
-        """`make_boot` takes (worker, generation)."""
+        """`make_boot` takes (worker, generation). `on_told`: what the worker says of a move. `on_gone`: it is
+        dead, before a successor is started."""
         self.worker = worker
         self.name = f"worker {worker}"
         self.state: State = "held"
@@ -70,6 +73,8 @@ class Post:
         self._make_boot = make_boot
         self._exchange = exchange
         self._router = router
+        self._on_told = on_told
+        self._on_gone = on_gone
         self._child: WatchedChild | None = None
         self._link: Link | None = None
         self._bell: Doorbell | None = None
@@ -102,6 +107,10 @@ class Post:
         self._exchange.refuse(self.worker, f"{self.name} is held: {reason}")
         if self._child is not None and not self._replacing:
             self._replacing = self._loop.create_task(self._child.end(0, REPLACE_GRACE_S))
+
+    def send(self, message: ToChild, fds: Iterable[int] = ()) -> bool:
+        """Say something to the worker, if it serves; False if it does not."""
+        return self.state == "serving" and self._child is not None and self._child.send(message, fds)
 
     def replace(self, generation: int, reason: str) -> None:
         """This life of the worker cannot be talked to any more: kill it; its death is handled as any
@@ -197,6 +206,8 @@ class Post:
                     self.settled.set_result(None)
             case Failed():
                 self._failed = message
+            case MoveTold():
+                self._on_told(self.worker, message)
             case _:
                 log.debug("%s said %s while %s", self.name, type(message).__name__, self.state)
 
@@ -207,6 +218,7 @@ class Post:
         lost = self._exchange.detach(self.worker, f"{self.name} died: {why}")
         self._router.detach_worker(self.worker)
         self._discard()
+        self._on_gone(self.worker)
         if self.state == "stopped":
             level = logging.INFO if code == ExitCode.OK else logging.WARNING
             log.log(level, "%s stopped: %s", self.name, why)

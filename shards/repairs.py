@@ -100,7 +100,7 @@ class Repairs:
         for index, lost in self.lost.items():
             group = self._groups[index]
             if now >= lost.again_at:
-                self._forget(index, lost)
+                self._forget_below(index, lost)
                 if not lost.wanted:
                     gone.append(index)
                     continue
@@ -117,7 +117,11 @@ class Repairs:
         for index in gone:
             del self.lost[index]
 
-    def _forget(self, index: int, lost: Lost) -> None:
+    def forget(self, index: int) -> None:
+        """The group is here no more."""
+        self.lost.pop(index, None)
+
+    def _forget_below(self, index: int, lost: Lost) -> None:
         """What nobody needs any more need not come back."""
         first = self._log.first(index)
         for instance in [each for each in lost.wanted if each < first]:

@@ -32,7 +32,16 @@ class CallKind(IntEnum):
     """Argument is 1 or 0: whether the worker forgets, and makes room; group and payload are ignored."""
     SET_LOG_SYNC = 7
     """Argument 1: sync the turns that the group has records in; 0: do not wait for the disk."""
+    LET_GO = 8
+    """Orders, which have no answer; argument is the number of the move. This one: take no part in the group
+    from now on, and hand it over. Nothing that concerns the group follows in the ring."""
+    TAKE_UP = 9
+    """Host the group: one that arrived, or one that was let go and has to stay."""
+    LEAVE = 10
+    """Another worker has the group for good: forget it."""
 
+
+ORDERS = frozenset({CallKind.LET_GO, CallKind.TAKE_UP, CallKind.LEAVE})
 
 Call = tuple[int, int, int, int, int, bytes]
 """(seq, kind, group, deadline_ns, argument, payload); the deadline as in a proposal."""

@@ -20,7 +20,16 @@ from paxmux.shards.applier import Applier
 class Retention:
     """What the groups of one worker may forget."""
 
-    __slots__ = ("_appliers", "_groups", "_keep_bytes", "_keep_for_members", "_keep_instances", "_log", "on")
+    __slots__ = (
+        "_appliers",
+        "_groups",
+        "_keep_bytes",
+        "_keep_for_members",
+        "_keep_instances",
+        "_log",
+        "kept",
+        "on",
+    )
 
     def __init__(
         self,
@@ -30,6 +39,8 @@ class Retention:
         options: StorageOptions,
     ) -> None:
         self.on = True
+        self.kept: set[int] = set()
+        """Groups that forget nothing now: their values are being sent to another worker."""
         self._groups = groups
         self._appliers = appliers
         self._log = log
@@ -47,6 +58,8 @@ class Retention:
             excess = max(0.0, 1.0 - self._keep_bytes / live_bytes) if live_bytes else 0.0
         found: list[Record] = []
         for index in groups:
+            if index in self.kept:
+                continue
             durable = self._appliers[index].durable()
             if durable:
                 before = self._log.first(index)

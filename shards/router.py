@@ -55,6 +55,26 @@ OnBroken = Callable[[int, str], None]
 """(worker, reason): the rings of that worker make no sense; it was detached and must be replaced."""
 
 
+HOLD_BYTES = 8 * 1024 * 1024
+"""Frames kept for a group that is between two workers."""
+
+
+class _Held:
+    """Frames that wait for a group to have a worker; it takes the place of the sender of one."""
+
+    def __init__(self) -> None:
+        self.frames: list[bytes] = []
+        self.size = 0
+
+    def send(self, data: bytes, *, droppable: bool) -> bool:
+        """Keep a frame; False if there are too many."""
+        if self.size + len(data) > HOLD_BYTES and droppable:
+            return False
+        self.frames.append(data)
+        self.size += len(data)
+        return True
+
+
 class _Link(NamedTuple):
     """One worker's rings."""
 
@@ -63,6 +83,13 @@ class _Link(NamedTuple):
     mask: int
     receiver: Receiver
     sender: Sender
+
+
+class _Hold(NamedTuple):
+    """What stands beside the workers' links while a group is between two of them."""
+
+    mask: int
+    sender: _Held
 
 
 def max_body_bytes(limits: LimitOptions) -> int:
@@ -145,7 +172,8 @@ class Router:
         self._cluster = _NO_CLUSTER
         self._senders = frozenset(node for node in members if node != identity.node_id)
         self._links: dict[int, _Link] = {}
-        self._targets: dict[bytes, tuple[_Link, ...]] = {}
+        self._targets: dict[bytes, tuple[_Link | _Hold, ...]] = {}
+        self._hold: _Hold | None = None
         self._commit_due = False
         self._drain_due = False
         self._timer: asyncio.TimerHandle | None = None
@@ -190,6 +218,28 @@ class Router:
         self._links[worker] = _Link(worker, generation, mask, receiver, sender)
         self._targets.clear()
         self._drain_soon()
+
+    def set_groups(self, worker: int, generation: int, groups: list[int]) -> None:
+        """This life of a worker hosts these groups from now on; nothing changes if it is over."""
+        link = self._links.get(worker)
+        if link is not None and link.generation == generation:
+            self._links[worker] = link._replace(mask=sum(1 << group for group in groups))
+            self._targets.clear()
+
+    def hold_frames(self, group: int) -> None:
+        """The group is between two workers: keep what comes for it until `release_frames`."""
+        self._hold = _Hold(1 << group, _Held())
+        self._targets.clear()
+
+    def release_frames(self, worker: int) -> None:
+        """This worker has the group now: it gets what was kept. Of frames that were for other groups too,
+        those get nothing twice that they had: each worker skips what is not its own."""
+        hold, self._hold = self._hold, None
+        self._targets.clear()
+        link = self._links.get(worker)
+        if hold is not None and link is not None:
+            for data in hold.sender.frames:
+                self._deliver(link, data)
 
     def detach_worker(self, worker: int) -> None:
         """The worker is dead, or never was attached: forget it and unmap its rings."""
@@ -266,12 +316,13 @@ class Router:
             for link in targets:
                 self._deliver(link, data)
 
-    def _deliver(self, link: _Link, data: bytes) -> None:
+    def _deliver(self, link: _Link | _Hold, data: bytes) -> None:
         try:
             if not link.sender.send(data, droppable=True):
                 self._drop("ring_full")
                 return
         except RingCorrupt as error:
+            assert isinstance(link, _Link), "what is kept is in no ring"
             self._break(link, error)
             return
         self._counters["delivered"] += 1
@@ -279,13 +330,16 @@ class Router:
             self._commit_due = True
             self._loop.call_soon(self._commit)
 
-    def _resolve(self, groups: bytes) -> tuple[_Link, ...] | None:
+    def _resolve(self, groups: bytes) -> tuple[_Link | _Hold, ...] | None:
         """The workers of a set of groups; None, and counted, if the frame is for nobody here."""
         asked = int.from_bytes(groups, "little")
         if not asked or asked >> self._groups:
             self._drop("group")
             return None
+        targets: tuple[_Link | _Hold, ...]
         targets = tuple(link for link in self._links.values() if link.mask & asked)
+        if self._hold is not None and self._hold.mask & asked:
+            targets = (*targets, self._hold)
         if not targets:
             self._drop("no_worker")
             return None

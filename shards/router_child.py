@@ -25,9 +25,12 @@ from paxmux.shards.boot import (
     Founded,
     Founding,
     FromChild,
+    HoldFrames,
     Ready,
+    ReleaseFrames,
     RingBroken,
     RouterBoot,
+    SetGroups,
     StatusAsk,
     StatusReply,
 )
@@ -112,6 +115,21 @@ class RouterChild:
                 AttachWorker(worker=worker, generation=generation, groups=groups),
                 [from_worker, to_worker, bell.fileno()],
             )
+
+    def set_groups(self, worker: int, generation: int, groups: list[int]) -> None:
+        """See `RouterHost`."""
+        if self._child is not None:
+            self._child.send(SetGroups(worker=worker, generation=generation, groups=groups))
+
+    def hold_frames(self, group: int) -> None:
+        """See `RouterHost`."""
+        if self._child is not None:
+            self._child.send(HoldFrames(group=group))
+
+    def release_frames(self, worker: int) -> None:
+        """See `RouterHost`."""
+        if self._child is not None:
+            self._child.send(ReleaseFrames(worker=worker))
 
     def detach_worker(self, worker: int) -> None:
         """See `RouterHost`."""

@@ -51,6 +51,18 @@ class RouterHost(Protocol):
         """A worker (again) exists. The descriptors of its fresh network rings stay the caller's."""
         ...
 
+    def set_groups(self, worker: int, generation: int, groups: list[int]) -> None:
+        """This life of a worker hosts these groups from now on."""
+        ...
+
+    def hold_frames(self, group: int) -> None:
+        """The group is between two workers: keep frames that come for it, within bounds."""
+        ...
+
+    def release_frames(self, worker: int) -> None:
+        """The worker has the group that frames were kept for: it gets them."""
+        ...
+
     def detach_worker(self, worker: int) -> None:
         """The worker is dead: its rings are not touched any more."""
         ...

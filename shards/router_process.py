@@ -25,9 +25,12 @@ from paxmux.shards.boot import (
     Founded,
     Founding,
     FromChild,
+    HoldFrames,
     Ready,
+    ReleaseFrames,
     RingBroken,
     RouterBoot,
+    SetGroups,
     StatusAsk,
     StatusReply,
     Stop,
@@ -132,6 +135,12 @@ class RouterProcess:
                 return
             case DetachWorker():
                 self._detach(message.worker)
+            case SetGroups():
+                self._router.set_groups(message.worker, message.generation, message.groups)
+            case HoldFrames():
+                self._router.hold_frames(message.group)
+            case ReleaseFrames():
+                self._router.release_frames(message.worker)
             case StatusAsk():
                 if not self._outbox:
                     self._say(StatusReply(ask=message.ask, status=self._router.status()))

@@ -120,6 +120,15 @@ class Serving:
         for group in fx.suspects:
             self._suspects[group.index] = group
 
+    def forget(self, index: int) -> None:
+        """The group is here no more."""
+        for key in [key for key in self._streams if key[1] == index]:
+            del self._streams[key]
+            self._waiting.pop(key, None)
+        self._chains = [asked for asked in self._chains if asked[1] != index]
+        self._mends = [asked for asked in self._mends if asked[1] != index]
+        self._suspects.pop(index, None)
+
     def answer(self, fx: Effects, now: int) -> Outbox:
         """What goes to peers in this turn; what is beyond the budget waits for the next one. A group whose
         own log contradicts it is fenced."""
@@ -213,7 +222,7 @@ class Serving:
             group.inquiry.fence(problem, fx)
 
     def _problem(self, group: Group, now: int) -> str | None:
-        first = max(0, group.instance - VERIFY_COUNT)
+        first = max(self._log.first(group.index), group.instance - VERIFY_COUNT)
         chain = values.FIRST if first == 0 else None
         # What is lost says nothing; there is another look when it is back, and a peer still differs.
         found = self._read(group.index, first, group.instance - first, VERIFY_BYTES, now)

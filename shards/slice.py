@@ -39,6 +39,74 @@ class Identity(NamedTuple):
     generation: int
 
 
+class GroupMaker:
+    """Makes groups and their appliers from what a log has of them."""
+
+    def __init__(
+        self,
+        identity: Identity,
+        log: Log,
+        replies: list[Reply],
+        members: Members,
+        rng: random.Random,
+        timers: TimerOptions,
+        proposals: ProposalOptions,
+        limits: LimitOptions,
+    ) -> None:
+        """See `build_turn`."""
+        self._identity = identity
+        self._log = log
+        self._replies = replies
+        self._members = members
+        self._rng = rng
+        self._timers = timers_of(timers, proposals)
+        self._bounds = bounds_of(limits, proposals)
+        self._max_result_bytes = limits.max_value_bytes
+
+    def group(self, index: int, state: HardState, now: int, *, lost: bool = False) -> Group:
+        """A group that stands where its log says, and in doubt where that has lost something; one that lost
+        its promise is in no seat: it learns, and takes part in nothing. Raises StorageDamaged: something is
+        lost that only another member could tell, and there is none."""
+        identity, log = self._identity, self._log
+        alone = len(self._members.seats) == 1
+        instance, chain = _readable(log, index, state, alone=alone)
+        here = instance == state.instance and not state.lost
+        kept = not here and not state.lost and state.accepted != NULL_BALLOT
+        return Group(
+            index,
+            me=identity.node,
+            seat=NO_SEAT if lost else identity.seat,
+            incarnation=identity.incarnation,
+            members=self._members,
+            rng=self._rng,
+            now=now,
+            instance=instance,
+            promised=state.promised,
+            accepted=state.accepted if here else NULL_BALLOT,
+            value=state.value if here else b"",
+            chain=chain,
+            suspect=(log.doubt() or "as another log of this node says") if state.suspect else None,
+            decided=state.instance,
+            floor=state.instance + state.lost,
+            kept=(state.accepted, state.value) if kept else None,
+            timers=self._timers,
+            bounds=self._bounds,
+        )
+
+    def applier(self, index: int, machines: Mapping[int, StateMachine]) -> Applier:
+        """What executes a group's values. Raises ConfigError: a machine's `applied_instance_id` makes no
+        sense."""
+        identity = self._identity
+        return Applier(
+            index,
+            machines,
+            self._log,
+            self._replies.append,
+            (identity.node, identity.incarnation),
+            self._max_result_bytes,
+        )
+
+
 def build_turn(
     identity: Identity,
     machines: Mapping[int, Mapping[int, StateMachine]],
@@ -54,6 +122,7 @@ def build_turn(
     limits: LimitOptions,
     storage: StorageOptions = DEFAULT_STORAGE,
     log_sync: LogSync | None = None,
+    strays: list[int] | None = None,
 ) -> Turn:
     """Recover `log` and build the turn over it; it is not started yet.
 
@@ -68,6 +137,7 @@ def build_turn(
         now: in ns.
         timers, proposals, limits, storage: as in the options.
         log_sync: of the log, not begun; every turn is synced without one.
+        strays: gets the groups that the log has records of and that are not hosted here.
 
     Raises:
         StorageDamaged, StorageFailed: by `Log.recover`; damaged too where something is lost that only
@@ -83,45 +153,16 @@ def build_turn(
     doubt = log.doubt()
     if doubt is not None and len(members.seats) == 1:
         raise StorageDamaged(f"promises may be lost, and there is no other member to ask: {doubt}")
-    durations, bounds = timers_of(timers, proposals), bounds_of(limits, proposals)
-    groups: dict[int, Group] = {}
-    appliers: dict[int, Applier] = {}
-    for index in machines:
-        state = states.get(index, EMPTY_STATE if doubt is None else EMPTY_STATE._replace(suspect=True))
-        instance, chain = _readable(log, index, state, alone=len(members.seats) == 1)
-        accepted, floor = (state.accepted, state.value), state.instance + state.lost
-        here = instance == state.instance and not state.lost
-        kept = not here and not state.lost and state.accepted != NULL_BALLOT
-        groups[index] = Group(
-            index,
-            me=identity.node,
-            # In no seat: it learns, and takes part in nothing.
-            seat=NO_SEAT if index in lost else identity.seat,
-            incarnation=identity.incarnation,
-            members=members,
-            rng=rng,
-            now=now,
-            instance=instance,
-            promised=state.promised,
-            accepted=state.accepted if here else NULL_BALLOT,
-            value=state.value if here else b"",
-            chain=chain,
-            suspect=(doubt or "as another log of this node says") if state.suspect else None,
-            decided=state.instance,
-            floor=floor,
-            kept=accepted if kept else None,
-            timers=durations,
-            bounds=bounds,
-        )
-        appliers[index] = Applier(
-            index,
-            machines[index],
-            log,
-            replies.append,
-            (identity.node, identity.incarnation),
-            limits.max_value_bytes,
-        )
-        check_replay(appliers[index], log)
+    unknown = EMPTY_STATE if doubt is None else EMPTY_STATE._replace(suspect=True)
+    maker = GroupMaker(identity, log, replies, members, rng, timers, proposals, limits)
+    groups = {
+        index: maker.group(index, states.get(index, unknown), now, lost=index in lost) for index in machines
+    }
+    appliers = {index: maker.applier(index, machines[index]) for index in machines}
+    for applier in appliers.values():
+        check_replay(applier, log)
+    if strays is not None:
+        strays += [index for index in states if index not in groups]
     outlet = Outlet(
         sink,
         [node for node in members.seats if node != identity.node],

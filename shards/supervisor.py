@@ -52,6 +52,23 @@ class Supervisor:
                 if error is not None:
                     raise type(error)(f"the node cannot start: {error}") from error
 
+    async def add(self, post: Post) -> None:
+        """Start one more worker; returns once it serves.
+
+        Raises:
+            PaxmuxError: it cannot boot, with the reason; its post stays, and is down.
+            NodeStopped: the node was stopped meanwhile.
+        """
+        self.posts.append(post)
+        if self._wanted and not self._blocked:
+            post.start()
+        await asyncio.wait([post.settled])
+        if post.settled.cancelled():
+            raise NodeStopped("the node was stopped")
+        error = post.settled.result()
+        if error is not None:
+            raise type(error)(f"{post.name} cannot start: {error}") from error
+
     async def stop(self, drain_s: float) -> None:
         """Stop all workers at once; returns when their processes are gone."""
         if self._watch is not None:

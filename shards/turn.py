@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from paxmux.engine.errors import Code
 from paxmux.engine.frame import HEADER_BYTES, parse_header
@@ -30,8 +29,9 @@ from paxmux.shards.calls import Calls
 from paxmux.shards.codec import BodyError, decode_sections
 from paxmux.shards.log_sync import LogSync
 from paxmux.shards.outlet import Outlet
+from paxmux.shards.rare_messages import take_rare
 from paxmux.shards.repairs import Repairs
-from paxmux.shards.requests import Batch, Proposal, Reply
+from paxmux.shards.requests import Batch, Call, Proposal, Reply
 from paxmux.shards.retention import Retention
 from paxmux.shards.serving import Serving
 
@@ -102,19 +102,64 @@ class Turn:
     def start(self, now: int) -> None:
         """Before the first run: let every group say where it stands, and begin replaying."""
         for index, group in self.groups.items():
-            group.start(now, self.fx)
-            words = group.doubt.words()
-            if group.instance < group.doubt.decided:
-                self._short[index] = None
-            if words is not None:
-                _log.error("group %d gives no votes for now: %s", index, words)
-            applied = self.appliers[index].next
-            if applied < group.instance:
-                self._behind[index] = None
-            elif applied > group.instance + 1:
-                # One more than the log knows to be decided is what a durable machine has after a crash.
-                words = "group %d: its state machines have executed %d instances, its log has only %d"
-                _log.warning(words, index, applied, group.instance)
+            self._start(index, group, now)
+
+    def _start(self, index: int, group: Group, now: int) -> None:
+        group.start(now, self.fx)
+        if group.instance < group.doubt.decided:
+            self._short[index] = None
+        words = group.doubt.words()
+        if words is not None:
+            _log.error("group %d gives no votes for now: %s", index, words)
+        applied = self.appliers[index].next
+        if applied < group.instance:
+            self._behind[index] = None
+        elif applied > group.instance + 1:
+            # One more than the log knows to be decided is what a durable machine has after a crash.
+            words = "group %d: its state machines have executed %d instances, its log has only %d"
+            _log.warning(words, index, applied, group.instance)
+
+    # Groups that come and go, between two passes
+
+    def host(self, group: Group, applier: Applier, calls: Sequence[Call], now: int) -> None:
+        """Take part in a group from the next pass on. `calls`: its requests without an answer."""
+        index = group.index
+        self.groups[index] = group
+        self.appliers[index] = applier
+        self.log_sync.host(index)
+        self._set_hosted()
+        self._start(index, group, now)
+        if group.own or group.forwarder.taken:
+            self.fx.ready.append(group)
+        self.calls.take(calls, self.fx)
+        self.scan_at = min(self.scan_at, now)
+
+    def let_go(self, index: int) -> tuple[Group, Applier, list[Call]]:
+        """Take no part in a group any more; returns it, and its requests without an answer.
+
+        What it has promised and accepted is durable after the next pass, not before: records of it may wait
+        in `fx`. Nothing else of it is done any more; messages that have been made leave, and are true.
+        """
+        group, applier = self.groups.pop(index), self.appliers.pop(index)
+        fx = self.fx
+        fx.synced = [other for other in fx.synced if other is not group]
+        fx.ready = [other for other in fx.ready if other is not group]
+        fx.suspects = [other for other in fx.suspects if other is not group]
+        fx.serve = [asked for asked in fx.serve if asked[1] != index]
+        fx.chain_reads = [asked for asked in fx.chain_reads if asked[1] != index]
+        fx.mends = [asked for asked in fx.mends if asked[1] != index]
+        self._behind.pop(index, None)
+        self._blocked.pop(index, None)
+        self._short.pop(index, None)
+        self._unmarked.discard(index)
+        self.repairs.forget(index)
+        self.serving.forget(index)
+        self.log_sync.leave(index)
+        self._set_hosted()
+        return group, applier, self.calls.take_out(index)
+
+    def _set_hosted(self) -> None:
+        self.outlet.host(sum(1 << index for index in self.groups))
 
     @property
     def busy(self) -> bool:
@@ -303,50 +348,8 @@ class Turn:
                 group.learner.on_ask(sender, instance, now, fx)
         for kind in rest:
             if kind:
-                self._rest(sender, seat, rest, now, fx)
+                take_rare(groups, sender, seat, rest, now, fx)
                 break
-
-    def _rest(self, sender: int, seat: int, rest: Sequence[Any], now: int, fx: Effects) -> None:
-        """The kinds of message that most frames have none of."""
-        groups = self.groups
-        top_asks, top_replies, forwards, refusals, chain_asks, chain_replies, *rarer = rest
-        for index, read in top_asks:
-            group = groups.get(index)
-            if group is not None and group.members.seats.get(sender) == seat:
-                group.on_top_ask(sender, read, fx)
-        for index, read, top, since in top_replies:
-            group = groups.get(index)
-            if group is not None and group.members.seats.get(sender) == seat:
-                group.reader.on_top_reply(sender, read, top, since, now, fx)
-        for index, born, batch in forwards:
-            group = groups.get(index)
-            if group is not None and group.members.seats.get(sender) == seat:
-                group.forwarder.on_forward(sender, born, batch, now, fx)
-        for index, _instance, round, node in refusals:
-            group = groups.get(index)
-            if group is not None and group.members.seats.get(sender) == seat:
-                group.forwarder.on_refusal(sender, (round, node), now, fx)
-        for index, instance, chain in chain_asks:
-            group = groups.get(index)
-            if group is not None and group.members.seats.get(sender) == seat:
-                group.inquiry.on_ask(sender, instance, chain.to_bytes(4, "little"), now, fx)
-        for index, instance, chain in chain_replies:
-            group = groups.get(index)
-            if group is not None and group.members.seats.get(sender) == seat:
-                group.inquiry.on_reply(sender, instance, chain.to_bytes(4, "little"), now, fx)
-        vow_asks, vow_replies, mend_asks = rarer
-        for index, nonce in vow_asks:
-            group = groups.get(index)
-            if group is not None and group.members.seats.get(sender) == seat:
-                group.doubt.on_ask(sender, nonce, fx)
-        for index, nonce, round, node, free in vow_replies:
-            group = groups.get(index)
-            if group is not None and group.members.seats.get(sender) == seat:
-                group.doubt.on_reply(sender, nonce, (round, node), free, now, fx)
-        for index, first, count in mend_asks:
-            group = groups.get(index)
-            if group is not None and sender in group.members.seats:
-                group.learner.on_mend_ask(sender, first, count, fx)
 
     def _refuse(self, batches: Sequence[Batch], reason: str, now: int, fx: Effects) -> None:
         """A disk without room can keep no promise: until it has some, nothing is proposed or voted on.

@@ -28,10 +28,10 @@ from paxmux.engine.options import Options
 from paxmux.engine.paxos.quorum import Members
 from paxmux.engine.paxos.timers import MS, NEVER
 from paxmux.engine.state_machine import MAX_SMID, MIN_SMID, StateMachine
-from paxmux.engine.storage import Log, LogIdentity, OpenLog, StorageDamaged
+from paxmux.engine.storage import Log, LogIdentity, OpenLog, RecordKind, StorageDamaged
 from paxmux.shards import requests
-from paxmux.shards.applier import describe
-from paxmux.shards.boot import Failed, Ready, Stop, WorkerBoot
+from paxmux.shards.applier import describe, is_durable
+from paxmux.shards.boot import Failed, MoveEnd, MoveIn, MoveOut, Ready, Stop, WorkerBoot
 from paxmux.shards.channel import Receiver, Sender
 from paxmux.shards.child import Parent, ParentGone, be_child
 from paxmux.shards.counters import WORKER, Block, Phase
@@ -39,8 +39,9 @@ from paxmux.shards.doorbell import Doorbell
 from paxmux.shards.log_directories import make_log_directory
 from paxmux.shards.log_sync import LogSync
 from paxmux.shards.requests import Reply
-from paxmux.shards.slice import Identity, build_turn
+from paxmux.shards.slice import GroupMaker, Identity, build_turn
 from paxmux.shards.sync_mark import SyncMark, lost_promises
+from paxmux.shards.transit import Transit
 from paxmux.shards.turn import Turn
 
 log = logging.getLogger("paxmux.worker")
@@ -56,8 +57,15 @@ SLEEP_MAX = 500 * MS
 """The heartbeat beats at least so often, also when there is nothing to do."""
 
 
-def build_machines(options: Options, groups: Sequence[int]) -> dict[int, dict[int, StateMachine]]:
+def build_machines(
+    options: Options, groups: Sequence[int], durable: bool | None = None
+) -> dict[int, dict[int, StateMachine]]:
     """The state machines of each group, by id.
+
+    Args:
+        options: name the classes.
+        groups: to build them for.
+        durable: only those that keep their state themselves, or only those that do not; None: all.
 
     Raises:
         ConfigError: names the class and what is wrong with it.
@@ -65,6 +73,8 @@ def build_machines(options: Options, groups: Sequence[int]) -> dict[int, dict[in
     built: dict[int, dict[int, StateMachine]] = {index: {} for index in groups}
     for entry in options.state_machines:
         cls = plugin.load_class(entry.class_, StateMachine)
+        if durable is not None and is_durable(cls) != durable:
+            continue
         for index in set(parse_groups(entry.groups, options.groups)).intersection(groups):
             machine = cls(index, **entry.args)
             smid = getattr(machine, "smid", None)
@@ -136,23 +146,45 @@ class Worker:
             boot.log_sync,
             lost_promises(self._path.parent, _log_identity(boot)),
         )
-        return build_turn(
-            Identity(
-                boot.founding.cluster, boot.node_id, boot.seat, boot.incarnation, boot.worker, boot.generation
-            ),
+        identity = Identity(
+            boot.founding.cluster, boot.node_id, boot.seat, boot.incarnation, boot.worker, boot.generation
+        )
+        members, rng = Members(boot.founding.seats), random.Random(secrets.randbits(64))
+        strays: list[int] = []
+        turn = build_turn(
+            identity,
             self._machines,
             self._log,
             self._wire,
             self._replies,
-            members=Members(boot.founding.seats),
-            rng=random.Random(secrets.randbits(64)),
+            members=members,
+            rng=rng,
             now=monotonic_ns(),
             timers=options.timers,
             proposals=options.proposals,
             limits=options.limits,
+            strays=strays,
             storage=options.storage,
             log_sync=log_sync,
         )
+        # They live in other logs, for good: what is here was left behind, or is a copy that was cut off.
+        turn.fx.records += [(RecordKind.RELEASED, group, 0, 0, 0, b"") for group in strays]
+        maker = GroupMaker(
+            identity,
+            self._log,
+            self._replies,
+            members,
+            rng,
+            options.timers,
+            options.proposals,
+            options.limits,
+        )
+
+        def build(group: int, durable: bool) -> dict[int, StateMachine]:
+            return build_machines(options, [group], durable)[group]
+
+        self._transit = Transit(turn, self._log, maker, build, self._parent.send)
+        return turn
 
     # The loop
 
@@ -168,6 +200,8 @@ class Worker:
         poll = select.epoll()
         poll.register(self._bell.fileno(), select.EPOLLIN)
         poll.register(self._parent.fileno(), select.EPOLLIN)
+        transit = self._transit
+        transit.watch(poll)
         slots, slot = self._block.slots, self._slot
         phase = slot["phase"]
         turn, replies = self._turn, self._replies
@@ -182,7 +216,15 @@ class Worker:
                 self._control()
             if now >= self._publish_at:
                 self._publish(now)
-            if not frames and not batches and not turn.busy and now < turn.wake_at:
+            if transit.active:
+                transit.before_turn()
+            if (
+                not frames
+                and not batches
+                and not turn.busy
+                and now < turn.wake_at
+                and not transit.settle_if_idle(now)
+            ):
                 if now >= self._housekeep_at:
                     slots[phase] = Phase.HOUSEKEEP
                     self._housekeep(now)
@@ -210,6 +252,8 @@ class Worker:
                     self._housekeep_at = now + HOUSEKEEP_EVERY
             slots[phase] = Phase.APPLY
             turn.finish(now)
+            if transit.active or turn.calls.orders:
+                transit.after_turn(now)
             if replies:
                 self._send_replies()
             self._answers.commit()
@@ -241,7 +285,7 @@ class Worker:
             for fd, _ in events:
                 if fd == self._bell.fileno():
                     self._bell.clear()
-                else:
+                elif fd == self._parent.fileno():
                     self._control()
         self._frames.wake()
         self._requests.wake()
@@ -255,10 +299,22 @@ class Worker:
         self._housekeep_at = NEVER if pause is None else now + max(int(pause * 1e9), MS)
 
     def _control(self) -> None:
-        for message in self._parent.receive_all():
-            if isinstance(message, Stop) and self._stop is None:
-                self._stop = message
-                self._stop_by = monotonic_ns() + int(message.drain_s * 1e9)
+        for message, fds in self._parent.receive_with_fds():
+            match message:
+                case Stop():
+                    if self._stop is None:
+                        self._stop = message
+                        self._stop_by = monotonic_ns() + int(message.drain_s * 1e9)
+                case MoveOut(group=group, move=move):
+                    self._transit.depart(group, move, fds.pop())
+                case MoveIn(group=group, move=move):
+                    self._transit.arrive(group, move, fds.pop())
+                case MoveEnd(group=group, move=move):
+                    self._transit.end(group, move)
+                case _:
+                    log.error("a worker does not understand %s", type(message).__name__)
+            for fd in fds:
+                os.close(fd)
 
     def _drained(self) -> bool:
         return not any(group.own for group in self._turn.groups.values())
@@ -267,6 +323,7 @@ class Worker:
         """A clean stop: everything known is on disk, with the mark that says so."""
         self._block.slots[self._slot["phase"]] = Phase.STOP
         self._turn.close()
+        self._transit.close()
         for index in self._turn.appliers:
             self._turn.appliers[index].close()
         if self._replies:

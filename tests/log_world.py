@@ -181,7 +181,12 @@ class Replica:
 
     def close(self, *, clean: bool = True) -> Replica:
         while self.open:
-            self.open.pop().close(clean=clean)
+            log = self.open.pop()
+            # The segment that is reserved too: whoever counts them must not depend on a thread's pace.
+            until = time.monotonic() + DEADLINE_S
+            while log.healthy() is None and not log._place.reserved_bytes() and time.monotonic() < until:
+                time.sleep(0.001)
+            log.close(clean=clean)
         return self
 
     def copy(self, path: Path) -> Replica:

@@ -210,4 +210,7 @@ def test_what_is_left_is_named(tmp_path: Path) -> None:
     leftovers = Leftovers(tmp_path)
     assert asyncio.run(leftovers.found("no such mark")) == []
     (tmp_path / "new").touch()
+    # Other programs' affair.
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "sem.mp-1").touch()
     assert asyncio.run(leftovers.found("no such mark")) == [f"file {tmp_path / 'new'}"]

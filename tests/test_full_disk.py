@@ -52,6 +52,8 @@ class Load:
         """By node and code."""
         self.words = ""
         """What the first node's callers were told last."""
+        self.only: int | None = None
+        """The node whose caller goes on alone."""
         self._going = True
         self.value_bytes = VALUE_BYTES
         self._callers = [asyncio.create_task(self._call(number)) for number in range(len(nodes))]
@@ -63,6 +65,9 @@ class Load:
     async def _call(self, number: int) -> None:
         count = 0
         while self._going:
+            if self.only is not None and number != self.only:
+                await asyncio.sleep(0.01)
+                continue
             count += 1
             group = count % GROUPS
             value = b"%d/%d " % (number, count)
@@ -129,6 +134,8 @@ async def full_and_empty(options: list[Options], fill: Callable[[], None], free:
         await until(lambda: all(load.ok[n] > before[n] + WHILE_FULL for n in (1, 2)), load)
         assert load.ok[0] == before[0]
         free()
+        # What the others go on deciding would have to fit too.
+        load.only = 0
         await until(lambda: load.ok[0] > before[0] + 3, load)
         await load.stop()
         assert (await nodes[0].status())["workers"][0]["pid"] == pid, "its worker was started again"

@@ -11,7 +11,7 @@ from paxmux.engine.errors import Code
 from paxmux.engine.options import LimitOptions, ProposalOptions, StorageOptions, TimerOptions
 from paxmux.engine.paxos import value as values
 from paxmux.engine.paxos.ballot import NULL
-from paxmux.engine.paxos.effects import LEARNED, Effects
+from paxmux.engine.paxos.effects import FORGOTTEN, LEARNED, Effects
 from paxmux.engine.paxos.group import Group
 from paxmux.engine.paxos.quorum import Members
 from paxmux.engine.paxos.timers import MS, Timers
@@ -214,6 +214,20 @@ def test_rule_16_a_log_that_contradicts_itself_fences_its_group() -> None:
     turn.run(NOW + MS, [], [Batch([(1, 0, LATER, 0, b"x", None)], [read])])
     assert sorted(reply[:2] for reply in replies) == [(1, Code.SYSTEM_ERROR), (2, Code.SYSTEM_ERROR)]
     assert all(b"fenced" in (reply[4] or b"") for reply in replies)
+
+
+def test_rule_16_what_is_left_of_a_log_is_checked_too() -> None:
+    decided = history(20)
+    decided[17] = values.encode([entry(B, 999)], values.chain_in(decided[17]))
+    log = written(decided)
+    log.recover()
+    log.append([(FORGOTTEN, 0, 10, 0, 0, b"")])
+    log.close(clean=True)
+    turn = turn_of(log.reopen(), [], Sink())
+    group = turn.groups[0]
+    group.inquiry.suspect(NOW, turn.fx)
+    turn.run(NOW + MS)
+    assert "does not fit together at instance 18" in (group.inquiry.fenced or "")
 
 
 def test_rule_16_one_group_is_checked_in_a_turn() -> None:

@@ -17,6 +17,7 @@ import pytest
 
 from paxmux.engine.errors import DataDirError, PaxmuxError, StorageFailed
 from paxmux.engine.options import LayoutOptions, MachineOptions, Options, StorageOptions
+from paxmux.engine.storage import LogIdentity
 from paxmux.plugins.storage.kind import LMDB
 from paxmux.shards import control
 from paxmux.shards.identity import IDENTITY_FILE, read_identity
@@ -212,6 +213,7 @@ async def test_a_node_that_moves_groups_says_so_and_can_be_stopped(
         await written.check(node)
 
 
+@pytest.mark.slow
 @in_loop
 async def test_the_mover_is_killed_at_every_call(tmp_path: Path, free_ports: Ports) -> None:
     ports = free_ports(1)
@@ -339,3 +341,21 @@ def test_the_log_that_says_which_promises_are_lost_stays(tmp_path: Path) -> None
     mark.lose([5])
     assert [path.name for path in set_unused_aside(tmp_path, {0})] == ["1.unused"]
     assert lost_promises(tmp_path / "logs", IDENTITY) == {5}
+
+
+@in_loop
+async def test_a_lost_promise_moves_along(tmp_path: Path, free_ports: Ports) -> None:
+    """The log that says so is removed when its last group has left; the group must not vote for all that."""
+    ports = free_ports(1)
+    async with running(options_of(tmp_path, ports, 0, THREE)) as node:
+        await Written().more([node], "x")
+    identity = read_identity(tmp_path / "node0")
+    assert identity.founding is not None
+    log = tmp_path / "node0" / "logs" / "2"
+    whose = LogIdentity(identity.founding.cluster, identity.node_id, identity.seat, 2)
+    SyncMark(log, whose).lose([2])
+    for layout in (ONE, BY_HAND, THREE, TWO_RANGES):
+        async with running(options_of(tmp_path, ports, 0, layout)) as node:
+            rows = (await node.status())["groups"]
+            assert [row["voter"] for row in rows] == [True, True, False, True, True]
+            assert [row["promise_lost"] for row in rows] == [False, False, True, False, False]

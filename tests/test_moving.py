@@ -16,6 +16,7 @@ from paxmux.engine.storage import (
     Log,
     LogIdentity,
     Record,
+    RecordKind,
     StorageDamaged,
 )
 from paxmux.plugins.storage.lmdb_log import LmdbLog
@@ -337,7 +338,7 @@ def test_what_the_source_has_forgotten_is_not_asked_for(monkeypatch: pytest.Monk
     monkeypatch.setattr(target, "append", taken.extend)
     states = {A: {0: HardState(9, NULL_BALLOT, NULL_BALLOT, b"")}, B: {}}
     assert list(copy_groups([Move(0, A, B)], {A: source, B: target}, states))[-1] == Copy(0, 0, True)
-    assert taken == [*decided(0, 5, 4), (moving.FORGOTTEN, 0, 5, 0, 0, b"")]
+    assert taken == [*decided(0, 5, 4), (RecordKind.FORGOTTEN, 0, 5, 0, 0, b"")]
 
 
 Open = Callable[[Path, int], Log]

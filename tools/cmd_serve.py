@@ -2,8 +2,9 @@
 
 Decides what a service manager sees: one line on stdout once the node serves, READY and STOPPING for
 systemd, logs on stderr, an exit code. SIGTERM or SIGINT stop it gracefully, at any moment of its life;
-a second one ends it at once, and the workers notice that their parent is gone. Everything else is
-`Node`'s.
+a second one ends it at once, and the workers notice that their parent is gone. SIGHUP reads the YAML file
+again and takes over its layout; whatever is wrong with it is logged, and the node goes on as it is.
+Everything else is `Node`'s.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import os
 import signal
 import sys
 
-from paxmux.engine.errors import ExitCode
+from paxmux.engine.errors import ExitCode, PaxmuxError
 from paxmux.engine.options import Options
 from paxmux.shards.event_loop import new_loop
 from paxmux.shards.node import Node
@@ -24,6 +25,8 @@ from paxmux.tools import systemd
 DRAIN_S = 10.0
 _DAY_S = 86_400
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+log = logging.getLogger("paxmux")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -44,7 +47,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.epilog = (
         "Prints one line on stdout once the node serves. SIGTERM and SIGINT stop it gracefully (exit code "
-        "0), a second one ends it at once. Tells systemd (Type=notify) READY and STOPPING."
+        "0), a second one ends it at once. SIGHUP reads the YAML file again and moves groups to the workers "
+        "that its layout says. Tells systemd (Type=notify) READY and STOPPING."
     )
 
 
@@ -67,12 +71,21 @@ def run(args: argparse.Namespace) -> int:
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
     )
     with asyncio.Runner(loop_factory=new_loop) as runner:
-        return runner.run(_serve(options, args.drain_s))
+        return runner.run(_serve(args.config, options, args.drain_s))
 
 
-async def _serve(options: Options, drain_s: float) -> ExitCode:
+async def _serve(config: str, options: Options, drain_s: float) -> ExitCode:
     node = Node(options)
-    asked_to_stop = _stop_signal(asyncio.get_running_loop())
+    loop = asyncio.get_running_loop()
+    asked_to_stop = _stop_signal(loop)
+    reloads: set[asyncio.Task[None]] = set()
+
+    def on_hangup() -> None:
+        task = loop.create_task(_reload(node, config))
+        reloads.add(task)
+        task.add_done_callback(reloads.discard)
+
+    loop.add_signal_handler(signal.SIGHUP, on_hangup)
     starting = asyncio.ensure_future(node.start())
     await asyncio.wait((starting, asked_to_stop), return_when=asyncio.FIRST_COMPLETED)
     if not starting.done():
@@ -94,6 +107,15 @@ async def _serve(options: Options, drain_s: float) -> ExitCode:
         systemd.notify(systemd.STOPPING)
         await node.stop(drain_s)
     return ExitCode.OK
+
+
+async def _reload(node: Node, config: str) -> None:
+    try:
+        report = await node.reload(Options.from_yaml(config))
+    except PaxmuxError as error:
+        log.error("SIGHUP: %s", error)
+    else:
+        log.warning("SIGHUP: the layout is that of %s: %d groups moved", config, report["groups"])
 
 
 def _stop_signal(loop: asyncio.AbstractEventLoop) -> asyncio.Future[None]:

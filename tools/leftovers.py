@@ -1,7 +1,8 @@
 """What a cluster left on the machine after its end: processes, files in /dev/shm.
 
-Decides what counts: a process with the cluster's mark, and a name in /dev/shm that came while the
-cluster ran and stays. Only looks; it removes nothing.
+Decides what counts: a process with the cluster's mark, and a file in /dev/shm that came while the
+cluster ran and stays. Folders and semaphores are other programs': a node makes neither. Only looks; it
+removes nothing.
 """
 
 from __future__ import annotations
@@ -37,4 +38,7 @@ class Leftovers:
         return left + [f"file {self._folder / name}" for name in sorted(new)]
 
     def _names(self) -> set[str]:
-        return set(os.listdir(self._folder)) if self._folder.is_dir() else set()
+        if not self._folder.is_dir():
+            return set()
+        with os.scandir(self._folder) as entries:
+            return {each.name for each in entries if not each.is_dir() and not each.name.startswith("sem.")}

@@ -21,6 +21,7 @@ COMMANDS = {
     "init": "make the data directory of a node",
     "serve": "run a node until SIGTERM or SIGINT",
     "status": "show groups, layout, rings and peers of a running node",
+    "layout": "show which worker of a running node hosts which group, and move groups to other workers",
     "cleaner": "stop a running node from making room in its logs, and let it go on",
     "log": "look into the log of a node, running or stopped: show, get, dump, verify, export",
     "bench": "measure a cluster on this machine",

@@ -236,6 +236,14 @@ class Forwarder:
             self._note(origin, incarnation, last, instance)
         return foreign
 
+    def take_over(
+        self, known_from: int, marks: dict[int, Mark], taken: dict[int, list[values.Entry]]
+    ) -> None:
+        """Go on with what this node knew of forwards at this very instance, in another process of it."""
+        self.known_from = known_from
+        self.marks = marks
+        self.taken = taken
+
     def _note(self, origin: int, incarnation: int, seq: int, instance: int) -> None:
         mark = self.marks.get(origin)
         if mark is not None and mark[0] == incarnation:

@@ -264,8 +264,10 @@ def _faults(rng: random.Random, nodes: int, asked: tuple[str, ...] | None) -> tu
     drawn = [name for name in can if rng.random() < share]
     others = [name for name in can if name not in drawn]
     rng.shuffle(others)
-    # One or two more than are needed: some strikes find nothing to strike.
-    drawn += others[: max(0, KINDS_MIN + 2 - len(drawn))]
+    # One or two more than are needed: some strikes find nothing to strike. Those that take a node away for
+    # good count as one: a cluster of three has no more than one to lose.
+    missing = KINDS_MIN + 2 - len(set(drawn) - _MINORITY_NEEDED) - bool(_MINORITY_NEEDED & set(drawn))
+    drawn += others[: max(0, missing)]
     return tuple(name for name in can if (name in drawn if asked is None else name in asked))
 
 
