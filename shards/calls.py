@@ -242,7 +242,6 @@ class Calls:
                 "waiting": len(group.own),
                 "voter": group.voter,
                 "durable": self._log_sync.durable(index),
-                "promise_lost": index in self._log_sync.lost,
                 "stopped": self._appliers[index].stopped,
                 "fenced": group.inquiry.fenced,
                 "suspect": None if group.doubt.suspect is None else group.doubt.words(),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from paxmux.engine.errors import DataDirError
 from paxmux.engine.options import LimitOptions, ProposalOptions, StorageOptions, TimerOptions
@@ -19,12 +19,10 @@ from paxmux.engine.paxos.timers import MS, Bounds, Timers
 from paxmux.engine.state_machine import StateMachine
 from paxmux.engine.storage import EMPTY_STATE, NULL_BALLOT, HardState, Log, StorageDamaged
 from paxmux.shards.applier import Applier
-from paxmux.shards.log_sync import LogSync
+from paxmux.shards.log_sync import WORDS, LogSync
 from paxmux.shards.outlet import FrameSink, Outlet
 from paxmux.shards.requests import Reply
 from paxmux.shards.turn import DEFAULT_STORAGE, Turn
-
-NO_SEAT: Final = 0
 
 
 class Identity(NamedTuple):
@@ -64,18 +62,19 @@ class GroupMaker:
         self._max_result_bytes = limits.max_value_bytes
 
     def group(self, index: int, state: HardState, now: int, *, lost: bool = False) -> Group:
-        """A group that stands where its log says, and in doubt where that has lost something; one that lost
-        its promise is in no seat: it learns, and takes part in nothing. Raises StorageDamaged: something is
-        lost that only another member could tell, and there is none."""
+        """A group that stands where its log says, and in doubt where that has lost something. `lost`: what
+        was not synced, since the last start. Raises StorageDamaged: something is lost that only another
+        member could tell, and there is none."""
         identity, log = self._identity, self._log
         alone = len(self._members.seats) == 1
         instance, chain = _readable(log, index, state, alone=alone)
         here = instance == state.instance and not state.lost
         kept = not here and not state.lost and state.accepted != NULL_BALLOT
+        why = WORDS if lost else log.doubt() or "as this log has said since an earlier start"
         return Group(
             index,
             me=identity.node,
-            seat=NO_SEAT if lost else identity.seat,
+            seat=identity.seat,
             incarnation=identity.incarnation,
             members=self._members,
             rng=self._rng,
@@ -85,7 +84,7 @@ class GroupMaker:
             accepted=state.accepted if here else NULL_BALLOT,
             value=state.value if here else b"",
             chain=chain,
-            suspect=(log.doubt() or "as another log of this node says") if state.suspect else None,
+            suspect=why if state.suspect or lost else None,
             decided=state.instance,
             floor=state.instance + state.lost,
             kept=(state.accepted, state.value) if kept else None,

@@ -182,8 +182,6 @@ class Transit:
         log_sync = self._turn.log_sync
         if group not in self._turn.groups or group in self._departures:
             return f"group {group} is not here, or is on its way already"
-        if group in log_sync.lost:
-            return f"group {group} has lost its promise: it can only move while the node starts"
         if not log_sync.durable(group):
             return f"the sync of group {group} is given up: it can only move while the node starts"
         # What it waits for comes from other members, and goes by the log that lost it.

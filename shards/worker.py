@@ -40,7 +40,7 @@ from paxmux.shards.log_directories import make_log_directory
 from paxmux.shards.log_sync import LogSync
 from paxmux.shards.requests import Reply
 from paxmux.shards.slice import GroupMaker, Identity, build_turn
-from paxmux.shards.sync_mark import SyncMark, lost_promises
+from paxmux.shards.sync_mark import SyncMark
 from paxmux.shards.transit import Transit
 from paxmux.shards.turn import Turn
 
@@ -144,7 +144,6 @@ class Worker:
             options.storage,
             boot.groups,
             boot.log_sync,
-            lost_promises(self._path.parent, _log_identity(boot)),
         )
         identity = Identity(
             boot.founding.cluster, boot.node_id, boot.seat, boot.incarnation, boot.worker, boot.generation

@@ -72,6 +72,8 @@ class Doubt:
         if self.suspect is None:
             lost = "what it has accepted or learned is damaged"
             return f"{lost}: no votes before instance {self.floor}, it is at {g.instance}"
+        if not g.peers:
+            return f"promises may be lost ({self.suspect}); there is no other member to ask"
         heard = f"{len(self.answers)} of {len(g.peers)} others have answered"
         if len(self.answers) == len(g.peers):
             heard = f"no votes before instance {self.free_of_all()}, it is at {g.instance}"
