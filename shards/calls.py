@@ -219,6 +219,11 @@ class Calls:
             self._repairs.want(group.index, instance, str(error), now)
             self._fail(seq, Code.SYSTEM_ERROR, str(error))
             return
+        if record is None and instance >= self._log.first(group.index):
+            words = f"instance {instance} of group {group.index} is decided, and not in the log"
+            self._repairs.want(group.index, instance, words, now)
+            self._fail(seq, Code.SYSTEM_ERROR, words)
+            return
         if record is None:
             self._fail(
                 seq,

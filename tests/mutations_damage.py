@@ -11,8 +11,9 @@ from paxmux.plugins.storage.group_table import GroupTable
 from paxmux.plugins.storage.recovery import Recovery
 from paxmux.plugins.storage.scrub import Scrub
 from paxmux.shards import slice as building
+from paxmux.shards.log_sync import LogSync
 from paxmux.shards.repairs import Repairs
-from tests import test_repair, test_storage_scrub, test_suspect
+from tests import test_log_sync, test_repair, test_storage_scrub, test_suspect
 from tests.mutation_harness import Change, alone, both, one, tested
 
 DOUBT = (
@@ -62,9 +63,15 @@ DOUBT = (
         "damage raises no doubt", "I13 I27",
         Recovery, "_lose", "self._doubt = self._doubt or words", "pass",
     ),
+    tested(
+        "what was not synced is taken for all that was said", "I27",
+        LogSync, "begin", "        if self.lost:", "        if False:",
+        alone(test_log_sync.test_the_others_cure_it_for_good),
+        "Every simulated turn is synced.",
+    ),
     one(
         "a lost accept is voted over", "I26",
-        building, "build_turn", "state.instance + state.lost", "state.instance",
+        building.GroupMaker, "group", "state.instance + state.lost", "state.instance",
     ),
     one(
         "an accept behind a lost value is forgotten", "I26",

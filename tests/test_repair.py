@@ -9,6 +9,7 @@ from paxmux.engine.paxos import value as values
 from paxmux.engine.paxos.ballot import NULL
 from paxmux.engine.paxos.effects import ACCEPT, LEARNED, PROMISE, Effects
 from paxmux.engine.storage import StorageDamaged
+from paxmux.plugins.storage.memory import MemoryLog
 from paxmux.shards.repairs import RUN_MAX, WANTED_MAX
 from paxmux.shards.requests import CallKind
 from paxmux.shards.serving import Serving
@@ -67,6 +68,20 @@ def test_while_nobody_can_tell_the_group_waits_says_so_and_votes() -> None:
     world.cut = set()
     world.until(lambda: query in world.answers)
     assert world.answers[query][4] == b"10"
+    assert world.answers[world.ask(3, CallKind.INSTANCE_VALUE, argument=4)][1] == Code.OK
+
+
+def test_a_value_that_is_not_there_is_asked_for_where_somebody_wants_it() -> None:
+    """As behind a gap in the records, where a machine that keeps its state has executed it."""
+    world = World()
+    world.decide(1, *PAYLOADS)
+    log = world.turns[3].log
+    assert isinstance(log, MemoryLog)
+    del log._values[0][4]
+    reply = world.answers[world.ask(3, CallKind.INSTANCE_VALUE, argument=4)]
+    assert reply[1] == Code.SYSTEM_ERROR
+    assert b"instance 4 of group 0 is decided, and not in the log" in (reply[4] or b"")
+    world.until(lambda: world.status(3)["repairing"] is None)
     assert world.answers[world.ask(3, CallKind.INSTANCE_VALUE, argument=4)][1] == Code.OK
 
 
