@@ -65,7 +65,7 @@ DOUBT = (
     ),
     tested(
         "what was not synced is taken for all that was said", "I27",
-        LogSync, "begin", "        if self.lost:", "        if False:",
+        LogSync, "begin", "if self.lost:", "if False:",
         alone(test_log_sync.test_the_others_cure_it_for_good),
         "Every simulated turn is synced.",
     ),
