@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from paxmux.engine.errors import StorageFailed
 from paxmux.engine.storage import HardState, StorageDamaged
 from paxmux.plugins.storage import scan, stop_mark
 from paxmux.plugins.storage.segment import SegmentLog
+from tests.event_loop import DEADLINE_S
 from tests.storage_model import (
     ACCEPT,
     CLEARED,
@@ -510,6 +512,11 @@ def test_a_lost_segment_costs_values_or_a_doubt(
         feed(log, [workload(5, len(model.batches))], model)
     for _ in range(20):
         feed(log, [workload(5, len(model.batches))], model)
+    # After a crash it may be all that speaks of the newest one: a thread makes it, as soon as that is opened.
+    deadline = time.monotonic() + DEADLINE_S
+    while not (path / "0000000003.seg").exists():
+        assert time.monotonic() < deadline, "the next segment is not made"
+        time.sleep(0.001)
     log.close(clean=clean)
     expected, known = hard_states(model.records()), values(model.records())
     if not index:
@@ -525,10 +532,6 @@ def test_a_lost_segment_costs_values_or_a_doubt(
             opened_file.truncate({"empty": 0, "header": 4096, "short": 5000}[how])
     log = opened(path)
     states = log.recover()
-    if victim == 2 and not clean and not index and how == "missing" and log.doubt() is None:
-        # Nothing speaks of it but the one behind it, if that was made already.
-        log.close(clean=False)
-        return
     # After a clean stop the index has all that was promised, and the segment has lost values alone.
     if victim < 2 or (how == "short" and clean and index):
         assert {group: state._replace(value=b"", lost=False) for group, state in states.items()} == {
