@@ -17,6 +17,9 @@ from paxmux.engine.storage import Log, Record
 from paxmux.shards.applier import Applier
 
 
+NO_ENDS: Mapping[int, int] = {}
+
+
 class Retention:
     """What the groups of one worker may forget."""
 
@@ -48,8 +51,9 @@ class Retention:
         self._keep_bytes = options.keep_bytes
         self._keep_for_members = options.keep_for_members
 
-    def records(self, groups: Iterable[int]) -> list[Record]:
-        """What these groups may forget now, as records for the log."""
+    def records(self, groups: Iterable[int], ends: Mapping[int, int] = NO_ENDS) -> list[Record]:
+        """What these groups may forget now, as records for the log. `ends`: group -> the first instance that
+        the log has nothing of yet, where a group is further than its log."""
         if not self.on:
             return []
         excess = 0.0
@@ -63,20 +67,22 @@ class Retention:
             durable = self._appliers[index].durable()
             if durable:
                 before = self._log.first(index)
-                first = self._first(self._groups[index], durable, before, excess)
+                group = self._groups[index]
+                end = min(group.instance, ends.get(index, group.instance))
+                first = self._first(group, end, durable, before, excess)
                 if first > before:
                     found.append((FORGOTTEN, index, first, 0, 0, b""))  # reach: values-forgotten
         return found
 
-    def _first(self, group: Group, durable: int, before: int, excess: float) -> int:
-        """The first instance that a group keeps. `durable`: that its machines need after a crash;
-        `excess`: the part of its values that are too many for `keep_bytes`."""
-        most = min(durable, group.instance - 1)
+    def _first(self, group: Group, end: int, durable: int, before: int, excess: float) -> int:
+        """The first instance that a group keeps. `end`: all below is decided, and in the log; `durable`: that
+        its machines need after a crash; `excess`: the part of its values that are too many for `keep_bytes`."""
+        most = min(durable, end - 1)
         first = most - self._keep_instances
         if self._keep_for_members:
             heard = group.learner.heard
             first = min([first, *(heard.get(peer, 0) for peer in group.peers)])
         if excess:
             # The bytes are bounded, whoever still lacks them.
-            first = max(first, before + int((group.instance - before) * excess))
+            first = max(first, before + int((end - before) * excess))
         return min(first, most)

@@ -7,24 +7,28 @@ simulator runs this very code.
 
 Everything that a turn decides is durable here before it is executed, and whatever came in while the
 last sync was running shares the next one: that is the whole of group commit, with no timer.
+
+Where the log has no room for the records of a turn, the turn is *held*: nothing that rests on it is done,
+nothing is taken in, and callers are refused, until the log takes these very records. So however large
+they are, a full disk costs answers alone.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from paxmux.engine.errors import Code
 from paxmux.engine.frame import HEADER_BYTES, parse_header
 from paxmux.engine.options import StorageOptions
 from paxmux.engine.paxos.ballot import NULL
-from paxmux.engine.paxos.effects import DECIDED, Decided, Effects, Outbox
+from paxmux.engine.paxos.effects import ACCEPT, DECIDED, LEARNED, PROMISE, Decided, Effects, Outbox, Record
 from paxmux.engine.paxos.group import Group
 from paxmux.engine.paxos.messages import Body, Chosen
 from paxmux.engine.paxos.timers import MS, NEVER
 from paxmux.engine.state_machine import NO_STATE_MACHINE
-from paxmux.engine.storage import Log
+from paxmux.engine.storage import Log, NoRoom
 from paxmux.shards.applier import Applier
 from paxmux.shards.calls import Calls
 from paxmux.shards.codec import BodyError, decode_sections
@@ -41,6 +45,7 @@ RECHECK_EVERY = 100 * MS
 EAGER_ENTRIES = 256
 """With more values decided than this in one turn, their notices leave at once."""
 DEFAULT_STORAGE = StorageOptions()
+_OF_AN_INSTANCE = frozenset({PROMISE, ACCEPT, LEARNED})
 
 _log = logging.getLogger("paxmux")
 
@@ -87,6 +92,10 @@ class Turn:
         self.rejects = 0
         self.resends = 0
         self.learned = 0
+        self._held: Effects | None = None
+        """A turn whose records the log has no room for."""
+        self._no_room = ""
+        """In words, why."""
         self._unmarked: set[int] = set()
         self._behind: dict[int, None] = {}
         """Groups that have decided values to execute from the log; their turn comes in this order."""
@@ -147,7 +156,15 @@ class Turn:
     @property
     def busy(self) -> bool:
         """Whether there is work that waits for nothing: the loop must not sleep."""
+        if self._held is not None:
+            return bool(self.fx.records)
         return bool(self.fx.records or self._behind or self.serving.waiting or self.fx.after)
+
+    @property
+    def held(self) -> bool:
+        """Whether the last turn waits for room in the log. What it has decided is not durable: nobody else
+        must go by it either."""
+        return self._held is not None
 
     @property
     def wake_at(self) -> int:
@@ -158,8 +175,10 @@ class Turn:
 
     def step(self, now: int, frames: Sequence[bytes], batches: Sequence[Batch]) -> None:
         """Feed everything that came in to the groups; then open what can be opened."""
-        fx = self.fx
         unhealthy = self.log.healthy()
+        if self._held is not None:
+            unhealthy = self._go_on(self._held, unhealthy)
+        fx = self.fx
         if unhealthy is not None:
             self._refuse(batches, unhealthy, now, fx)
             self._hold_notices(fx.now, now, fx.decided)
@@ -185,11 +204,15 @@ class Turn:
             self.outlet.send(fx.now)
 
     def persist(self) -> None:
-        """Make every record of this turn durable, unless that was given up (`LogSync`). Raises
-        StorageFailed; nothing may follow then."""
+        """Make every record of this turn durable, unless that was given up (`LogSync`); the turn is held if
+        there is no room for them. Raises StorageFailed; nothing may follow then."""
         if not self.fx.records:
             return
-        self.log.append(self.fx.records)
+        try:
+            self.log.append(self.fx.records)
+        except NoRoom as error:
+            self._hold(str(error))
+            return
         if self.log_sync.every_turn:
             self.log.sync()
         else:
@@ -198,6 +221,9 @@ class Turn:
     def finish(self, now: int) -> None:
         """After the sync: own votes, replies to peers, execution, answers."""
         done, self.fx = self.fx, Effects()
+        if self._held is not None:
+            self._wait(self._held, done, now)
+            return
         fx = self.fx
         # Each group once: what its own vote starts rests on a record that is not synced yet.
         for group in dict.fromkeys(done.synced):
@@ -227,7 +253,7 @@ class Turn:
         self.calls.answer(done.readable + fx.readable, self._behind, now)
         self._give_up(done)
         self._give_up(fx)
-        fx.readable, fx.conflicts, fx.expired, fx.fenced, fx.abandoned = [], [], [], [], []
+        fx.readable = []
 
     def run(self, now: int, frames: Sequence[bytes] = (), batches: Sequence[Batch] = ()) -> None:
         """The whole pass."""
@@ -245,6 +271,8 @@ class Turn:
             if group.instance:
                 self._unmarked.add(index)
         self.calls.close()
+        if self._held is not None:
+            self._give_up_decided(self._held, NEVER)
         self._mark(self.fx)
         self.persist()
         if self._notices:
@@ -349,7 +377,8 @@ class Turn:
             group.expire(now, fx)
             group.reader.expire(now, fx)
         if now >= self.scan_at:
-            fx.records += self.retention.records(self.groups)
+            if self._held is not None or not fx.records:
+                fx.records += self._marks(self.groups)
             self.scan_at = now + RECHECK_EVERY
         self.scan_at = min(self.scan_at, now + RECHECK_EVERY)  # reach: disk-full
         if now >= self.mark_at:
@@ -387,6 +416,7 @@ class Turn:
         for seq in fx.abandoned:
             self.calls.drop_read(seq)
             self._fail(seq, Code.TIMEOUT, "this replica of the group was fenced; its status says why")
+        fx.conflicts, fx.expired, fx.fenced, fx.abandoned = [], [], [], []
 
     # Steps of the pass
 
@@ -420,11 +450,74 @@ class Turn:
                 group.open(now, fx)
 
     def _mark(self, fx: Effects) -> None:
-        for index in self._unmarked:
-            fx.records.append((DECIDED, index, self.groups[index].instance - 1, 0, 0, b""))
-        fx.records += self.retention.records(self._unmarked)
-        self._unmarked.clear()
+        fx.records += self._marks(self._unmarked)
         self.mark_at = NEVER
+
+    def _marks(self, groups: Iterable[int]) -> list[Record]:
+        """What is decided, and what these groups forget: never what the log does not know to be decided."""
+        ends = self._ends()
+        forgotten = self.retention.records(groups, ends)
+        self._unmarked.update([record[1] for record in forgotten])
+        records = []
+        for index in self._unmarked:
+            instance = self.groups[index].instance
+            end = min(instance, ends.get(index, instance))
+            if end:
+                records.append((DECIDED, index, end - 1, 0, 0, b""))
+        self._unmarked.clear()
+        return records + forgotten
+
+    # A turn that is held
+
+    def _hold(self, reason: str) -> None:
+        """The log has taken nothing of this turn in. Done after it is only what needs none of it."""
+        self._no_room = reason
+        if self._held is not None:
+            # These are marks, which are made anew.
+            self.fx.records = []
+            return
+        self._held, self.fx = self.fx, Effects()
+        # It has left.
+        self._held.now = Outbox()
+        _log.warning("no room for %d records: this worker waits: %s", len(self._held.records), reason)
+
+    def _go_on(self, held: Effects, unhealthy: str | None) -> str:
+        """Before a pass: try the held turn again if there may be room. Why nothing is taken in now."""
+        # What comes from elsewhere belongs behind it: a group may be released that it has records of.
+        held.records += self.fx.records
+        self.fx.records = []
+        if unhealthy is None:
+            held.expired += self.fx.expired
+            self.fx, self._held = held, None
+            _log.info("%d records that waited for room are written now", len(held.records))
+        return unhealthy or self._no_room
+
+    def _wait(self, held: Effects, done: Effects, now: int) -> None:
+        """The end of a pass in which the held turn has stayed."""
+        self._give_up(held)
+        self._give_up(done)
+        self._give_up_decided(held, now)
+        # What the log has of these groups may be superseded by what is held.
+        ahead = {decided[0] for decided in held.decided}
+        self.calls.answer(held.readable, self._behind.keys() | ahead, now)
+        held.readable = []
+        self.scan_at = min(self.scan_at, now + RECHECK_EVERY)
+
+    def _give_up_decided(self, held: Effects, now: int) -> None:
+        """Proposals are waited for until their deadline, also where they are decided and cannot be executed."""
+        for *_, owned in held.decided:
+            if owned:
+                for seq in [seq for seq, proposal in owned.items() if proposal[1] <= now]:
+                    self._fail(seq, Code.TIMEOUT, f"deadline passed before it was durable: {self._no_room}")
+                    del owned[seq]
+
+    def _ends(self) -> dict[int, int]:
+        """The first instance of each group that has something among the held records."""
+        ends: dict[int, int] = {}
+        for kind, index, instance, *_ in self._held.records if self._held is not None else ():
+            if kind in _OF_AN_INSTANCE and instance < ends.get(index, NEVER):
+                ends[index] = instance
+        return ends
 
     def _apply(self, decided: list[Decided], now: int) -> None:
         if not self._unmarked:

@@ -215,14 +215,14 @@ class Worker:
                 self._control()
             if now >= self._publish_at:
                 self._publish(now)
-            if transit.active:
+            if transit.active and not turn.held:
                 transit.before_turn()
             if (
                 not frames
                 and not batches
                 and not turn.busy
                 and now < turn.wake_at
-                and not transit.settle_if_idle(now)
+                and (turn.held or not transit.settle_if_idle(now))
             ):
                 if now >= self._housekeep_at:
                     slots[phase] = Phase.HOUSEKEEP
@@ -250,7 +250,7 @@ class Worker:
                     self._housekeep_at = now + HOUSEKEEP_EVERY
             slots[phase] = Phase.APPLY
             turn.finish(now)
-            if transit.active or turn.calls.orders:
+            if (transit.active or turn.calls.orders) and not turn.held:
                 transit.after_turn(now)
             if replies:
                 self._send_replies()

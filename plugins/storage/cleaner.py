@@ -87,6 +87,8 @@ class Cleaner:
         """which belongs to these groups,"""
         self._walked = 0
         """up to this offset."""
+        self._moving = self._number
+        """The segment of the last slice."""
         self._opened = -1
         self._instances: dict[int, int] = {}
         """How far each group was when the segment behind this one was opened,"""
@@ -128,9 +130,15 @@ class Cleaner:
             if may_move and self._crowded():
                 self._begin_walk()
                 return Slice([], 0.0)
+        self._moving = self._number
         if self._number > self._table.oldest:
             return Slice([(OPENING, 0, self._number, 0, 0, b"")], 0.0)
         return Slice([], None)
+
+    def repeat(self) -> None:
+        """What the last slice asked for was not appended: look through its segment again."""
+        self._walk = None
+        self._number = self._moving
 
     def _remove(self, number: int, now: float) -> None:
         segment = self._place.segments[number]
@@ -189,6 +197,7 @@ class Cleaner:
     def _move(self, now: float) -> Slice:
         """Go on through the segment, and collect what lives."""
         assert self._walk is not None
+        self._moving = self._number
         records: list[Record] = []
         seen = size = 0
         for batch in self._walk:

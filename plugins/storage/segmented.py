@@ -17,6 +17,7 @@ from paxmux.engine.storage import (
     CLEAN_BYTES_PER_S,
     HardState,
     LogStats,
+    NoRoom,
     Record,
     StorageDamaged,
 )
@@ -24,7 +25,15 @@ from paxmux.plugins.storage.cleaner import Cleaner
 from paxmux.plugins.storage.opening import batch_bytes, opening_records
 from paxmux.plugins.storage.place import IndexUnusable, Place
 from paxmux.plugins.storage.reader import Reader
-from paxmux.plugins.storage.record import OPENS_SEGMENT, UPKEEP, encode_batch, position
+from paxmux.plugins.storage.record import (
+    DECIDED,
+    FORGOTTEN,
+    OPENS_SEGMENT,
+    RELEASED,
+    UPKEEP,
+    encode_batch,
+    position,
+)
 from paxmux.plugins.storage.segment_file import (
     HEADER_BYTES,
     MAX_SEGMENT_BYTES,
@@ -45,6 +54,11 @@ shorter. With larger ones the disk is busy enough: zeros would halve what it can
 UNSYNCED_WAIT_S: Final = 0.005
 LIMIT_WAIT_S: Final = 0.1
 """How often a log that is as large as it may be looks whether it is smaller."""
+OTHER_SEGMENTS: Final = 5
+"""So many segments a log may have beside a new one though it has forgotten all that it can: three that
+wait to be cleaned, the one that is written, and one for what is moved."""
+MAKES_ROOM: Final = frozenset({DECIDED, FORGOTTEN, RELEASED})
+"""A batch of these alone may take the segment that `max_bytes` keeps free."""
 
 
 def check_segment_bytes(segment_bytes: int) -> None:
@@ -99,6 +113,8 @@ class SegmentedLog:
         self._recovered = self._cut = self._disk_bytes = 0
         self._limit: str | None = None
         """In words: the next segment is not made, since the log is as large as it may be."""
+        self._refused_bytes = 0
+        """Size of the segment that `max_bytes` had no room for when one was needed last."""
         self._reader = Reader(place)
 
     def recover(self) -> dict[int, HardState]:
@@ -164,7 +180,9 @@ class SegmentedLog:
 
         Raises:
             ValueError: records that no log can hold; nothing is written and the log stays usable.
-            StorageFailed: the write failed, or the log needs a new segment and there is no room.
+            NoRoom: the log needs a new segment and there is no room; nothing is written and the log stays
+                usable.
+            StorageFailed: the write failed.
         """
         if self._unusable is not None:
             raise StorageFailed(self._unusable)
@@ -178,13 +196,15 @@ class SegmentedLog:
         )
         try:
             if self._offset + len(data) > segment.size:
-                self._roll(len(data))
+                self._roll(len(data), upkeep=bool(flags) or all(each[0] in MAKES_ROOM for each in records))
                 segment = self._segment
                 data, positions = encode_batch(
                     records, segment.number, segment.salt, self._offset, self._synced, flags
                 )
             self._write(data)
             self._start.table.note(records, positions)
+        except NoRoom:
+            raise
         except (OSError, StorageFailed, StorageDamaged, IndexUnusable) as error:
             raise self._fail("append", error) from error
         self._appends += 1
@@ -219,8 +239,12 @@ class SegmentedLog:
         self._position += len(data)
         self._bytes += len(data)
 
-    def _roll(self, needed: int) -> None:
-        """Go on in the next segment; `needed` bytes will follow its opening."""
+    def _roll(self, needed: int, *, upkeep: bool) -> None:
+        """Go on in the next segment; `needed` bytes will follow its opening. `upkeep`: they make room.
+
+        Raises:
+            NoRoom: there is no segment for them; all is as before.
+        """
         if self._synced != self._position:
             # Before anything is written to the next one: what is durable must always be a prefix.
             self._sync()
@@ -230,12 +254,26 @@ class SegmentedLog:
         least = HEADER_BYTES + batch_bytes(opening) + needed
         if least > MAX_SEGMENT_BYTES:
             raise ValueError(f"a batch of {needed} bytes fits no segment")
+        if self._max_bytes and not upkeep:
+            self._refuse_beyond_limit(number, max(self._size(number), least))
         segment = self._place.take(number, max(self._size(number), least), least)
+        self._refused_bytes = 0
         self._segments[number] = segment
         self._disk_bytes += segment.size
         self._use(segment, HEADER_BYTES)
         self._open_segment(opening, previous)
         self._request_next()
+
+    def _refuse_beyond_limit(self, number: int, size: int) -> None:
+        """Raise NoRoom if a segment of this size leaves none below the limit for what makes room. One that
+        may not fit however much is forgotten is made all the same: to wait could be to wait for ever."""
+        if (
+            self._segments_bytes() + size + self._size(number) > self._max_bytes
+            and size + OTHER_SEGMENTS * self._segment_bytes <= self._max_bytes
+        ):
+            self._refused_bytes = size
+            self._request_next()
+            raise NoRoom(self._limit or f"{self._path}: no room below storage.max_bytes")
 
     def _use(self, segment: SegmentFile, offset: int) -> None:
         self._segment = segment
@@ -262,7 +300,7 @@ class SegmentedLog:
         size = self._size(number)
         has = self._segments_bytes()
         self._limit = None
-        if self._max_bytes and has + 2 * size > self._max_bytes:
+        if self._max_bytes and has + max(size, self._refused_bytes) + size > self._max_bytes:
             # One more is made, if it fits: what is moved out of old segments goes there.
             self._limit = (
                 f"{self._path}: {has} bytes of log, too little room for segments of {size} below"
@@ -369,7 +407,11 @@ class SegmentedLog:
             self._cleaner.trouble = str(error)
             return None
         if records:
-            self._append(records, UPKEEP)
+            try:
+                self._append(records, UPKEEP)
+            except NoRoom:
+                self._cleaner.repeat()
+                return LIMIT_WAIT_S
             self.sync()
         return pause
 
