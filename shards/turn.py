@@ -95,7 +95,7 @@ class Turn:
         self._held: Effects | None = None
         """A turn whose records the log has no room for."""
         self._no_room = ""
-        """In words, why."""
+        """In words, why; empty since it was written."""
         self._unmarked: set[int] = set()
         self._behind: dict[int, None] = {}
         """Groups that have decided values to execute from the log; their turn comes in this order."""
@@ -213,6 +213,9 @@ class Turn:
         except NoRoom as error:
             self._hold(str(error))
             return
+        if self._no_room and self._held is None:
+            _log.info("there is room again: what waited for it is written")
+            self._no_room = ""
         if self.log_sync.every_turn:
             self.log.sync()
         else:
@@ -471,6 +474,8 @@ class Turn:
 
     def _hold(self, reason: str) -> None:
         """The log has taken nothing of this turn in. Done after it is only what needs none of it."""
+        if not self._no_room:
+            _log.warning("no room for %d records; nothing goes on until there is: %s", len(self.fx.records), reason)
         self._no_room = reason
         if self._held is not None:
             # These are marks, which are made anew.
@@ -479,7 +484,6 @@ class Turn:
         self._held, self.fx = self.fx, Effects()
         # It has left.
         self._held.now = Outbox()
-        _log.warning("no room for %d records: this worker waits: %s", len(self._held.records), reason)
 
     def _go_on(self, held: Effects, unhealthy: str | None) -> str:
         """Before a pass: try the held turn again if there may be room. Why nothing is taken in now."""
@@ -489,7 +493,6 @@ class Turn:
         if unhealthy is None:
             held.expired += self.fx.expired
             self.fx, self._held = held, None
-            _log.info("%d records that waited for room are written now", len(held.records))
         return unhealthy or self._no_room
 
     def _wait(self, held: Effects, done: Effects, now: int) -> None:
