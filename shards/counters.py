@@ -55,6 +55,7 @@ WORKER = (
     "live_bytes",
     "removed_segments",
     "segments",
+    "no_room",
 )
 """Slots of a worker's block."""
 

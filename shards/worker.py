@@ -359,6 +359,7 @@ class Worker:
             ("live_bytes", stats["live_bytes"]),
             ("removed_segments", stats["removed_segments"]),
             ("segments", stats["segments"]),
+            ("no_room", int(turn.held or self._log.healthy() is not None)),
             ("prepares", turn.prepares),
             ("rejects", turn.rejects),
             ("resends", turn.resends),

@@ -257,7 +257,7 @@ ELSEWHERE: Final[tuple[tuple[Row, str, str], ...]] = tuple(
             "test_a_file_system_that_is_really_full_loses_nothing",
             "full file system under load",
             "LmdbLog",
-            "said ahead; then `StorageFailed`; nothing is lost",
+            "said ahead; then not taken in; nothing is lost",
         ),
         (
             STORAGE_KILL,
