@@ -95,15 +95,19 @@ class Cleaner:
         self._end = 0
         """and where this one ended: an offset."""
         self._pass_end: int | None = None
+        self._pass_taken = self._pass_moved = 0
+        """What the log had been given when the last pass over it began, and what was moved since, in bytes."""
+        self._taken = 0
         self._scale = 1.0
         """What lives is more than it seems by this factor, as the last pass over the whole log has shown."""
 
-    def slice(self, current: int, indexed: int | None, *, may_move: bool) -> Slice:
+    def slice(self, current: int, indexed: int | None, *, taken_bytes: int, may_move: bool) -> Slice:
         """Do one slice; everything appended so far is durable.
 
         Args:
             current: the segment that is written.
             indexed: position up to which the index has the log.
+            taken_bytes: what the log was given since it was opened, beside what was asked for here.
             may_move: there is room to append something again.
 
         Raises:
@@ -112,6 +116,7 @@ class Cleaner:
         """
         if not self.on or self.trouble is not None:
             return Slice([], None)
+        self._taken = taken_bytes
         now = self._clock()
         if now < self._not_before:
             return Slice([], self._not_before - now)
@@ -178,13 +183,16 @@ class Cleaner:
             [each.size for each in self._place.segments.values() if each.number >= self._number]
         )
         if self._pass_end is not None and self._number >= self._pass_end:
-            # All that lives was moved since: the log is no larger than that, and what was new.
+            # All that lived when it began was moved since; of what is new nobody has seen how much lives.
             self._pass_end = None
-            self._scale = max(1.0, (total_bytes - spare_bytes) / max(1, live_bytes))
+            self._scale = max(1.0, self._pass_moved / max(1, live_bytes))
         crowded = total_bytes > 2 * live_bytes * self._scale + spare_bytes
         if not crowded:
             # The pass ends here; what comes before the next one begins is not moved by it.
             self._pass_end = None
+        elif self._pass_end is None:
+            # So each byte that comes in is the reason for at most about one that is moved.
+            return self._taken - self._pass_taken >= self._pass_moved
         return crowded
 
     def _begin_walk(self) -> None:
@@ -193,6 +201,7 @@ class Cleaner:
         self._walked = HEADER_BYTES
         if self._pass_end is None:
             self._pass_end = max(self._place.segments)
+            self._pass_taken, self._pass_moved = self._taken, 0
 
     def _move(self, now: float) -> Slice:
         """Go on through the segment, and collect what lives."""
@@ -213,6 +222,7 @@ class Cleaner:
                 self.trouble = f"{path}, offset {self._walked}: no good batch, so the segment is kept"
                 raise StorageDamaged(self.trouble)
             self._number += 1
+        self._pass_moved += size
         self._spend(size, now)
         return Slice(records, self._not_before - now)
 

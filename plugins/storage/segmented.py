@@ -109,7 +109,7 @@ class SegmentedLog:
         self._started = self._closed = False
         self._offset = self._position = self._synced = 0
         """Where the next batch goes, within the segment and as a position; and what is durable."""
-        self._appends = self._syncs = self._records = self._bytes = 0
+        self._appends = self._syncs = self._records = self._bytes = self._taken = 0
         self._recovered = self._cut = self._disk_bytes = 0
         self._limit: str | None = None
         """In words: the next segment is not made, since the log is as large as it may be."""
@@ -202,6 +202,8 @@ class SegmentedLog:
                     records, segment.number, segment.salt, self._offset, self._synced, flags
                 )
             self._write(data)
+            if not flags:
+                self._taken += len(data)
             self._start.table.note(records, positions)
         except NoRoom:
             raise
@@ -397,7 +399,7 @@ class SegmentedLog:
         )
         try:
             records, pause = self._cleaner.slice(
-                segment.number, self._start.index.position, may_move=may_move
+                segment.number, self._start.index.position, taken_bytes=self._taken, may_move=may_move
             )
         except IndexUnusable as error:
             self._cleaner.trouble = str(error)
