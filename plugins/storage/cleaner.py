@@ -186,14 +186,10 @@ class Cleaner:
             # All that lived when it began was moved since; of what is new nobody has seen how much lives.
             self._pass_end = None
             self._scale = max(1.0, self._pass_moved / max(1, live_bytes))
-        crowded = total_bytes > 2 * live_bytes * self._scale + spare_bytes
-        if not crowded:
-            # The pass ends here; what comes before the next one begins is not moved by it.
-            self._pass_end = None
-        elif self._pass_end is None:
-            # So each byte that comes in is the reason for at most about one that is moved.
-            return self._taken - self._pass_taken >= self._pass_moved
-        return crowded
+        if total_bytes <= 2 * live_bytes * self._scale + spare_bytes:
+            return False
+        # So each byte that comes in is the reason for at most about one that is moved.
+        return self._pass_end is not None or self._taken - self._pass_taken >= self._pass_moved
 
     def _begin_walk(self) -> None:
         segment = self._place.segments[self._number]
