@@ -11,13 +11,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from paxmux.engine.options import StorageOptions
-from paxmux.engine.paxos.effects import FORGOTTEN
+from paxmux.engine.paxos.effects import DECIDED, FORGOTTEN
 from paxmux.engine.paxos.group import Group
 from paxmux.engine.storage import Log, Record
 from paxmux.shards.applier import Applier
-
-
-NO_ENDS: Mapping[int, int] = {}
+from paxmux.shards.held_turn import NO_ENDS
 
 
 class Retention:
@@ -74,9 +72,24 @@ class Retention:
                     found.append((FORGOTTEN, index, first, 0, 0, b""))  # reach: values-forgotten
         return found
 
+    def marks(
+        self, groups: Iterable[int], unmarked: Iterable[int], ends: Mapping[int, int] = NO_ENDS
+    ) -> list[Record]:
+        """What is decided in the `unmarked` groups, and what `groups` may forget: never what the log does not
+        know to be decided, or a start would not find its last decided value. `ends` as above."""
+        forgotten = self.records(groups, ends)
+        found: list[Record] = []
+        for index in {*unmarked, *[record[1] for record in forgotten]}:
+            instance = self._groups[index].instance
+            end = min(instance, ends.get(index, instance))
+            if end:
+                found.append((DECIDED, index, end - 1, 0, 0, b""))
+        return found + forgotten
+
     def _first(self, group: Group, end: int, durable: int, before: int, excess: float) -> int:
-        """The first instance that a group keeps. `end`: all below is decided, and in the log; `durable`: that
-        its machines need after a crash; `excess`: the part of its values that are too many for `keep_bytes`."""
+        """The first instance that a group keeps. `end`: all below is decided, and in the log;
+        `durable`: that its machines need after a crash; `excess`: the part of its values that are too many
+        for `keep_bytes`."""
         most = min(durable, end - 1)
         first = most - self._keep_instances
         if self._keep_for_members:

@@ -8,9 +8,8 @@ simulator runs this very code.
 Everything that a turn decides is durable here before it is executed, and whatever came in while the
 last sync was running shares the next one: that is the whole of group commit, with no timer.
 
-Where the log has no room for the records of a turn, the turn is *held*: nothing that rests on it is done,
-nothing is taken in, and callers are refused, until the log takes these very records. So however large
-they are, a full disk costs answers alone.
+Where the log has no room for the records of a turn, the turn is *held*: nothing that rests on it is done, and
+nothing is taken in, until the log takes these very records. So a full disk costs answers alone.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from paxmux.engine.errors import Code
 from paxmux.engine.frame import HEADER_BYTES, parse_header
 from paxmux.engine.options import StorageOptions
 from paxmux.engine.paxos.ballot import NULL
-from paxmux.engine.paxos.effects import ACCEPT, DECIDED, LEARNED, PROMISE, Decided, Effects, Outbox, Record
+from paxmux.engine.paxos.effects import Decided, Effects, Outbox, Record
 from paxmux.engine.paxos.group import Group
 from paxmux.engine.paxos.messages import Body, Chosen
 from paxmux.engine.paxos.timers import MS, NEVER
@@ -32,7 +31,9 @@ from paxmux.engine.storage import Log, NoRoom
 from paxmux.shards.applier import Applier
 from paxmux.shards.calls import Calls
 from paxmux.shards.codec import BodyError, decode_sections
+from paxmux.shards.held_turn import NO_ENDS, HeldTurn
 from paxmux.shards.log_sync import LogSync
+from paxmux.shards.outcomes import given_up
 from paxmux.shards.outlet import Outlet
 from paxmux.shards.requests import Batch, Call, Proposal, Reply
 from paxmux.shards.retention import Retention
@@ -45,7 +46,6 @@ RECHECK_EVERY = 100 * MS
 EAGER_ENTRIES = 256
 """With more values decided than this in one turn, their notices leave at once."""
 DEFAULT_STORAGE = StorageOptions()
-_OF_AN_INSTANCE = frozenset({PROMISE, ACCEPT, LEARNED})
 
 _log = logging.getLogger("paxmux")
 
@@ -92,7 +92,7 @@ class Turn:
         self.rejects = 0
         self.resends = 0
         self.learned = 0
-        self._held: Effects | None = None
+        self._held: HeldTurn | None = None
         """A turn whose records the log has no room for."""
         self._no_room = ""
         """In words, why; empty since it was written."""
@@ -162,8 +162,7 @@ class Turn:
 
     @property
     def held(self) -> bool:
-        """Whether the last turn waits for room in the log. What it has decided is not durable: nobody else
-        must go by it either."""
+        """Whether the last turn waits for room in the log: what it has decided nobody must go by yet."""
         return self._held is not None
 
     @property
@@ -213,8 +212,7 @@ class Turn:
         except NoRoom as error:
             self._hold(str(error))
             return
-        if self._no_room and self._held is None:
-            _log.info("there is room again: what waited for it is written")
+        if self._held is None:
             self._no_room = ""
         if self.log_sync.every_turn:
             self.log.sync()
@@ -273,9 +271,9 @@ class Turn:
             group.own.clear()
             if group.instance:
                 self._unmarked.add(index)
-        self.calls.close()
         if self._held is not None:
-            self._give_up_decided(self._held, NEVER)
+            self._wait(self._held, Effects(), NEVER)
+        self.calls.close()
         self._mark(self.fx)
         self.persist()
         if self._notices:
@@ -405,21 +403,8 @@ class Turn:
         self.replies.append((seq, code, 0, 0, message.encode()))
 
     def _give_up(self, fx: Effects) -> None:
-        """Tell whoever waits for what will not come."""
-        for seq in fx.conflicts:
-            self._fail(seq, Code.CONFLICT, "other values were decided in as many instances as were allowed")
-        for seq in fx.expired:
-            if self.calls.drop_read(seq):
-                words = "deadline passed before a majority answered and what it told was decided here"
-            else:
-                words = "deadline passed before the value was known to be decided"
-            self._fail(seq, Code.TIMEOUT, words)
-        for group in fx.fenced:
-            _log.error("group %d is fenced on this node: %s", group.index, group.inquiry.fenced)
-        for seq in fx.abandoned:
-            self.calls.drop_read(seq)
-            self._fail(seq, Code.TIMEOUT, "this replica of the group was fenced; its status says why")
-        fx.conflicts, fx.expired, fx.fenced, fx.abandoned = [], [], [], []
+        for seq, code, words in given_up(fx, self.calls):
+            self._fail(seq, code, words)
 
     # Steps of the pass
 
@@ -457,70 +442,43 @@ class Turn:
         self.mark_at = NEVER
 
     def _marks(self, groups: Iterable[int]) -> list[Record]:
-        """What is decided, and what these groups forget: never what the log does not know to be decided."""
-        ends = self._ends()
-        forgotten = self.retention.records(groups, ends)
-        self._unmarked.update([record[1] for record in forgotten])
-        records = []
-        for index in self._unmarked:
-            instance = self.groups[index].instance
-            end = min(instance, ends.get(index, instance))
-            if end:
-                records.append((DECIDED, index, end - 1, 0, 0, b""))
+        found = self.retention.marks(groups, self._unmarked, self._held.ends() if self._held else NO_ENDS)
         self._unmarked.clear()
-        return records + forgotten
+        return found
 
     # A turn that is held
 
     def _hold(self, reason: str) -> None:
         """The log has taken nothing of this turn in. Done after it is only what needs none of it."""
         if not self._no_room:
-            _log.warning("no room for %d records; nothing goes on until there is: %s", len(self.fx.records), reason)
+            _log.warning(
+                "no room for %d records: nothing goes on until there is: %s", len(self.fx.records), reason
+            )
         self._no_room = reason
-        if self._held is not None:
-            # These are marks, which are made anew.
-            self.fx.records = []
-            return
-        self._held, self.fx = self.fx, Effects()
-        # It has left.
-        self._held.now = Outbox()
+        if self._held is None:
+            self._held, self.fx = HeldTurn(self.fx), Effects()
+        else:
+            self.fx.records = []  # Marks, which are made anew.
 
-    def _go_on(self, held: Effects, unhealthy: str | None) -> str:
+    def _go_on(self, held: HeldTurn, unhealthy: str | None) -> str:
         """Before a pass: try the held turn again if there may be room. Why nothing is taken in now."""
         # What comes from elsewhere belongs behind it: a group may be released that it has records of.
-        held.records += self.fx.records
+        held.fx.records += self.fx.records
         self.fx.records = []
         if unhealthy is None:
-            held.expired += self.fx.expired
-            self.fx, self._held = held, None
+            held.fx.expired += self.fx.expired
+            self.fx, self._held = held.fx, None
         return unhealthy or self._no_room
 
-    def _wait(self, held: Effects, done: Effects, now: int) -> None:
+    def _wait(self, held: HeldTurn, done: Effects, now: int) -> None:
         """The end of a pass in which the held turn has stayed."""
-        self._give_up(held)
+        self._give_up(held.fx)
         self._give_up(done)
-        self._give_up_decided(held, now)
-        # What the log has of these groups may be superseded by what is held.
-        ahead = {decided[0] for decided in held.decided}
-        self.calls.answer(held.readable, self._behind.keys() | ahead, now)
-        held.readable = []
+        for seq in held.late(now):
+            self._fail(seq, Code.TIMEOUT, f"deadline passed before it was durable here: {self._no_room}")
+        self.calls.answer(held.fx.readable, self._behind.keys() | held.ahead(), now)
+        held.fx.readable = []
         self.scan_at = min(self.scan_at, now + RECHECK_EVERY)
-
-    def _give_up_decided(self, held: Effects, now: int) -> None:
-        """Proposals are waited for until their deadline, also where they are decided and cannot be executed."""
-        for *_, owned in held.decided:
-            if owned:
-                for seq in [seq for seq, proposal in owned.items() if proposal[1] <= now]:
-                    self._fail(seq, Code.TIMEOUT, f"deadline passed before it was durable: {self._no_room}")
-                    del owned[seq]
-
-    def _ends(self) -> dict[int, int]:
-        """The first instance of each group that has something among the held records."""
-        ends: dict[int, int] = {}
-        for kind, index, instance, *_ in self._held.records if self._held is not None else ():
-            if kind in _OF_AN_INSTANCE and instance < ends.get(index, NEVER):
-                ends[index] = instance
-        return ends
 
     def _apply(self, decided: list[Decided], now: int) -> None:
         if not self._unmarked:

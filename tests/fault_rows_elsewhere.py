@@ -9,6 +9,7 @@ from tests.fault_rows import Row
 DAMAGE: Final = "tests/test_storage_damage.py"
 FAULTS: Final = "tests/test_storage_faults.py"
 FILES: Final = "tests/test_storage_files.py"
+ROOM: Final = "tests/test_storage_room.py"
 INDEX: Final = "tests/test_storage_index.py"
 CLEANER: Final = "tests/test_storage_cleaner.py"
 STORAGE_KILL: Final = "tests/test_storage_kill.py"
@@ -225,7 +226,7 @@ ELSEWHERE: Final[tuple[tuple[Row, str, str], ...]] = tuple(
             "`DataDirError` with the file and both versions",
         ),
         (
-            FILES,
+            ROOM,
             "test_no_room_is_said_ahead_and_goes_away",
             "ENOSPC and EIO at each call: next segment",
             "log: no room for long",

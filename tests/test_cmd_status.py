@@ -61,7 +61,15 @@ def test_a_running_node(node: Command, config: Path) -> None:
     # The data directory does as well as the config.
     brief = run_command("status", config.parent / "data", folder=config.parent)
     assert (brief.returncode, brief.stderr) == (ExitCode.OK, "")
-    for words in (f"process {node.process.pid}", "workers", "logs", "peers", "rings", "requests: ", "groups: 3, "):
+    for words in (
+        f"process {node.process.pid}",
+        "workers",
+        "logs",
+        "peers",
+        "rings",
+        "requests: ",
+        "groups: 3, ",
+    ):
         assert words in brief.stdout.replace("\n", " ")
     for worker in status["workers"]:
         assert str(worker["pid"]) in brief.stdout

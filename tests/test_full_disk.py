@@ -31,7 +31,7 @@ SEGMENT_BYTES = 1 << 20
 DISK_BYTES = 16 << 20
 BALLAST_BYTES = 8 << 20
 FILL_BYTES = 10 << 20
-"""So many bytes of values fill it; all that follows, and what the node missed, must fit once there is room."""
+"""So many bytes of values fill it; what follows, and what the node missed, must fit once there is room."""
 VALUE_BYTES = 20_000
 LARGE_BYTES = 1_000_000
 LARGE_SEGMENT_BYTES = 256 << 10

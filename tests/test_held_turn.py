@@ -23,7 +23,6 @@ from paxmux.shards.turn import Turn
 from tests.test_turn import (
     LATER,
     NOW,
-    Events,
     Machine,
     accept,
     bodies,
@@ -42,7 +41,9 @@ class SmallLog(MemoryLog):
     """Not even that."""
 
     def append(self, records: Sequence[Record]) -> None:
-        if self.full and (self.tight or not {record[0] for record in records} <= {DECIDED, FORGOTTEN, RELEASED}):
+        if self.full and (
+            self.tight or not {record[0] for record in records} <= {DECIDED, FORGOTTEN, RELEASED}
+        ):
             self.trouble = "no room at all"
             raise NoRoom(self.trouble)
         super().append(records)

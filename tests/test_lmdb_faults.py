@@ -369,7 +369,11 @@ def test_a_disk_without_room_is_reported_and_recovers(
     log.close(clean=True)
 
 
-@fault("full file system under load", "LmdbLog: a batch larger than what is left", "not taken in; later it may be")
+@fault(
+    "full file system under load",
+    "LmdbLog: a batch larger than what is left",
+    "not taken in; later it may be",
+)
 def test_a_batch_for_which_there_is_no_room_is_not_taken_in(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

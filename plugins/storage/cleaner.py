@@ -96,7 +96,7 @@ class Cleaner:
         """and where this one ended: an offset."""
         self._pass_end: int | None = None
         self._pass_taken = self._pass_moved = 0
-        """What the log had been given when the last pass over it began, and what was moved since, in bytes."""
+        """What the log had been given when the last pass over it began, and what that has moved: bytes."""
         self._taken = 0
         self._scale = 1.0
         """What lives is more than it seems by this factor, as the last pass over the whole log has shown."""

@@ -364,9 +364,8 @@ class LmdbLog:
             if now >= self._readers_at:
                 self._readers_at = now + READERS_EVERY_S
                 env.forget_killed_readers()
-            if env.trouble is not None:
-                if env.make_room(self._refused_bytes):
-                    self._refused_bytes = 0
+            if env.trouble is not None and env.make_room(self._refused_bytes):
+                self._refused_bytes = 0
             if self._max_bytes:
                 self._check_limit(env)
             if self._forgetting and self._cleaning:
