@@ -8,6 +8,7 @@ from paxmux.plugins.storage.flusher import Flusher
 from paxmux.plugins.storage.group_table import GroupTable
 from paxmux.plugins.storage.recovery import Recovery
 from paxmux.plugins.storage.segmented import SegmentedLog
+from paxmux.shards.retention import Retention
 from paxmux.shards.serving import Serving
 from paxmux.shards.turn import Turn
 from tests.mutation_harness import Change, both, one
@@ -36,7 +37,7 @@ TURN = (
     ),
     one(
         "the mark is one too high", "I9",
-        Turn, "_mark", "self.groups[index].instance - 1", "self.groups[index].instance",
+        Retention, "marks", "end - 1", "end",
     ),
     one("a full disk makes it spin", "I25", Turn, "_refuse", "if now >= self.mark_at:", "if False:"),
     one(
