@@ -9,26 +9,50 @@ neither votes nor answers for it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from time import monotonic_ns
 
 from paxmux.engine.paxos.effects import LEARNED, Record
 from paxmux.engine.paxos.group import Owned
-from paxmux.engine.state_machine import StateMachine
+from paxmux.engine.paxos.timers import MS
 from paxmux.engine.storage import EMPTY_STATE, HardState, Log
 from paxmux.shards import handover
-from paxmux.shards.applier import Applier
+from paxmux.shards.applier import REPLAY_COUNT, Applier
 from paxmux.shards.handover import Begin, HandoverLost, HandoverSocket, LetGo, State, Values, Waiting
 from paxmux.shards.moving import last_records
 from paxmux.shards.requests import Call
 
 NEAR_COUNT = 64
-"""With no more values than this to go, the other worker may let go."""
+"""With no more values than this to come, and none to execute, the other worker may let go."""
 AHEAD_COUNT = 4096
 """While so many values wait to be executed here, no more are taken in."""
+SLICE_NS = 4 * MS
+"""Executed at a time."""
 
-Machines = Mapping[int, StateMachine]
-Build = Callable[[int, bool], Machines]
+Build = Callable[[int, bool], Applier]
 """(group, durable): build the group's machines that keep their state, or those that do not."""
+
+
+class Pace:
+    """Executes in slices of about `SLICE_NS`, or one instance: the worker's other groups wait for no more,
+    however long a value takes."""
+
+    def __init__(self, clock: Callable[[], int]) -> None:
+        self._clock = clock
+        self._count = 1
+
+    def replay(self, applier: Applier, end: int) -> bool:
+        """Execute one slice of what is below `end`; True while there is more. Raises StorageDamaged."""
+        if not applier.machines:
+            return applier.replay(end)
+        begun = self._clock()
+        applier.replay(min(end, applier.next + self._count))
+        took = self._clock() - begun
+        if took > SLICE_NS:
+            self._count = max(1, self._count // 2)
+        elif took < SLICE_NS // 4:
+            self._count = min(REPLAY_COUNT, self._count * 2)
+        return applier.next < end
 
 
 class Arrival:
@@ -41,12 +65,12 @@ class Arrival:
         socket: HandoverSocket,
         log: Log,
         build: Build,
-        make_applier: Callable[[int, Machines], Applier],
+        clock: Callable[[], int] = monotonic_ns,
     ) -> None:
-        """The log must know nothing of the group.
+        """The log must know nothing of the group. `clock`: in ns.
 
         Raises:
-            ConfigError, or whatever a machine's constructor raises.
+            PaxmuxError: the machines cannot be built.
         """
         self.group = group
         self.move = move
@@ -70,10 +94,9 @@ class Arrival:
         self._durable: Applier | None = None
         self._joined = False
         self._build = build
-        self._make_applier = make_applier
-        self.applier = make_applier(group, build(group, False))
+        self._pace = Pace(clock)
+        self.applier = build(group, False)
         socket.send(Begin())
-        socket.flush()
 
     def take(self, records: list[Record]) -> bool:
         """Before a turn: take in what has come; `records` gets what the turn must write. Whether anything
@@ -99,21 +122,21 @@ class Arrival:
 
         Raises:
             StorageDamaged: what was written cannot be read back.
-            ConfigError, or whatever a machine's constructor raises.
+            PaxmuxError: the machines cannot be built.
         """
         if self._joined:
             self.complete = self.state is not None
             return False
         end = self._have if self._applied < 0 else self._applied
-        if self.applier.replay(end):
+        if self._pace.replay(self.applier, end):
             return True
         if self._applied < 0:
-            self.near = self._left >= 0 and self._left + end - self.applier.next <= NEAR_COUNT
+            self.near = 0 <= self._left <= NEAR_COUNT
             return False
         if self._durable is None:
-            self._durable = self._make_applier(self.group, self._build(self.group, True))
+            self._durable = self._build(self.group, True)
         if self._durable.machines:
-            if self._durable.replay(self._applied):
+            if self._pace.replay(self._durable, self._applied):
                 return True
             self._durable.next = self.applier.next = max(self._applied, self.applier.next)
             self.applier.join(self._durable)

@@ -237,7 +237,7 @@ def test_let_go_at_every_moment(old: int, turns: int) -> None:
     # The power goes: what the target was complete with is all there.
     assert target.log.disk.synced == len(target.log.disk.batches)
     target.order(CallKind.TAKE_UP)
-    source.order(CallKind.LEAVE)
+    source.transit.leave(GROUP)
     until(lambda: len(source.replies) + len(target.replies) == 10, source, target)
     for _ in range(5):
         source.loop()
@@ -318,7 +318,7 @@ def let_go_after(rounds: int, world: Three, back: bool) -> None:
     if back:
         target.transit.end(GROUP, MOVE)
     else:
-        source.order(CallKind.LEAVE)
+        source.transit.leave(GROUP)
     winner.order(CallKind.TAKE_UP)
     knows = winner.turn.groups[GROUP].forwarder
     assert (knows.known_from, knows.marks, knows.taken) == knew
@@ -390,7 +390,7 @@ def test_what_is_handed_over_is_durable_before() -> None:
     begin(source, target)
     until(lambda: target.says("near"), source, target)
     source.turn.groups[GROUP].acceptor.promise(0, (11, 9), source.turn.fx)
-    source.transit._let_go(GROUP)
+    source.transit._let_go(GROUP, MOVE)
     going = source.transit._departures[GROUP]
     source.transit.after_turn(source.now)
     assert not going.handed_over, "the promise waits for the next turn"
@@ -414,7 +414,7 @@ def test_the_target_has_the_votes_of_the_source() -> None:
     # As a peer's Prepare of this moment would: promised, and not synced when the group is let go.
     source.turn.groups[GROUP].acceptor.promise(2, (11, 9), source.turn.fx)
     gone = HardState(2, (11, 9), (4, NODE), value)
-    source.transit._let_go(GROUP)
+    source.transit._let_go(GROUP, MOVE)
     until(lambda: target.says("complete"), source, target)
     assert source.log.disk.synced == len(source.log.disk.batches)
     for half in (source, target):
@@ -510,7 +510,7 @@ def test_orders_that_make_no_sense_are_refused() -> None:
     assert source.says("broken")
     with pytest.raises(PaxmuxError, match="is to be taken up, and is not here"):
         target.order(CallKind.TAKE_UP)
-    target.order(CallKind.LEAVE)
+    target.transit.leave(GROUP)
     target.order(CallKind.LET_GO)
     source.order(CallKind.TAKE_UP)
     assert source.says("hosted"), "it is hosted already"
@@ -522,6 +522,7 @@ def test_the_loop_is_woken_for_what_is_on_its_way() -> None:
         target.transit.watch(poll)
         begin(source, target)
         assert poll.poll(0) == [], "nothing has come"
+        target.loop()
         source.loop()
         until(lambda: source.turn.appliers[GROUP].next > 10, source)
         assert poll.poll(1), "the first values"
