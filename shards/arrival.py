@@ -23,7 +23,12 @@ from paxmux.shards.moving import last_records
 from paxmux.shards.requests import Call
 
 NEAR_COUNT = 64
-"""With no more values than this to come, and none to execute, the other worker may let go."""
+NEAR_NS = 20 * MS
+"""With no more values than this to come, and no longer to execute, the other worker may let go."""
+LATE_NS = 1000 * MS
+PATIENCE_NS = 10_000 * MS
+"""Nor does it matter to execute for so long, if the group has not come nearer for some time: machines that
+are as busy as they can be need as long here as there."""
 AHEAD_COUNT = 4096
 """While so many values wait to be executed here, no more are taken in."""
 SLICE_NS = 4 * MS
@@ -38,20 +43,21 @@ class Pace:
     however long a value takes."""
 
     def __init__(self, clock: Callable[[], int]) -> None:
+        self.each = 0
+        """What an instance took, in ns."""
         self._clock = clock
         self._count = 1
 
     def replay(self, applier: Applier, end: int) -> bool:
         """Execute one slice of what is below `end`; True while there is more. Raises StorageDamaged."""
-        if not applier.machines:
+        first = applier.next
+        if first >= end or not applier.machines:
             return applier.replay(end)
         begun = self._clock()
-        applier.replay(min(end, applier.next + self._count))
-        took = self._clock() - begun
-        if took > SLICE_NS:
-            self._count = max(1, self._count // 2)
-        elif took < SLICE_NS // 4:
-            self._count = min(REPLAY_COUNT, self._count * 2)
+        applier.replay(min(end, first + self._count))
+        # The log may give less than was asked for.
+        self.each = max(1, (self._clock() - begun) // max(1, applier.next - first))
+        self._count = min(REPLAY_COUNT, self._count * 2, max(1, SLICE_NS // self.each))
         return applier.next < end
 
 
@@ -94,7 +100,12 @@ class Arrival:
         self._durable: Applier | None = None
         self._joined = False
         self._build = build
+        self._clock = clock
         self._pace = Pace(clock)
+        self._nearest = -1
+        """The fewest instances that were left to do since the other worker first said how many there are,"""
+        self._nearest_at = 0
+        """and when."""
         self.applier = build(group, False)
         socket.send(Begin())
 
@@ -121,6 +132,7 @@ class Arrival:
         """After a turn's sync: execute a slice. Whether there is more to do at once.
 
         Raises:
+            HandoverLost: the group comes no nearer.
             StorageDamaged: what was written cannot be read back.
             PaxmuxError: the machines cannot be built.
         """
@@ -128,11 +140,11 @@ class Arrival:
             self.complete = self.state is not None
             return False
         end = self._have if self._applied < 0 else self._applied
-        if self._pace.replay(self.applier, end):
-            return True
-        if self._applied < 0:
-            self.near = 0 <= self._left <= NEAR_COUNT
-            return False
+        more = self._pace.replay(self.applier, end)
+        if self._applied < 0 and not self.near:
+            self.near = self._is_near(end - self.applier.next)
+        if more or self._applied < 0:
+            return more
         if self._durable is None:
             self._durable = self._build(self.group, True)
         if self._durable.machines:
@@ -142,6 +154,23 @@ class Arrival:
             self.applier.join(self._durable)
         self._joined = True
         return True
+
+    def _is_near(self, behind: int) -> bool:
+        """Whether little is left of what is to come and of the `behind` instances that are to be executed."""
+        if self._left < 0:
+            return False
+        cost = behind * self._pace.each
+        if self._left <= NEAR_COUNT and cost <= NEAR_NS:
+            return True
+        now = self._clock()
+        if self._nearest < 0 or self._left + behind < self._nearest:
+            self._nearest, self._nearest_at = self._left + behind, now
+        elif now > self._nearest_at + PATIENCE_NS:
+            if self._left > AHEAD_COUNT or cost > LATE_NS:
+                each_ms = self._pace.each / MS
+                raise HandoverLost(f"it comes no nearer than {self._nearest} instances of {each_ms:.1f} ms")
+            return True
+        return False
 
     def close(self, *, machines: bool) -> None:
         """End it here; the other worker notices. `machines`: close them too, they are not needed."""

@@ -9,11 +9,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from paxmux.engine.options import MachineOptions, WorkerOptions
 from paxmux.shards import live_move
+from paxmux.shards.applier import close_machines
 from paxmux.shards.live_move import LiveMove, MoveFailed
+from paxmux.shards.worker import build_machines
 from tests.event_loop import in_loop, until
 from tests.moving_load import Clients
 from tests.node_fixtures import running
@@ -144,3 +147,40 @@ async def test_a_machine_that_cannot_say_how_far_it_is_breaks_its_move_alone(
         assert [row["generation"] for row in (await node.status())["workers"]] == [1, 1]
         assert (await reload(node, THERE))["groups"] == 1
         assert (await node.propose(1, b"x", smid=1, timeout_s=30)).result == b"3"
+
+
+@in_loop
+async def test_machines_that_take_as_long_there_as_here_stay(
+    tmp_path: Path, free_ports: Ports, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A group whose machine is never idle cannot be caught up with; it is not held for that."""
+    machines = machine("SlowToExecute", seconds=0.3)
+    async with running(options_of(tmp_path, free_ports(1), 0, state_machines=machines)) as node:
+        for _ in range(6):
+            await node.propose(1, b"x", smid=1, timeout_s=30)
+        held: list[LiveMove] = []
+        monkeypatch.setattr(LiveMove, "_hold", held.append)
+        ended = False
+
+        async def call() -> None:
+            while not ended:
+                await node.propose(1, b"x", smid=1, timeout_s=30)
+
+        calling = [asyncio.create_task(call()) for _ in range(2)]
+        with pytest.raises(MoveFailed, match=r"it comes no nearer than \d+ instances of \d+\.\d ms"):
+            await reload(node, THERE)
+        ended = True
+        await asyncio.gather(*calling)
+        assert not held
+
+
+def test_machines_that_were_built_are_closed_where_another_one_cannot_be(tmp_path: Path) -> None:
+    """A worker that cannot build them goes on without: it must not keep their files."""
+    kept = MachineOptions(class_="tests.lone_machine:Lone", args={"folder": str(tmp_path)})
+    wrong = MachineOptions(class_="tests.broken_machines:Raises")
+    options = options_of(tmp_path, [1], 0, state_machines=[kept, wrong])
+    for _ in range(2):
+        with pytest.raises(KeyError):
+            build_machines(options, [1])
+    built = build_machines(msgspec.structs.replace(options, state_machines=[kept]), [1])
+    close_machines(1, built[1].values())
