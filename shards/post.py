@@ -63,8 +63,8 @@ class Post:
         on_told: Callable[[int, MoveTold], None],
         on_gone: Callable[[int], None],
     ) -> None:
-        """`make_boot` takes (worker, generation), and may raise `NotYet`. `on_told`: what the worker says of a
-        move. `on_gone`: it is dead, before a successor is started."""
+        """`make_boot` takes (worker, generation), and may raise `NotYet`. `on_told`: what the worker says of
+        a move. `on_gone`: it is dead, before a successor is started."""
         self.worker = worker
         self.name = f"worker {worker}"
         self.state: State = "held"
