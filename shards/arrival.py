@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from time import monotonic_ns
+from typing import Literal
 
 from paxmux.engine.paxos.effects import LEARNED, Record
 from paxmux.engine.paxos.group import Owned
@@ -99,6 +100,7 @@ class Arrival:
         """What the other worker had executed when it let go; -1: it has not."""
         self._durable: Applier | None = None
         self._joined = False
+        self._told = 0
         self._build = build
         self._clock = clock
         self._pace = Pace(clock)
@@ -171,6 +173,17 @@ class Arrival:
                 raise HandoverLost(f"it comes no nearer than {self._nearest} instances of {each_ms:.1f} ms")
             return True
         return False
+
+    def news(self) -> list[Literal["near", "complete"]]:
+        """What has become true, each once."""
+        now: list[Literal["near", "complete"]] = []
+        if self.near:
+            now.append("near")
+        if self.complete:
+            now.append("complete")
+        fresh = now[self._told :]
+        self._told = len(now)
+        return fresh
 
     def close(self, *, machines: bool) -> None:
         """End it here; the other worker notices. `machines`: close them too, they are not needed."""

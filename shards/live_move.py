@@ -19,7 +19,6 @@ one has said that it has closed them, or is dead.
 from __future__ import annotations
 
 import asyncio
-import logging
 import socket
 import time
 from collections.abc import Callable
@@ -37,8 +36,6 @@ HOLD_S = 3.0
 """A new worker that is not complete so long after the old one was told to let go does not get the group."""
 END_S = 5.0
 """A new worker that does not say so long after the end of a move that it has closed everything is killed."""
-
-log = logging.getLogger("paxmux")
 
 
 class MoveFailed(PaxmuxError):

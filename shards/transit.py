@@ -56,9 +56,6 @@ class Transit:
         self._departures: dict[int, Departure] = {}
         self._gone: dict[int, LetGone] = {}
         self._arrivals: dict[int, Arrival] = {}
-        self._complete: set[int] = set()
-        """Arrivals of which the node was told."""
-        self._near: set[int] = set()
         self._more = False
         """There is something to do that waits for nothing."""
         self.active = False
@@ -221,12 +218,8 @@ class Transit:
             self._lost(group, arrival.move, error)
             self._drop_arrival(group)
             return
-        if arrival.near and group not in self._near:
-            self._near.add(group)
-            self._tell(MoveTold(group=group, move=arrival.move, what="near"))
-        if arrival.complete and group not in self._complete:
-            self._complete.add(group)
-            self._tell(MoveTold(group=group, move=arrival.move, what="complete"))
+        for what in arrival.news():
+            self._tell(MoveTold(group=group, move=arrival.move, what=what))
 
     def _take_up(self, group: int, now: int) -> None:
         arrival, gone = self._arrivals.get(group), self._gone.get(group)
@@ -316,8 +309,6 @@ class Transit:
 
     def _forget_arrival(self, group: int) -> Arrival | None:
         arrival = self._arrivals.pop(group, None)
-        self._near.discard(group)
-        self._complete.discard(group)
         if arrival is not None:
             self._unregister(arrival.socket)
         return arrival

@@ -525,6 +525,7 @@ async def test_a_node_stops_in_the_middle_of_a_change(
 
     with monkeypatch.context() as patch:
         patch.setattr(LiveMove, "_hold", hold_and_stop)
+        patch.setattr(live_move, "END_S", 0.1)
         async with running(options) as node:
             changing = asyncio.create_task(reload(node, by_hand("0", "1,2,3")))
             await until(lambda: node._worker_of[1] < 0)
