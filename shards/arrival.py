@@ -25,7 +25,7 @@ from paxmux.shards.requests import Call
 
 NEAR_COUNT = 64
 NEAR_NS = 20 * MS
-"""With no more values than this to come, and no longer to execute, the other worker may let go."""
+"""With no more values than this left, and no longer to execute them, the other worker may let go."""
 LATE_NS = 1000 * MS
 PATIENCE_NS = 10_000 * MS
 """Nor does it matter to execute for so long, if the group has not come nearer for some time: machines that
@@ -162,7 +162,7 @@ class Arrival:
         if self._left < 0:
             return False
         cost = behind * self._pace.each
-        if self._left <= NEAR_COUNT and cost <= NEAR_NS:
+        if self._left + behind <= NEAR_COUNT and cost <= NEAR_NS:
             return True
         now = self._clock()
         if self._nearest < 0 or self._left + behind < self._nearest:

@@ -615,9 +615,12 @@ def test_when_a_group_is_near() -> None:
     coming = arrival.Arrival(GROUP, MOVE, one, target.log, target.transit._build, lambda: clock[0])
     coming._pace.each = pace_ms * MS
     assert not coming._is_near(0), "nobody has said how much there is"
-    coming._left = 3
-    assert coming._is_near(4)
-    assert not coming._is_near(5)
+    coming._left = 1
+    assert coming._is_near(2)
+    assert not coming._is_near(3)
+    coming._pace.each = 11 * MS
+    assert not coming._is_near(2)
+    coming._pace.each = pace_ms * MS
     coming._left = 4
     assert not coming._is_near(0)
     coming._nearest = -1
