@@ -11,8 +11,9 @@ the last one of an instance (values). So a later try, which adds what is missing
 would: at the source's state. It goes on at the target's current instance, below which the target has
 all that the source had; what the target has *at* that instance may be out of date, and is outvoted by the
 LEARNED or ACCEPT that the source's newer one becomes. For the same reason a group may come back to a
-log that it has left. The one thing that cannot be is a target that knows more than the source: then the
-map is not of these logs, and nothing is moved.
+log that it has left. A copy that a live move has begun may have the last accepted value as LEARNED, of
+which the source's log does not say yet that it is decided. Other than that no target can know more than
+the source: then the map is not of these logs, and nothing is moved.
 
 It decides no switch: whoever calls it does, when all is copied, and it never writes into a source.
 """
@@ -72,7 +73,13 @@ def copy_groups(
         StorageFailed: a target cannot take more.
     """
     for move in moves:
-        _check(move, _state(states, move.source, move.group), _state(states, move.target, move.group))
+        here, there = _state(states, move.source, move.group), _state(states, move.target, move.group)
+        if _knows_more(move.group, here, logs[move.target], there):
+            raise StorageDamaged(
+                f"log {move.target} knows more of group {move.group} than log {move.source}, which has it by "
+                f"identity.json: instance {there.instance}, promise {_ballot(there)} against instance "
+                f"{here.instance}, promise {_ballot(here)}. Files of different times were mixed"
+            )
     for move in moves:
         source, target = logs[move.source], logs[move.target]
         here = _state(states, move.source, move.group)
@@ -83,13 +90,15 @@ def _state(states: Mapping[int, Mapping[int, HardState]], log: int, group: int) 
     return states[log].get(group, EMPTY_STATE)
 
 
-def _check(move: Move, here: HardState, there: HardState) -> None:
-    if there.instance > here.instance or there.promised > here.promised:
-        raise StorageDamaged(
-            f"log {move.target} knows more of group {move.group} than log {move.source}, which has it by "
-            f"identity.json: instance {there.instance}, promise {_ballot(there)} against instance "
-            f"{here.instance}, promise {_ballot(here)}. Files of different times were mixed"
-        )
+def _knows_more(group: int, here: HardState, target: Log, there: HardState) -> bool:
+    if there.promised > here.promised or there.instance > here.instance + 1:
+        return True
+    if there.instance <= here.instance:
+        return False
+    last = target.read(group, here.instance)
+    return (
+        here.accepted == NULL_BALLOT or there.accepted != NULL_BALLOT or last is None or last[2] != here.value
+    )
 
 
 def _copy(group: int, source: Log, here: HardState, target: Log, there: HardState) -> Iterator[Copy]:
@@ -120,7 +129,7 @@ def last_records(group: int, here: HardState, there: HardState, first: int) -> l
     """
     records: list[Record] = []
     known = there.promised
-    if here.accepted != NULL_BALLOT:
+    if here.accepted != NULL_BALLOT and there.instance <= here.instance:
         known = max(known, here.accepted)
         if (there.instance, there.accepted) != (here.instance, here.accepted):
             records.append((RecordKind.ACCEPT, group, here.instance, *here.accepted, here.value))
