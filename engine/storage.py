@@ -56,20 +56,29 @@ class RecordKind(IntEnum):
     RELEASED = effects.RELEASED
     """The group has left this log: it knows nothing of it any more, as if it had never had a record. Only
     once it is durable elsewhere that another log of the node has the group."""
+    CLEARED = effects.CLEARED
+    """As a PROMISE; and the group is not suspect any more (`Log.doubt`): nothing that it ever promised is
+    above `ballot`."""
+    SUSPECT = effects.SUSPECT
+    """The group is suspect from here on, whatever the log is: it was in another one. Says nothing else."""
 
 
 class HardState(NamedTuple):
     """What a group must remember across a crash, as `recover` finds it."""
 
     instance: int
-    """The current instance: the highest one that has a PROMISE or ACCEPT record, or one above the
+    """The current instance: the highest one that has a PROMISE, ACCEPT or CLEARED record, or one above the
     highest that is LEARNED or DECIDED, whichever is larger. All below it are decided."""
     promised: Ballot
-    """The highest ballot of any PROMISE or ACCEPT record of the group, over all instances."""
+    """The highest ballot of any PROMISE, ACCEPT or CLEARED record of the group, over all instances."""
     accepted: Ballot
     """Ballot of the last ACCEPT at `instance`; NULL_BALLOT if there is none."""
     value: bytes
     """Value of that ACCEPT; empty if there is none."""
+    suspect: bool = False
+    """Promises and accepts may be lost that nobody knows of any more; see `Log.doubt`."""
+    lost: bool = False
+    """The value of that ACCEPT is damaged: `value` is empty."""
 
 
 CLEAN_BYTES_PER_S: Final = 256 << 20
@@ -101,6 +110,11 @@ class LogStats(TypedDict):
     removed_segments: int
     recovered_records: int
     cut_bytes: int
+    damaged_records: int
+    """Places at which something was found damaged: at the start, by a read or by the scrub."""
+    scrubbed_bytes: int
+    scrub_rounds: int
+    """What the scrub has read, and how often it has been through everything."""
 
 
 class Log(Protocol):
@@ -122,8 +136,23 @@ class Log(Protocol):
         """Hard state of every group that has records. Called once, before anything else.
 
         All that is found is durable on return, also what the last process wrote and did not live to
-        sync. Raises `StorageDamaged` if something that was durable is missing or bad.
+        sync. What was durable, and is missing or bad, is reported one by one where a value is all that is
+        lost (`HardState.lost`, `read`), and by `doubt` where it may have been more. `StorageDamaged` if
+        the log as a whole is lost, or cannot tell what it has lost.
         """
+        ...
+
+    def doubt(self) -> str | None:
+        """Why promises and accepts may be lost, in words, from `recover` on; None if none can be.
+
+        It goes on for good, over restarts: a group is suspect (`HardState.suspect`) until its CLEARED
+        record, and one without any record is as well. What is lost anew makes all groups suspect anew.
+        """
+        ...
+
+    def damage(self) -> list[tuple[int, int]]:
+        """(group, instance) of values that were found damaged since the last call, by nobody who read them:
+        `housekeep` looks through the log. Bounded; what does not fit is found again later."""
         ...
 
     def append(self, records: Sequence[Record]) -> None:
@@ -165,7 +194,8 @@ class Log(Protocol):
         """(instance, round, node, value) from `first` on, without gaps, in order.
 
         Stops before the first missing instance, after `max_count` records, or before the values
-        would exceed `max_bytes` together (at least one is returned if it exists).
+        would exceed `max_bytes` together (at least one is returned if it exists). Stops before a damaged
+        one too, unless it is the first, which raises `StorageDamaged`.
         """
         ...
 
@@ -219,6 +249,8 @@ class OpenLog(Protocol):
     what was promised in it is lost, and a new one in its place would break those promises.
     `max_bytes`: with so much on the disk `healthy` says that there is no room; 0: no limit but the disk's.
     `clean_bytes_per_s`: room is made from what is forgotten at no more than this rate.
+    `scrub_bytes_per_s`: what is written and not read is looked through for damage at no more than this
+    rate; 0: it is not.
     """
 
     def __call__(
@@ -230,4 +262,5 @@ class OpenLog(Protocol):
         create: bool,
         max_bytes: int = 0,
         clean_bytes_per_s: int = CLEAN_BYTES_PER_S,
+        scrub_bytes_per_s: int = 0,
     ) -> Log: ...

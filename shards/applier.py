@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from paxmux.engine.errors import Code, ConfigError, Refused
 from paxmux.engine.paxos import value as values
 from paxmux.engine.paxos.group import Owned
+from paxmux.engine.paxos.timers import NEVER
 from paxmux.engine.paxos.value import Entry
 from paxmux.engine.state_machine import NO_STATE_MACHINE, StateMachine
 from paxmux.engine.storage import Log, StorageDamaged
@@ -23,6 +24,7 @@ log = logging.getLogger("paxmux")
 REPLAY_COUNT = 256
 REPLAY_BYTES = 1 << 20
 """Decided values read back from the log in one slice, so that votes never wait for a replay."""
+LATE = b"deadline passed before this node had executed the value, which is decided"
 WORDS_MAX = 1000
 """Characters of an exception's text that travel to the caller."""
 
@@ -103,6 +105,21 @@ class Applier:
         elif owned is not None:
             self._owned[instance] = owned  # reach: decided-before-replayed
 
+    @property
+    def deadline(self) -> int:
+        """The first one of proposals that wait to be executed here; asked for only where that may last."""
+        waiting = [proposal[1] for owned in self._owned.values() for proposal in owned.values()]
+        return min(waiting, default=NEVER)
+
+    def expire(self, now: int) -> None:
+        """What is decided is not executed in time: whoever waits for its result will not have it."""
+        for instance, owned in list(self._owned.items()):
+            for seq in [seq for seq, proposal in owned.items() if proposal[1] <= now]:
+                del owned[seq]
+                self._replies((seq, Code.TIMEOUT, 0, 0, LATE))
+            if not owned:
+                del self._owned[instance]
+
     def replay(self, decided: int) -> bool:
         """Execute a slice of what the log has decided below `decided`; True while there is more.
 
@@ -117,7 +134,7 @@ class Applier:
             self.group, self.next, min(REPLAY_COUNT, decided - self.next), REPLAY_BYTES
         )
         if not records:
-            raise StorageDamaged(f"group {self.group}: instance {self.next} is decided but not in the log")
+            raise StorageDamaged(f"group {self.group}: instance {self.next} is decided, and not in the log")
         for instance, _round, _node, value in records:
             self._execute(instance, values.decode(value), self._owned.pop(instance, None))
             self.next = instance + 1

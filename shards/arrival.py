@@ -219,6 +219,8 @@ class Arrival:
                 if instance != self._have or self._applied < 0 or self.forwards is None:
                     raise HandoverLost(f"it stands at {instance}, though values up to {self._have} came")
                 self.state = HardState(instance, promised, accepted, value)
-                records += last_records(self.group, self.state, EMPTY_STATE, first)
+                # Only a group without a doubt moves; a log that has lost something says so of all groups.
+                there = EMPTY_STATE._replace(suspect=self._log.doubt() is not None)
+                records += last_records(self.group, self.state, there, first)
             case _:
                 raise HandoverLost(f"{type(message).__name__} is not expected now")

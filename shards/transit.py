@@ -143,7 +143,7 @@ class Transit:
                 case CallKind.TAKE_UP:
                     self._take_up(group, now)
         for group, departure in list(self._departures.items()):
-            self._send(group, departure)
+            self._send(group, departure, now)
         for group, arrival in list(self._arrivals.items()):
             self._settle(group, arrival)
         self._note()
@@ -161,7 +161,7 @@ class Transit:
 
     # Out
 
-    def _send(self, group: int, departure: Departure) -> None:
+    def _send(self, group: int, departure: Departure, now: int) -> None:
         try:
             gone = self._gone.get(group)
             if gone is None:
@@ -177,6 +177,8 @@ class Transit:
         except (HandoverLost, StorageDamaged) as error:
             self._lost(group, departure.move, error)
             self._drop_departure(group)
+            if isinstance(error, StorageDamaged) and group in self._turn.groups:
+                self._turn.repairs.want(group, departure.next, str(error), now)
         else:
             self._watch_writing(departure.socket)
 
@@ -191,10 +193,15 @@ class Transit:
         log_sync = self._turn.log_sync
         if self._turn.groups[group].inquiry.fenced is not None:
             return f"group {group} is fenced here, and would forget it: its status says why"
-        if group in log_sync.lost:
-            return f"group {group} has lost its promise: it can only move while the node starts"
         if not log_sync.durable(group):
             return f"the sync of group {group} is given up: it can only move while the node starts"
+        # What it waits for comes from other members, and goes by the log that lost it.
+        words = self._turn.groups[group].doubt.words()
+        if words is not None:
+            return f"group {group} gives no votes for now, and can move once it does: {words}"
+        words = self._turn.repairs.words(group)
+        if words is not None:
+            return f"group {group} can move once it has all its values again: {words}"
         return None
 
     def _let_go(self, group: int, move: int) -> None:

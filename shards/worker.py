@@ -40,7 +40,7 @@ from paxmux.shards.log_directories import make_log_directory
 from paxmux.shards.log_sync import LogSync
 from paxmux.shards.requests import Reply
 from paxmux.shards.slice import GroupMaker, Identity, build_turn
-from paxmux.shards.sync_mark import SyncMark, lost_promises
+from paxmux.shards.sync_mark import SyncMark
 from paxmux.shards.transit import Transit
 from paxmux.shards.turn import Turn
 
@@ -142,6 +142,7 @@ class Worker:
             create=boot.create_log,
             max_bytes=storage.max_bytes,
             clean_bytes_per_s=storage.clean_bytes_per_s,
+            scrub_bytes_per_s=storage.scrub_bytes_per_s,
         )
 
     def _build_turn(self, boot: WorkerBoot) -> Turn:
@@ -152,7 +153,6 @@ class Worker:
             options.storage,
             boot.groups,
             boot.log_sync,
-            lost_promises(self._path.parent, _log_identity(boot)),
         )
         identity = Identity(
             boot.founding.cluster, boot.node_id, boot.seat, boot.incarnation, boot.worker, boot.generation
@@ -255,7 +255,8 @@ class Worker:
                 start = monotonic_ns()
                 turn.persist()
                 self._sync_time += monotonic_ns() - start
-                if self._housekeep_at == NEVER:
+                # What is left to do may have been for much later.
+                if self._housekeep_at > now + HOUSEKEEP_EVERY:
                     self._housekeep_at = now + HOUSEKEEP_EVERY
             slots[phase] = Phase.APPLY
             turn.finish(now)
@@ -302,7 +303,7 @@ class Worker:
         if unsynced:
             self._housekeep_at = now + min(unsynced, HOUSEKEEP_EVERY)
             return
-        pause = self._log.housekeep()
+        pause = self._turn.housekeep(now)
         self._housekeep_at = NEVER if pause is None else now + max(int(pause * 1e9), MS)
 
     def _control(self) -> None:
@@ -369,6 +370,10 @@ class Worker:
             ("disk_bytes", stats["disk_bytes"]),
             ("live_bytes", stats["live_bytes"]),
             ("removed_segments", stats["removed_segments"]),
+            ("damaged_records", stats["damaged_records"]),
+            ("mended_values", turn.repairs.mended),
+            ("scrubbed_bytes", stats["scrubbed_bytes"]),
+            ("scrub_rounds", stats["scrub_rounds"]),
             ("segments", stats["segments"]),
             ("no_room", int(turn.held or self._log.healthy() is not None)),
             ("prepares", turn.prepares),

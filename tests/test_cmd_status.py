@@ -153,7 +153,8 @@ def test_trouble_is_shown() -> None:
         "waiting": 2,
         "voter": True,
         "durable": True,
-        "promise_lost": False,
+        "suspect": None,
+        "repairing": None,
         "stopped": {"1": "state machine 1 stopped: boom"},
     }
     status: Status = {
@@ -170,7 +171,7 @@ def test_trouble_is_shown() -> None:
             group,
             {**group, "group": 0, "voter": False, "stopped": {}, "promised": [0, 0]},
             {**group, "group": 2, "durable": False, "stopped": {}},
-            {**group, "group": 3, "voter": False, "promise_lost": True, "stopped": {}},
+            {**group, "group": 3, "voter": False, "suspect": "promises may be lost", "stopped": {}},
         ],
         "groups_unknown_of_workers": [1],
         "workers": [
@@ -226,9 +227,9 @@ def test_trouble_is_shown() -> None:
         "only learns",
         "127.0.0.1:1001",
         "worker 1 does not answer: its groups are not shown",
-        "only learns: may have forgotten promises",
+        "promises may be lost",
         "not synced groups [2]",
-        "promise lost in groups [3]",
+        "promises may be lost in groups [3]",
         "4 groups still execute",
         "state machines stopped in groups [1]",
     ):

@@ -23,7 +23,7 @@ from paxmux.plugins.storage.lmdb_log import LmdbLog
 from paxmux.plugins.storage.segment import SegmentLog
 from tests.fault_rows import fault
 from tests.lmdb_disk import NO_SYNC, NO_WRITE, broken, descriptors
-from tests.storage_model import ACCEPT, IDENTITY, PROMISE, Model, feed, workload
+from tests.storage_model import ACCEPT, IDENTITY, LEARNED, PROMISE, Model, feed, workload
 
 STEP_BYTES = 1 << 20
 LEFT = 77
@@ -71,13 +71,28 @@ def test_a_flipped_bit_of_a_value_is_found_when_it_is_read(tmp_path: Path, clean
     assert log.read(2, 2) == (1, 1, b"<value 2>")
     with pytest.raises(StorageDamaged, match=r"data\.mdb: value of group 2, instance 3: the CRC"):
         log.read(2, 3)
+    assert [found[0] for found in log.read_range(2, 0, 5, 1000)] == [0, 1, 2]
     with pytest.raises(StorageDamaged, match="instance 3"):
-        log.read_range(2, 0, 5, 1000)
+        log.read_range(2, 3, 2, 1000)
     assert log.healthy() is None
+    log.append([(LEARNED, 2, 3, 1, 1, b"again")])
+    log.sync()
+    assert [found[0] for found in log.read_range(2, 0, 5, 1000)] == [0, 1, 2, 3, 4]
     log.close(clean=True)
 
 
-def test_a_damaged_vote_is_found_at_the_start_and_nothing_is_changed(tmp_path: Path) -> None:
+def test_a_damaged_value_that_was_voted_for_is_told_of(tmp_path: Path) -> None:
+    log = opened(tmp_path)
+    log.recover()
+    log.append([(ACCEPT, 7, 3, 1, 1, b"<voted for>")])
+    log.close(clean=True)
+    data = tmp_path / "lmdb" / "data.mdb"
+    flip(data, data.read_bytes().rindex(b"<voted for>"))
+    state = opened_and_recovered(tmp_path)[7]
+    assert (state.instance, state.promised, state.accepted, state.lost) == (3, (1, 1), (1, 1), True)
+
+
+def test_a_damaged_state_is_found_at_the_start_and_nothing_is_changed(tmp_path: Path) -> None:
     log = opened(tmp_path)
     log.recover()
     log.append([(ACCEPT, 7, 3, 1, 1, b"<voted for>"), (PROMISE, 8, 0, 0xABCDEF0123, 1, b"")])
@@ -85,7 +100,6 @@ def test_a_damaged_vote_is_found_at_the_start_and_nothing_is_changed(tmp_path: P
     data = tmp_path / "lmdb" / "data.mdb"
     good = data.read_bytes()
     for found, message in (
-        (b"<voted for>", "value of group 7, instance 3: the CRC"),
         ((0xABCDEF0123).to_bytes(8, "little"), "state of group 8: the CRC"),
         (IDENTITY.seat.to_bytes(8, "little"), "says whose log it is: the CRC"),
     ):

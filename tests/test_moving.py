@@ -407,3 +407,50 @@ def test_it_works_through_the_contract_of_any_log(tmp_path: Path, open_log: Open
     assert target.recover() == {3: HardState(299, (5, PEER), (2, ME), values[299])}
     assert [found[3] for found in target.read_range(3, 0, 1000, 1 << 30)] == values
     target.close(clean=True)
+
+
+def moved(node: Node) -> dict[int, HardState]:
+    """Group 0 goes from log A to log B; what B says of its groups afterwards."""
+    logs = {number: node.open(number) for number in (A, B)}
+    states = {number: log.recover() for number, log in logs.items()}
+    try:
+        list(copy_groups([Move(0, A, B)], logs, states))
+    finally:
+        for log in logs.values():
+            log.close(clean=True)
+    log = node.open(B)
+    found = log.recover()
+    log.close(clean=True)
+    return found
+
+
+def voted(node: Node) -> None:
+    log = node.open(A)
+    log.recover()
+    log.append(
+        [(LEARNED, 0, 0, 1, ME, b"old"), (ACCEPT, 0, 1, 3, ME, b"open"), (PROMISE, 0, 1, 5, PEER, b"")]
+    )
+    log.close(clean=True)
+
+
+def test_a_group_in_doubt_stays_in_doubt() -> None:
+    node = Node([A])
+    voted(node)
+    node.disks[A].forget("a bad batch", 0)
+    assert moved(node)[0] == HardState(1, (5, PEER), (3, ME), b"open", suspect=True)
+
+
+def test_a_sound_group_stays_sound_in_a_log_in_doubt() -> None:
+    node = Node([A])
+    voted(node)
+    node.disks[B].forget("a bad batch", 0)
+    assert moved(node)[0] == HardState(1, (5, PEER), (3, ME), b"open")
+
+
+@pytest.mark.parametrize("instance", [0, 1])
+def test_a_group_with_damaged_values_stays_where_it_is(instance: int) -> None:
+    node = Node([A])
+    voted(node)
+    node.disks[A].spoil(0, instance)
+    with pytest.raises(StorageDamaged, match="start with the layout as it was"):
+        moved(node)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import struct
 import threading
 import time
@@ -79,10 +80,12 @@ def test_a_newer_format_is_refused(tmp_path: Path) -> None:
     assert first.read_bytes() == data
 
 
-def test_a_header_with_any_byte_wrong_is_not_read(tmp_path: Path) -> None:
+def test_a_header_with_any_byte_wrong_costs_nothing(tmp_path: Path) -> None:
+    """What is behind it tells the salt, and so whose it is; a newer version is refused before that."""
     path = tmp_path / "log"
     log = opened(path)
     log.recover()
+    log.append([(ACCEPT, 0, 3, 1, 1, b"value")])
     log.close(clean=False)
     first = path / "0000000000.seg"
     image = first.read_bytes()
@@ -90,10 +93,30 @@ def test_a_header_with_any_byte_wrong_is_not_read(tmp_path: Path) -> None:
         data = bytearray(image)
         data[offset] ^= 0x11
         first.write_bytes(data)
-        with pytest.raises((StorageDamaged, DataDirError), match=r"0000000000\.seg"):
-            opened(path)
-    first.write_bytes(image)
-    opened(path).close(clean=False)
+        if 8 <= offset < 12:
+            with pytest.raises(DataDirError, match=r"0000000000\.seg: format version"):
+                opened(path)
+            continue
+        log = opened(path)
+        assert log.recover()[0] == HardState(3, (1, 1), (1, 1), b"value"), offset
+        assert log.doubt() is None
+        log.close(clean=False)
+
+
+def test_a_damaged_segment_of_another_log_is_not_taken_in(tmp_path: Path) -> None:
+    path, other = tmp_path / "log", tmp_path / "other"
+    for place, identity in ((path, IDENTITY), (other, IDENTITY._replace(seat=1))):
+        log = SegmentLog(place, identity, segment_bytes=16 << 10)
+        log.recover()
+        log.close(clean=False)
+    data = bytearray((other / "0000000000.seg").read_bytes())
+    data[60] ^= 1
+    (path / "0000000000.seg").write_bytes(data)
+    shutil.rmtree(path / "index")
+    log = opened(path)
+    with pytest.raises(StorageDamaged, match=r"no segment can be read: .*0000000000\.seg"):
+        log.recover()
+    log.close(clean=False)
 
 
 def test_a_segment_under_another_number_is_not_read(tmp_path: Path) -> None:

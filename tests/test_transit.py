@@ -502,6 +502,110 @@ def test_a_log_without_room_takes_nothing_in() -> None:
     assert target.told[-1].reason == "no room for the next segment"
 
 
+class Hurt:
+    """A worker of a node with two more members, whose log has 30 values, and another worker."""
+
+    def __init__(self, *damaged: int) -> None:
+        """`damaged`: the instances whose values are."""
+        seats = {NODE: SEAT, 8: SEAT, 9: SEAT}
+        log = prefilled(30)
+        for instance in damaged:
+            log.disk.spoil(GROUP, instance)
+        self.source = Half(0, True, log=log, seats=seats, machines=(Counter,))
+        self.target = Half(1, False, seats=seats, machines=(Counter,))
+
+    def broken(self) -> str:
+        """A move begins, and breaks: what the node is told."""
+        begin(self.source, self.target)
+        until(lambda: self.source.says("broken"), self.source, self.target)
+        assert not self.source.transit.active
+        assert GROUP in self.source.turn.groups
+        return self.source.told.pop().reason
+
+
+def test_a_group_in_doubt_stays_until_it_votes_again() -> None:
+    hurt = Hurt()
+    hurt.source.log.close(clean=True)
+    hurt.source.log.disk.forget("a bad batch", 1)
+    hurt.source = source = Half(0, True, log=hurt.source.log.reopen(), seats={NODE: SEAT, 8: SEAT, 9: SEAT})
+    assert "gives no votes for now, and can move once it does: promises may be lost" in hurt.broken()
+    doubt = source.turn.groups[GROUP].doubt
+    for peer in (8, 9):
+        doubt.on_reply(peer, doubt.nonce, (3, 8), 0, source.now, source.turn.fx)
+    source.loop()
+    hurt.target = target = Half(1, False, seats={NODE: SEAT, 8: SEAT, 9: SEAT})
+    begin(source, target)
+    source.order(CallKind.LET_GO)
+    until(lambda: target.says("complete"), source, target)
+    target.order(CallKind.TAKE_UP)
+    assert target.turn.groups[GROUP].voter
+    target.log.crash()
+    assert not target.log.reopen().recover()[GROUP].suspect
+
+
+def test_a_group_without_its_last_value_stays_until_it_has_it() -> None:
+    assert "can move once it does: what it has accepted or learned is damaged" in Hurt(29).broken()
+
+
+def test_a_group_that_asks_for_lost_values_stays_until_it_has_them() -> None:
+    hurt = Hurt(3)
+    until(lambda: hurt.source.turn.repairs.lost, hurt.source)
+    assert "can move once it has all its values again: 1 lost values" in hurt.broken()
+
+
+@pytest.mark.parametrize("let_go", [False, True])
+def test_damage_that_is_found_on_the_way_breaks_the_move_and_is_repaired(let_go: bool) -> None:
+    hurt = Hurt()
+    source, target = hurt.source, hurt.target
+    until(lambda: source.turn.appliers[GROUP].next == 30, source)
+    begin(source, target)
+    source.log._damaged |= {(GROUP, 20), (GROUP, 29)}
+    if let_go:
+        source.order(CallKind.LET_GO)
+    until(lambda: source.says("broken"), source, target)
+    assert "instance 20: damaged" in source.told[-1].reason
+    if let_go:
+        source.order(CallKind.TAKE_UP)
+        assert source.says("hosted")
+        group = source.turn.groups[GROUP]
+        assert (group.instance, group.doubt.floor, group.voter) == (29, 30, False)
+    else:
+        assert list(source.turn.repairs.lost[GROUP].wanted) == [20]
+    until(lambda: not target.transit.active, target)
+    target.loop()
+    target.log.close(clean=True)
+    assert target.log.reopen().recover() == {}
+
+
+def test_a_sound_group_stays_sound_in_a_log_that_has_lost_something() -> None:
+    hurt = Hurt()
+    hurt.target.log.close(clean=True)
+    hurt.target.log.disk.forget("a bad batch", 0)
+    seats = {NODE: SEAT, 8: SEAT, 9: SEAT}
+    source, target = hurt.source, Half(1, False, log=hurt.target.log.reopen(), seats=seats)
+    begin(source, target)
+    until(lambda: target.says("near"), source, target)
+    source.order(CallKind.LET_GO)
+    until(lambda: target.says("complete"), source, target)
+    target.order(CallKind.TAKE_UP)
+    assert target.turn.groups[GROUP].voter
+    target.log.crash()
+    again = target.log.reopen()
+    assert not again.recover()[GROUP].suspect
+    assert again.doubt() == "a bad batch"
+
+
+def test_a_group_that_has_come_to_lack_something_is_not_let_go() -> None:
+    hurt = Hurt(3)
+    turn = hurt.source.turn
+    until(lambda: turn.repairs.lost, hurt.source)
+    hurt.source.order(CallKind.LET_GO)
+    assert hurt.source.says("broken")
+    assert "once it has all its values again" in hurt.source.told[-1].reason
+    assert GROUP in turn.groups
+    assert list(turn.repairs.lost) == [GROUP]
+
+
 def test_orders_that_make_no_sense_are_refused() -> None:
     source, target = Half(0, True), Half(1, False)
     ours, theirs = socket.socketpair()

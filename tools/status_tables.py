@@ -198,8 +198,9 @@ def _group_summary(status: Status) -> RenderableType:
         text.append(f", {behind} groups still execute", "yellow")
     if stopped:
         text.append(f", state machines stopped in groups {stopped}", "red")
-    for key, value, words in (("durable", False, "not synced"), ("promise_lost", True, "promise lost in")):
-        found = [row["group"] for row in rows if row[key] is value]
+    unsynced = [row["group"] for row in rows if not row["durable"]]
+    suspect = [row["group"] for row in rows if row["suspect"] is not None]
+    for words, found in (("not synced", unsynced), ("promises may be lost in", suspect)):
         if found:
             text.append(f", {words} groups {found}", "yellow")
     return text
@@ -224,10 +225,12 @@ def _groups(status: Status) -> RenderableType:
         round_, holder = row["promised"]
         remark = Text("ballot held", "green") if row["holds_ballot"] else Text("")
         if not row["voter"]:
-            words = "only learns: may have forgotten promises" if row["promise_lost"] else "only learns"
-            remark = Text(words, "yellow")
+            remark = Text("only learns", "yellow")
         elif not row["durable"]:
             remark.append(", not synced" if remark else "not synced", "yellow")
+        for lacking in (row["repairing"], row["suspect"]):
+            if lacking is not None:
+                remark = Text(lacking, "yellow" if row["voter"] else "red")
         for reason in row["stopped"].values():
             remark = Text(reason, "red")
         table.add_row(

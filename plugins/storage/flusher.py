@@ -96,7 +96,8 @@ class Flusher:
                 return True
             chunks, states, done = self._collect()
             finished = done == len(self._queue)
-            self._index.write(chunks, states, self._target if finished else None, synced, self._table.oldest)
+            table, target = self._table, self._target if finished else None
+            self._index.write(chunks, states, target, synced, table.oldest, table.doubt)
         except IndexUnusable as error:
             return self._failed(str(error), now)
         for group, number, _ in chunks:
