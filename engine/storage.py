@@ -15,6 +15,7 @@ from enum import IntEnum
 from pathlib import Path
 from typing import Final, NamedTuple, Protocol, TypedDict
 
+from paxmux.engine.errors import StorageFailed
 from paxmux.engine.paxos import effects
 from paxmux.engine.paxos.ballot import NULL as NULL_BALLOT
 from paxmux.engine.paxos.ballot import Ballot
@@ -29,6 +30,7 @@ __all__ = [
     "Log",
     "LogIdentity",
     "LogStats",
+    "NoRoom",
     "OpenLog",
     "Record",
     "RecordKind",
@@ -126,6 +128,7 @@ class Log(Protocol):
     Order: each call sees all calls before it; `read` and `read_range` see what is not synced too.
     Errors: any failure of a write or sync raises `StorageFailed`; from then on every method but
     `close` (and `healthy` and `stats`, which never raise) raises it again. Nothing is retried.
+    `NoRoom` alone is no failure: nothing was written, and the log goes on.
     `StorageDamaged` of a read is about that record alone: the log goes on.
     """
 
@@ -157,7 +160,9 @@ class Log(Protocol):
         are not durable before `sync`.
 
         After a crash the unsynced ones of one call are all there or none is. Records that no log can
-        hold are a `ValueError`: none of the call is taken in, and the log goes on.
+        hold are a `ValueError`: none of the call is taken in, and the log goes on. So it is with `NoRoom`:
+        there is no room for them now. Then `healthy` says so until another try makes sense. What only
+        makes room (FORGOTTEN, RELEASED, and DECIDED) is taken in as long as there is any room at all.
         """
         ...
 
@@ -200,7 +205,7 @@ class Log(Protocol):
 
         The log still works, and recovers by itself once there is room. Until then the worker should
         refuse proposals and votes: what is appended meanwhile eats the room that is left, and then
-        `append` fails for good.
+        `append` raises `NoRoom`.
         """
         ...
 
@@ -226,6 +231,11 @@ class Log(Protocol):
         """Close every file. `clean` syncs and leaves the mark of a clean stop first; after a failure, or
         before `recover`, it only closes. Calls after the first do nothing."""
         ...
+
+
+class NoRoom(StorageFailed):
+    """`append` has no room for these records now. None of them was taken in and nothing has failed: the
+    same ones may be appended later. Whoever cannot wait treats it as the failure that it derives from."""
 
 
 class StorageDamaged(Exception):

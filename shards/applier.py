@@ -8,7 +8,7 @@ stopped at that value, alone: consensus, the group's other machines and all othe
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from paxmux.engine.errors import Code, ConfigError, Refused
 from paxmux.engine.paxos import value as values
@@ -149,8 +149,7 @@ class Applier:
         """Close and forget the machines that keep their state themselves: only one process may have such a
         state open."""
         for smid in [smid for smid, machine in self.machines.items() if is_durable(type(machine))]:
-            self._close(smid)
-            del self.machines[smid]
+            close_machines(self.group, [self.machines.pop(smid)])
             del self._first[smid]
             self._commits.discard(smid)
             self.stopped.pop(smid, None)
@@ -184,14 +183,7 @@ class Applier:
 
     def close(self) -> None:
         """Close every machine; one that raises does not keep the others from it."""
-        for smid in self.machines:
-            self._close(smid)
-
-    def _close(self, smid: int) -> None:
-        try:
-            self.machines[smid].close()
-        except BaseException:
-            log.exception("group %d: close of state machine %d failed", self.group, smid)
+        close_machines(self.group, self.machines.values())
 
     def _execute(self, instance: int, entries: list[Entry], owned: dict[int, Owned] | None) -> None:
         machines, stopped = self.machines, self.stopped
@@ -250,6 +242,15 @@ class Applier:
             f"not executed: state machine {smid} of group {self.group} said at its start that it had "
             f"executed instance {self._first[smid] - 1}; this is {instance}"
         ).encode()
+
+
+def close_machines(group: int, machines: Iterable[StateMachine]) -> None:
+    """Close each; one that raises does not keep the others from it."""
+    for machine in machines:
+        try:
+            machine.close()
+        except BaseException:
+            log.exception("group %d: close of state machine %d failed", group, machine.smid)
 
 
 def is_durable(machine: type[StateMachine]) -> bool:

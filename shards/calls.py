@@ -21,10 +21,10 @@ from paxmux.engine.storage import Log, StorageDamaged
 from paxmux.shards.applier import Applier
 from paxmux.shards.log_sync import LogSync
 from paxmux.shards.repairs import Repairs
-from paxmux.shards.requests import ORDERS, Call, CallKind, Reply
+from paxmux.shards.requests import OF_NO_GROUP, ORDERS, Call, CallKind, Reply
 from paxmux.shards.retention import Retention
 
-_OF_NO_STATE = frozenset({CallKind.GROUP_STATUS, CallKind.SET_LOG_SYNC, CallKind.SET_CLEANING})
+_OF_NO_STATE = OF_NO_GROUP | {CallKind.SET_LOG_SYNC}
 """Requests that have nothing to do with what a machine has executed."""
 
 _encode_values = msgspec.msgpack.Encoder().encode
@@ -113,7 +113,7 @@ class Calls:
     def take_out(self, index: int) -> list[Call]:
         """The requests of a group that have no answer yet; another worker will answer them."""
         found = [call for call in (*self._reads.values(), *self._calls) if call[2] == index]
-        found = [call for call in found if call[1] != CallKind.GROUP_STATUS]
+        found = [call for call in found if call[1] not in OF_NO_GROUP]
         gone = {call[0] for call in found}
         self._reads = {seq: call for seq, call in self._reads.items() if seq not in gone}
         self._calls = [call for call in self._calls if call[0] not in gone]

@@ -59,6 +59,7 @@ WORKER = (
     "scrubbed_bytes",
     "scrub_rounds",
     "segments",
+    "no_room",
 )
 """Slots of a worker's block."""
 

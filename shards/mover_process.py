@@ -84,6 +84,8 @@ class Mover:
         identity = self._identity(number)
         # A log that has no group by the map holds nothing that must not be missed.
         create = number not in boot.hosts or not boot.logs_made
+        # Without `max_bytes`: what is copied is on the disk already, and its old logs are removed; a node
+        # must not fail to start for a limit. Its worker then refuses until enough is forgotten.
         return open_log(path, identity, segment_bytes=boot.options.storage.segment_bytes, create=create)
 
     def _look(self) -> None:

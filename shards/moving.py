@@ -11,8 +11,9 @@ the last one of an instance (values). So a later try, which adds what is missing
 would: at the source's state. It goes on at the target's current instance, below which the target has
 all that the source had; what the target has *at* that instance may be out of date, and is outvoted by the
 LEARNED or ACCEPT that the source's newer one becomes. For the same reason a group may come back to a
-log that it has left. The one thing that cannot be is a target that knows more than the source: then the
-map is not of these logs, and nothing is moved.
+log that it has left. A copy that a live move has begun may have the last accepted value as LEARNED, of
+which the source's log does not say yet that it is decided. Other than that no target can know more than
+the source: then the map is not of these logs, and nothing is moved.
 
 What a log has lost is lost for the group wherever it goes: a group in doubt (`Log.doubt`) is in doubt in its
 new log, and one that is sound stays so in a log that is in doubt. Values that are damaged keep a group where
@@ -78,7 +79,7 @@ def copy_groups(
         StorageFailed: a target cannot take more.
     """
     for move in moves:
-        _check(move, *_states(move, logs, states))
+        _check(move, logs[move.target], *_states(move, logs, states))
     for move in moves:
         here, there = _states(move, logs, states)
         yield from _copy(move.group, logs[move.source], here, logs[move.target], there)
@@ -95,20 +96,29 @@ def _states(
     return here, there
 
 
-def _check(move: Move, here: HardState, there: HardState) -> None:
+def _check(move: Move, target: Log, here: HardState, there: HardState) -> None:
     if here.lost:
         raise StorageDamaged(
             f"group {move.group}: what it has accepted in instance {here.instance} is damaged; {STAY}"
         )
-    if here.suspect:
-        # It may well have lost what the target still knows.
-        return
-    if there.instance > here.instance or there.promised > here.promised:
+    # One that is suspect may well have lost what the target still knows.
+    if not here.suspect and _knows_more(move.group, here, target, there):
         raise StorageDamaged(
             f"log {move.target} knows more of group {move.group} than log {move.source}, which has it by "
             f"identity.json: instance {there.instance}, promise {_ballot(there)} against instance "
             f"{here.instance}, promise {_ballot(here)}. Files of different times were mixed"
         )
+
+
+def _knows_more(group: int, here: HardState, target: Log, there: HardState) -> bool:
+    if there.promised > here.promised or there.instance > here.instance + 1:
+        return True
+    if there.instance <= here.instance:
+        return False
+    last = target.read(group, here.instance)
+    return (
+        here.accepted == NULL_BALLOT or there.accepted != NULL_BALLOT or last is None or last[2] != here.value
+    )
 
 
 def _copy(group: int, source: Log, here: HardState, target: Log, there: HardState) -> Iterator[Copy]:
@@ -142,7 +152,7 @@ def last_records(group: int, here: HardState, there: HardState, first: int) -> l
     """
     records: list[Record] = []
     known = there.promised
-    if here.accepted != NULL_BALLOT:
+    if here.accepted != NULL_BALLOT and there.instance <= here.instance:
         known = max(known, here.accepted)
         if (there.instance, there.accepted) != (here.instance, here.accepted):
             records.append((RecordKind.ACCEPT, group, here.instance, *here.accepted, here.value))

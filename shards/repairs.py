@@ -117,10 +117,6 @@ class Repairs:
         for index in gone:
             del self.lost[index]
 
-    def forget(self, index: int) -> None:
-        """The group is here no more."""
-        self.lost.pop(index, None)
-
     def _forget_below(self, index: int, lost: Lost) -> None:
         """What nobody needs any more need not come back."""
         first = self._log.first(index)

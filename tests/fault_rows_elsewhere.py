@@ -9,6 +9,7 @@ from tests.fault_rows import Row
 DAMAGE: Final = "tests/test_storage_damage.py"
 FAULTS: Final = "tests/test_storage_faults.py"
 FILES: Final = "tests/test_storage_files.py"
+ROOM: Final = "tests/test_storage_room.py"
 INDEX: Final = "tests/test_storage_index.py"
 SCRUB: Final = "tests/test_storage_scrub.py"
 CLEANER: Final = "tests/test_storage_cleaner.py"
@@ -243,7 +244,7 @@ ELSEWHERE: Final[tuple[tuple[Row, str, str], ...]] = tuple(
             "`DataDirError` with the file and both versions",
         ),
         (
-            FILES,
+            ROOM,
             "test_no_room_is_said_ahead_and_goes_away",
             "ENOSPC and EIO at each call: next segment",
             "log: no room for long",
@@ -275,7 +276,7 @@ ELSEWHERE: Final[tuple[tuple[Row, str, str], ...]] = tuple(
             "test_a_file_system_that_is_really_full_loses_nothing",
             "full file system under load",
             "LmdbLog",
-            "said ahead; then `StorageFailed`; nothing is lost",
+            "said ahead; then not taken in; nothing is lost",
         ),
         (
             STORAGE_KILL,

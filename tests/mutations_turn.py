@@ -8,6 +8,8 @@ from paxmux.plugins.storage.flusher import Flusher
 from paxmux.plugins.storage.group_table import GroupTable
 from paxmux.plugins.storage.recovery import Recovery
 from paxmux.plugins.storage.segmented import SegmentedLog
+from paxmux.shards.backlog import Backlog
+from paxmux.shards.retention import Retention
 from paxmux.shards.serving import Serving
 from paxmux.shards.turn import Turn
 from tests.mutation_harness import Change, both, one
@@ -36,7 +38,7 @@ TURN = (
     ),
     one(
         "the mark is one too high", "I9",
-        Turn, "_mark", "self.groups[index].instance - 1", "self.groups[index].instance",
+        Retention, "marks", "end - 1", "end",
     ),
     one("a full disk makes it spin", "I25", Turn, "_refuse", "if now >= self.mark_at:", "if False:"),
     one(
@@ -44,7 +46,7 @@ TURN = (
         Turn, "_refuse", "self._fail(proposal[0], Code.OVERLOADED, reason)", "pass",
     ),
     one("nobody is told that his deadline passed", "I22", Turn, "finish", "self._give_up(done)", "pass"),
-    one("a replay is never begun", "I19", Turn, "_start", "if applied < group.instance:", "if False:"),
+    one("a replay is never begun", "I19", Backlog, "begin", "if applied < group.instance:", "if False:"),
     one("a closing turn keeps silent", "I22", Turn, "close", "self._fail(seq", "(lambda *words: None)(seq"),
     one("a frame is believed without its CRC", "I16", frame, "parse_route", "== crc\n", "> -1\n"),
 )  # fmt: skip

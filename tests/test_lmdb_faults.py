@@ -16,11 +16,12 @@ from pathlib import Path
 import pytest
 
 from paxmux.engine.errors import DataDirError, StorageFailed
-from paxmux.engine.storage import LogIdentity, StorageDamaged
+from paxmux.engine.storage import LogIdentity, NoRoom, StorageDamaged
 from paxmux.plugins.storage import lmdb_file, lmdb_log, lmdb_open, lmdb_record
 from paxmux.plugins.storage.kind import LMDB, SEGMENTS
 from paxmux.plugins.storage.lmdb_log import LmdbLog
 from paxmux.plugins.storage.segment import SegmentLog
+from tests.fault_rows import fault
 from tests.lmdb_disk import NO_SYNC, NO_WRITE, broken, descriptors
 from tests.storage_model import ACCEPT, IDENTITY, LEARNED, PROMISE, Model, feed, workload
 
@@ -379,6 +380,41 @@ def test_a_disk_without_room_is_reported_and_recovers(
     assert log.housekeep() is None
     assert log.healthy() is None
     model.check(log)
+    log.close(clean=True)
+
+
+@fault(
+    "full file system under load",
+    "LmdbLog: a batch larger than what is left",
+    "not taken in; later it may be",
+)
+def test_a_batch_for_which_there_is_no_room_is_not_taken_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log, model = opened(tmp_path), Model()
+    log.recover()
+    feed(log, [workload(6, index) for index in range(10)], model)
+    large = [(ACCEPT, 9, 0, 1, 1, os.urandom(8 << 20))]
+
+    def full(_fd: int, _offset: int, _length: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    before = log.stats()
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "posix_fallocate", full)
+        for _ in range(2):
+            with pytest.raises(NoRoom, match="no room to grow"):
+                log.append(large)
+        assert "no room to grow" in (log.healthy() or "")
+        assert log.stats() == before
+        model.check(log)
+        feed(log, [workload(6, 10)], model)
+    assert log.housekeep() is None
+    assert log.healthy() is None
+    feed(log, [large, workload(6, 11)], model)
+    log.close(clean=False)
+    log = opened(tmp_path)
+    model.survived(log, log.recover())
     log.close(clean=True)
 
 

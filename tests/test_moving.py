@@ -292,6 +292,39 @@ def test_a_target_that_knows_more_than_the_source_stops_everything(records: list
     assert not any(record[1] == 1 for batch in node.disks[B].batches for record in batch), "nothing moved"
 
 
+def test_a_copy_may_know_that_the_open_instance_is_decided() -> None:
+    """A live move copies what is decided; the source's log may not say so yet of the value accepted last."""
+    last: Record = (ACCEPT, 0, 3, 4, PEER, b"last")
+    node = Node([A])
+    node.write(0, [*decided(0, 0, 3), last, (PROMISE, 0, 3, 6, PEER, b"")])
+    node.hosts[0] = B
+    node.write(0, [*decided(0, 0, 3), (LEARNED, 0, 3, 4, PEER, b"last")])
+    node.hosts[0] = A
+    assert node.move([B])
+    assert node.state(0) == HardState(4, (6, PEER), NULL_BALLOT, b"")
+    assert node.hosts == [B]
+
+
+@pytest.mark.parametrize(
+    "records",
+    [
+        [(LEARNED, 0, 3, 4, PEER, b"another")],
+        [(LEARNED, 0, 3, 4, PEER, b"last"), (LEARNED, 0, 4, 4, PEER, b"more")],
+        [(LEARNED, 0, 3, 4, PEER, b"last"), (ACCEPT, 0, 4, 2, PEER, b"more")],
+        [(LEARNED, 0, 3, 4, PEER, b"last"), (PROMISE, 0, 4, 7, PEER, b"")],
+        [(DECIDED, 0, 3, 0, 0, b"")],
+    ],
+)
+def test_no_copy_knows_more_than_that(records: list[Record]) -> None:
+    node = Node([A])
+    node.write(0, [*decided(0, 0, 3), (ACCEPT, 0, 3, 4, PEER, b"last"), (PROMISE, 0, 3, 6, PEER, b"")])
+    node.hosts[0] = B
+    node.write(0, [*decided(0, 0, 3), *records])
+    node.hosts[0] = A
+    with pytest.raises(StorageDamaged, match="log 1 knows more of group 0 than log 0"):
+        node.move([B])
+
+
 def test_a_value_that_is_missing_stops_the_move() -> None:
     node = Node([A])
     node.write(0, [*decided(0, 0, 3), (DECIDED, 0, 4, 0, 0, b"")])

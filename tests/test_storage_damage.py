@@ -256,7 +256,7 @@ def test_what_the_index_proves_outlives_the_index(tmp_path: Path, monkeypatch: p
     flip(path / FIRST, log._offset - 5)
     log = opened(path)
     with monkeypatch.context() as patched:
-        patched.setattr(SegmentLog, "_roll", lambda *_: (_ for _ in ()).throw(OSError(28, "no room")))
+        patched.setattr(SegmentLog, "_roll", lambda *_, **__: (_ for _ in ()).throw(OSError(28, "no room")))
         with pytest.raises(StorageFailed, match="no room"):
             log.recover()
     log.close(clean=False)

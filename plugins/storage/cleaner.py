@@ -94,21 +94,27 @@ class Cleaner:
         """which belongs to these groups,"""
         self._walked = 0
         """up to this offset."""
+        self._moving = self._number
+        """The segment of the last slice."""
         self._opened = -1
         self._instances: dict[int, int] = {}
         """How far each group was when the segment behind this one was opened,"""
         self._end = 0
         """and where this one ended: an offset."""
         self._pass_end: int | None = None
+        self._pass_taken = self._pass_moved = 0
+        """What the log had been given when the last pass over it began, and what that has moved: bytes."""
+        self._taken = 0
         self._scale = 1.0
         """What lives is more than it seems by this factor, as the last pass over the whole log has shown."""
 
-    def slice(self, current: int, indexed: int | None, *, may_move: bool) -> Slice:
+    def slice(self, current: int, indexed: int | None, *, taken_bytes: int, may_move: bool) -> Slice:
         """Do one slice; everything appended so far is durable.
 
         Args:
             current: the segment that is written.
             indexed: position up to which the index has the log.
+            taken_bytes: what the log was given since it was opened, beside what was asked for here.
             may_move: there is room to append something again.
 
         Raises:
@@ -117,6 +123,7 @@ class Cleaner:
         """
         if not self.on or self.trouble is not None:
             return Slice([], None)
+        self._taken = taken_bytes
         now = self._clock()
         if now < self._not_before:
             return Slice([], self._not_before - now)
@@ -136,9 +143,15 @@ class Cleaner:
             if may_move and self._crowded():
                 self._begin_walk()
                 return Slice([], 0.0)
+        self._moving = self._number
         if self._number > self._table.oldest:
             return Slice([(OPENING, 0, self._number, 0, 0, b"")], 0.0)
         return Slice([], None)
+
+    def repeat(self) -> None:
+        """What the last slice asked for was not appended: look through its segment again."""
+        self._walk = None
+        self._number = self._moving
 
     def _remove(self, number: int, now: float) -> None:
         segment = self._place.segments[number]
@@ -182,14 +195,13 @@ class Cleaner:
             [each.size for each in self._place.segments.values() if each.number >= self._number]
         )
         if self._pass_end is not None and self._number >= self._pass_end:
-            # All that lives was moved since: the log is no larger than that, and what was new.
+            # All that lived when it began was moved since; of what is new nobody has seen how much lives.
             self._pass_end = None
-            self._scale = max(1.0, (total_bytes - spare_bytes) / max(1, live_bytes))
-        crowded = total_bytes > 2 * live_bytes * self._scale + spare_bytes
-        if not crowded:
-            # The pass ends here; what comes before the next one begins is not moved by it.
-            self._pass_end = None
-        return crowded
+            self._scale = max(1.0, self._pass_moved / max(1, live_bytes))
+        if total_bytes <= 2 * live_bytes * self._scale + spare_bytes:
+            return False
+        # So each byte that comes in is the reason for at most about one that is moved.
+        return self._pass_end is not None or self._taken - self._pass_taken >= self._pass_moved
 
     def _begin_walk(self) -> None:
         segment = self._place.segments[self._number]
@@ -197,23 +209,26 @@ class Cleaner:
         self._walked = HEADER_BYTES
         if self._pass_end is None:
             self._pass_end = max(self._place.segments)
+            self._pass_taken, self._pass_moved = self._taken, 0
 
     def _move(self, now: float) -> Slice:
         """Go on through the segment, and collect what lives."""
         assert self._walk is not None
+        self._moving = self._number
         records: list[Record] = []
         seen = size = 0
+        through = True
         for batch in self._walk:
             self._walked = batch.end
             seen += len(batch.records)
             size += self._collect(batch, records)
             if seen >= WALK_RECORDS or size >= MOVE_BYTES:
+                through = False
                 break
-        else:
-            self._spend(size, now)
-            self._skip(now)
-            return Slice(records, self._not_before - now)
+        self._pass_moved += size
         self._spend(size, now)
+        if through:
+            self._skip(now)
         return Slice(records, self._not_before - now)
 
     def _skip(self, now: float) -> None:

@@ -84,8 +84,8 @@ class Flusher:
     def _step(self, synced: int, now: float) -> bool:
         if self._target is None:
             self._target = synced
-            self._queue, self._table.changed = self._table.changed, self._queue
-            self._queue.reverse()
+            self._queue = list(reversed(self._table.changed))
+            self._table.changed = {}
         try:
             if self.trouble is not None:
                 self._index.reopen()

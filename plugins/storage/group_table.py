@@ -125,8 +125,9 @@ class GroupTable:
         """The log said that it needs no segment below this one."""
         self.released: set[int] = set()
         """Groups that were released, and of which the index still has something."""
-        self.changed: list[int] = []
-        """Groups with something to store, in the order in which they changed first."""
+        self.changed: dict[int, None] = {}
+        """Groups with something to store, in the order in which they changed first; each once, also where it
+        was released and has come back."""
         self.waiting_chunks = 0
         """Full or left chunks that wait to be stored, of all groups."""
         self._load = load
@@ -148,7 +149,7 @@ class GroupTable:
                 state = groups[group] = GroupState()
             if not state.changed:
                 state.changed = True
-                self.changed.append(group)
+                self.changed[group] = None
             if kind <= ACCEPT:
                 if round_ > state.promised_round or (
                     round_ == state.promised_round and node > state.promised_node
@@ -233,7 +234,7 @@ class GroupTable:
     def _change(self, group: int, state: GroupState) -> None:
         if not state.changed:
             state.changed = True
-            self.changed.append(group)
+            self.changed[group] = None
 
     def find(self, group: int, instance: int) -> int:
         """Position of the newest value record of an instance; 0: there is none, or it is forgotten."""
@@ -287,8 +288,7 @@ class GroupTable:
         """Nothing is known of the group any more."""
         state = self.groups.pop(group)
         self.waiting_chunks -= len(state.waiting)
-        if group in self.changed:
-            self.changed.remove(group)
+        self.changed.pop(group, None)
         for key in [key for key in self._cache if key[0] == group]:
             del self._cache[key]
         self.released.add(group)

@@ -25,6 +25,7 @@ from paxmux.engine.storage import (
     HardState,
     LogIdentity,
     LogStats,
+    NoRoom,
     Record,
     RecordKind,
     StorageDamaged,
@@ -108,6 +109,8 @@ class LmdbLog:
         self._clean_bytes_per_s = clean_bytes_per_s
         self._limit: str | None = None
         """In words: the log is as large as it may be."""
+        self._refused_bytes = 0
+        """What the last commit would have needed that there was no room for, until there is."""
         self._cleaning = True
         self._clean_at = 0.0
         self._create = create
@@ -239,12 +242,15 @@ class LmdbLog:
 
         Raises:
             ValueError: records that no log can hold; nothing is taken in and the log stays usable.
+            NoRoom: the file has no room for them and cannot grow; nothing is taken in and the log stays
+                usable.
             StorageFailed: a commit failed.
         """
-        self._check()
+        env = self._check()
         if not records:
             return
         check_records(records)
+        self._need_room(env, records)
         states, changed, pending = self._states, self._changed, self._pending
         for record in records:
             group = record[1]
@@ -262,6 +268,18 @@ class LmdbLog:
         self._records += len(records)
         if self._pending_bytes > PENDING_MAX_BYTES:
             self.sync()
+
+    def _need_room(self, env: Environment, records: Sequence[Record]) -> None:
+        size = self._pending_bytes + sum([len(record[5]) + ENTRY_BYTES for record in records])
+        entries = len(self._pending) + len(self._changed) + 2 * len(records)
+        try:
+            needed = size + DIRTY_PAGES * entries * env.page_bytes
+            has_room = env.make_room(needed)
+        except OSError as error:
+            raise self._fail("append", error) from error
+        if not has_room:
+            self._refused_bytes = needed
+            raise NoRoom(env.trouble or f"{self._path}: no room to grow")
 
     def _release(self, group: int) -> None:
         self._states.pop(group, None)
@@ -370,8 +388,8 @@ class LmdbLog:
             if now >= self._readers_at:
                 self._readers_at = now + READERS_EVERY_S
                 env.forget_killed_readers()
-            if env.trouble is not None:
-                env.make_room(0)
+            if env.trouble is not None and env.make_room(self._refused_bytes):
+                self._refused_bytes = 0
             if self._max_bytes:
                 self._check_limit(env)
             if self._forgetting and self._cleaning:

@@ -185,7 +185,7 @@ class Place(Protocol):
             least: bytes that one must have to do.
 
         Raises:
-            StorageFailed: it cannot be made.
+            NoRoom: it cannot be made now; a smaller one that is reserved stays.
         """
         ...
 

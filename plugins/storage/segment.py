@@ -10,7 +10,8 @@ from pathlib import Path
 
 from paxmux.engine.storage import CLEAN_BYTES_PER_S, LogIdentity
 from paxmux.plugins.storage.directory import Directory
-from paxmux.plugins.storage.segmented import SegmentedLog, check_segment_bytes
+from paxmux.plugins.storage.segment_file import check_segment_bytes
+from paxmux.plugins.storage.segmented import SegmentedLog
 
 
 class SegmentLog(SegmentedLog):

@@ -26,6 +26,7 @@ from paxmux.plugins.storage.record import BATCH_BYTES, MAX_BATCH_BYTES, decode_h
 MAGIC: Final = b"PXMSEG\r\n"
 VERSION: Final = 1
 HEADER_BYTES: Final = 4096
+MIN_SEGMENT_BYTES: Final = 16 << 10
 MAX_SEGMENT_BYTES: Final = MAX_BATCH_BYTES
 PIECE_BYTES: Final = 1 << 20
 """Files are looked through and overwritten in pieces of this size."""
@@ -350,3 +351,11 @@ def _salts(start: bytes, number: int, length: int, identity: LogIdentity) -> tup
     if LogIdentity(cluster, node, seat, log) == identity:
         return crc, crc32(start[: _FIELDS.size])
     return (crc,) if encode_stamp(identity, number, length, random)[1] == crc else ()
+
+
+def check_segment_bytes(segment_bytes: int) -> None:
+    """Raise a `ValueError` if no log has segments of this size."""
+    if not MIN_SEGMENT_BYTES <= segment_bytes <= MAX_SEGMENT_BYTES:
+        raise ValueError(
+            f"segment_bytes {segment_bytes}: expected {MIN_SEGMENT_BYTES} .. {MAX_SEGMENT_BYTES}"
+        )

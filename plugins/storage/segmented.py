@@ -17,6 +17,7 @@ from paxmux.engine.storage import (
     CLEAN_BYTES_PER_S,
     HardState,
     LogStats,
+    NoRoom,
     Record,
     StorageDamaged,
 )
@@ -25,7 +26,15 @@ from paxmux.plugins.storage.losses import Losses
 from paxmux.plugins.storage.opening import batch_bytes, opening_records
 from paxmux.plugins.storage.place import IndexUnusable, Place
 from paxmux.plugins.storage.reader import Reader
-from paxmux.plugins.storage.record import OPENS_SEGMENT, UPKEEP, encode_batch, position
+from paxmux.plugins.storage.record import (
+    DECIDED,
+    FORGOTTEN,
+    OPENS_SEGMENT,
+    RELEASED,
+    UPKEEP,
+    encode_batch,
+    position,
+)
 from paxmux.plugins.storage.scrub import Scrub
 from paxmux.plugins.storage.segment_file import (
     HEADER_BYTES,
@@ -33,12 +42,12 @@ from paxmux.plugins.storage.segment_file import (
     SegmentFile,
     segment_path,
 )
+from paxmux.plugins.storage.size_limit import SizeLimit
 from paxmux.plugins.storage.startup import Startup
 
 FIRST_SEGMENT_BYTES: Final = 4 << 20
 """The first segment is no larger, the next ones double up to `segment_bytes`: a young or small log
 starts fast and takes little room."""
-MIN_SEGMENT_BYTES: Final = 16 << 10
 FLUSH_CHUNKS: Final = 8192
 """If so much waits for the index, `sync` stores a slice, whoever forgot to call `housekeep`."""
 FILL_BELOW_BYTES: Final = 64 << 10
@@ -48,14 +57,8 @@ LOST: Final = "with it is lost what this node has promised, and it must not vote
 UNSYNCED_WAIT_S: Final = 0.005
 LIMIT_WAIT_S: Final = 0.1
 """How often a log that is as large as it may be looks whether it is smaller."""
-
-
-def check_segment_bytes(segment_bytes: int) -> None:
-    """Raise a `ValueError` if no log has segments of this size."""
-    if not MIN_SEGMENT_BYTES <= segment_bytes <= MAX_SEGMENT_BYTES:
-        raise ValueError(
-            f"segment_bytes {segment_bytes}: expected {MIN_SEGMENT_BYTES} .. {MAX_SEGMENT_BYTES}"
-        )
+MAKES_ROOM: Final = frozenset({DECIDED, FORGOTTEN, RELEASED})
+"""A batch of these alone may take the segment that `max_bytes` keeps free."""
 
 
 class SegmentedLog:
@@ -90,7 +93,7 @@ class SegmentedLog:
         self._place = place
         self._segments = place.segments
         self._segment_bytes = segment_bytes
-        self._max_bytes = max_bytes
+        self._limit = SizeLimit(path, max_bytes, segment_bytes)
         self._clean_bytes_per_s = clean_bytes_per_s
         self._scrub_bytes_per_s = scrub_bytes_per_s
         self._create = create
@@ -100,14 +103,12 @@ class SegmentedLog:
         self._started = self._closed = False
         self._offset = self._position = self._synced = 0
         """Where the next batch goes, within the segment and as a position; and what is durable."""
-        self._appends = self._syncs = self._records = self._bytes = 0
+        self._appends = self._syncs = self._records = self._bytes = self._taken = 0
         self._recovered = self._cut = self._disk_bytes = 0
         self._damaged = 0
         self._doubt: str | None = None
         self._opened_at: int | None = None
         """Where the log had ended, if recovery has opened a segment."""
-        self._limit: str | None = None
-        """In words: the next segment is not made, since the log is as large as it may be."""
         self._reader = Reader(place)
 
     def recover(self) -> dict[int, HardState]:
@@ -135,7 +136,8 @@ class SegmentedLog:
                 # Behind everything that is there, so that nothing that is damaged is written over.
                 self._start.table.distrust()
                 self._opened_at = self._position
-                self._roll(0, max([*self._segments, *self._place.lost, found.segment.number]) + 1)
+                number = max([*self._segments, *self._place.lost, found.segment.number]) + 1
+                self._roll(0, number, upkeep=True)
                 self._sync()
             elif self._offset == HEADER_BYTES:
                 if not self._create:
@@ -205,7 +207,9 @@ class SegmentedLog:
 
         Raises:
             ValueError: records that no log can hold; nothing is written and the log stays usable.
-            StorageFailed: the write failed, or the log needs a new segment and there is no room.
+            NoRoom: the log needs a new segment and there is no room; nothing is written and the log stays
+                usable.
+            StorageFailed: the write failed.
         """
         if self._unusable is not None:
             raise StorageFailed(self._unusable)
@@ -219,13 +223,17 @@ class SegmentedLog:
         )
         try:
             if self._offset + len(data) > segment.size:
-                self._roll(len(data))
+                self._roll(len(data), upkeep=bool(flags) or all(each[0] in MAKES_ROOM for each in records))
                 segment = self._segment
                 data, positions = encode_batch(
                     records, segment.number, segment.salt, self._offset, self._synced, flags
                 )
             self._write(data)
+            if not flags:
+                self._taken += len(data)
             self._start.table.note(records, positions)
+        except NoRoom:
+            raise
         except (OSError, StorageFailed, StorageDamaged, IndexUnusable) as error:
             raise self._fail("append", error) from error
         self._appends += 1
@@ -260,8 +268,13 @@ class SegmentedLog:
         self._position += len(data)
         self._bytes += len(data)
 
-    def _roll(self, needed: int, number: int = 0) -> None:
-        """Go on in the next segment, or in the one of a number; `needed` bytes will follow its opening."""
+    def _roll(self, needed: int, number: int = 0, *, upkeep: bool) -> None:
+        """Go on in the next segment, or in the one of a number; `needed` bytes will follow its opening.
+        `upkeep`: they make room, or cannot wait for any.
+
+        Raises:
+            NoRoom: there is no segment for them; all is as before.
+        """
         if self._synced != self._position:
             # Before anything is written to the next one: what is durable must always be a prefix.
             self._sync()
@@ -271,7 +284,11 @@ class SegmentedLog:
         least = HEADER_BYTES + batch_bytes(opening) + needed
         if least > MAX_SEGMENT_BYTES:
             raise ValueError(f"a batch of {needed} bytes fits no segment")
-        segment = self._place.take(number, max(self._size(number), least), least)
+        size = max(self._size(number), least)
+        if not upkeep and self._limit.refuses(size, self._size(number), self._segments_bytes()):
+            self._request_next()
+            raise self._limit.no_room()
+        segment = self._place.take(number, size, least)
         self._segments[number] = segment
         self._disk_bytes += segment.size
         self._use(segment, HEADER_BYTES)
@@ -301,16 +318,8 @@ class SegmentedLog:
     def _request_next(self) -> None:
         number = self._segment.number + 1
         size = self._size(number)
-        has = self._segments_bytes()
-        self._limit = None
-        if self._max_bytes and has + 2 * size > self._max_bytes:
-            # One more is made, if it fits: what is moved out of old segments goes there.
-            self._limit = (
-                f"{self._path}: {has} bytes of log, too little room for segments of {size} below"
-                f" storage.max_bytes {self._max_bytes}"
-            )
-            if has + size > self._max_bytes:
-                return
+        if not self._limit.may_be_made(size, self._segments_bytes()):
+            return
         fill = self._bytes < FILL_BELOW_BYTES * max(1, self._appends)
         self._place.request(number, size, fill=fill)
 
@@ -376,7 +385,7 @@ class SegmentedLog:
 
     def healthy(self) -> str | None:
         """See `Log.healthy`."""
-        return self._unusable or self._limit or self._place.trouble() or self._start.flusher.trouble
+        return self._unusable or self._limit.reached or self._place.trouble() or self._start.flusher.trouble
 
     def housekeep(self) -> float | None:
         """See `Log.housekeep`."""
@@ -384,7 +393,7 @@ class SegmentedLog:
             raise StorageFailed(self._unusable)
         if self._synced != self._position:
             return UNSYNCED_WAIT_S
-        if self._limit is not None:
+        if self._limit.reached is not None:
             self._request_next()
         try:
             # No segment goes that the index does not have.
@@ -394,7 +403,7 @@ class SegmentedLog:
         if pause == 0.0:
             return pause
         waits = [wait for wait in (pause, self._clean(), self._look_over()) if wait is not None]
-        if self._limit is not None:
+        if self._limit.reached is not None:
             waits.append(LIMIT_WAIT_S)
         return min(waits, default=None)
 
@@ -406,7 +415,7 @@ class SegmentedLog:
         )
         try:
             records, pause = self._cleaner.slice(
-                segment.number, self._start.index.position, may_move=may_move
+                segment.number, self._start.index.position, taken_bytes=self._taken, may_move=may_move
             )
         except IndexUnusable as error:
             self._cleaner.trouble = str(error)
@@ -416,7 +425,11 @@ class SegmentedLog:
             self._cleaner.trouble = str(error)
             return None
         if records:
-            self._append(records, UPKEEP)
+            try:
+                self._append(records, UPKEEP)
+            except NoRoom:
+                self._cleaner.repeat()
+                return LIMIT_WAIT_S
             self.sync()
         return pause
 

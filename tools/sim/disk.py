@@ -26,8 +26,8 @@ from paxmux.plugins.storage.record import (
     position,
     record_bytes,
 )
-from paxmux.plugins.storage.segment_file import HEADER_BYTES, STAMP_BYTES, SegmentFile
-from paxmux.plugins.storage.segmented import SegmentedLog, check_segment_bytes
+from paxmux.plugins.storage.segment_file import HEADER_BYTES, STAMP_BYTES, SegmentFile, check_segment_bytes
+from paxmux.plugins.storage.segmented import SegmentedLog
 from paxmux.tools.sim.breach import Breach
 from paxmux.tools.sim.disk_place import Medium, SimPlace
 from paxmux.tools.sim.platter import Image, Unsynced

@@ -13,8 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final, Protocol
 
-from paxmux.engine.errors import StorageFailed
-from paxmux.engine.storage import LogIdentity
+from paxmux.engine.storage import LogIdentity, NoRoom
 from paxmux.plugins.storage.group_table import GroupState, Positions
 from paxmux.plugins.storage.place import IndexUnusable
 from paxmux.plugins.storage.record import BATCH_BYTES
@@ -265,12 +264,13 @@ class SimPlace:
 
     def take(self, number: int, size: int, least: int) -> SegmentFile:
         """See `Place.take`."""
-        ready, self._ready = self._ready, None
-        if ready is not None and ready.size >= least:
-            return ready
-        if self._medium.full is not None:
-            raise StorageFailed(f"no room for the log to go on: {self._medium.full}")
-        return self._medium.make(number, size)
+        ready = self._ready
+        if ready is None or ready.size < least:
+            if self._medium.full is not None:
+                raise NoRoom(f"no room for the log to go on: {self._medium.full}")
+            ready = self._medium.make(number, size)
+        self._ready = None
+        return ready
 
     def trouble(self) -> str | None:
         """See `Place.trouble`."""
