@@ -3,7 +3,7 @@
 A segment is needed while a value in it is not forgotten, or is the open vote of its group. Usually all
 groups move on together and the oldest segment is simply behind them. Where some are slow, what is left of
 them is appended again, and only if the log is much larger than what lives in it: more than twice as large,
-and three segments. So no value is written again more than about once for each one that is new.
+and three segments (`passes.py`).
 
 It decides what goes; the log appends, syncs and states in a record of its own which segment is the oldest
 that it needs. Only behind that record, durable, and behind an index that needs no older one is a segment
@@ -18,6 +18,7 @@ from typing import Final, NamedTuple
 from paxmux.engine.storage import Record
 from paxmux.plugins.storage.group_table import GroupTable
 from paxmux.plugins.storage.losses import Losses
+from paxmux.plugins.storage.passes import Passes
 from paxmux.plugins.storage.place import Place
 from paxmux.plugins.storage.record import (
     ACCEPT,
@@ -36,7 +37,6 @@ WALK_RECORDS: Final = 1024
 """Records looked at in one slice,"""
 MOVE_BYTES: Final = 256 << 10
 """and bytes appended again: a single larger value goes alone."""
-SPARE_SEGMENTS: Final = 3
 DAMAGE_WAIT_S: Final = 10.0
 """How long a segment waits for what was damaged in it to be somewhere else, before another look."""
 
@@ -82,7 +82,6 @@ class Cleaner:
         self._place = place
         self._table = table
         self._losses = losses
-        self._segment_bytes = segment_bytes
         self._bytes_per_s = bytes_per_s
         self._clock = clock
         self._not_before = 0.0
@@ -101,12 +100,7 @@ class Cleaner:
         """How far each group was when the segment behind this one was opened,"""
         self._end = 0
         """and where this one ended: an offset."""
-        self._pass_end: int | None = None
-        self._pass_taken = self._pass_moved = 0
-        """What the log had been given when the last pass over it began, and what that has moved: bytes."""
-        self._taken = 0
-        self._scale = 1.0
-        """What lives is more than it seems by this factor, as the last pass over the whole log has shown."""
+        self._passes = Passes(segment_bytes)
 
     def slice(self, current: int, indexed: int | None, *, taken_bytes: int, may_move: bool) -> Slice:
         """Do one slice; everything appended so far is durable.
@@ -123,7 +117,6 @@ class Cleaner:
         """
         if not self.on or self.trouble is not None:
             return Slice([], None)
-        self._taken = taken_bytes
         now = self._clock()
         if now < self._not_before:
             return Slice([], self._not_before - now)
@@ -135,18 +128,21 @@ class Cleaner:
             return self._move(now) if may_move else Slice([], None)
         self._number = max(self._number, oldest)
         last = min(current, indexed >> OFFSET_BITS) if indexed is not None else 0
+        pause: float | None = None
         if self._number < last:
             self._slow = self._slow_groups(self._number)
             if not self._slow or self._number not in self._place.segments:
                 self._number += 1
                 return Slice([], 0.0)
-            if may_move and self._crowded():
-                self._begin_walk()
-                return Slice([], 0.0)
+            if may_move:
+                pause = self._wait_s(taken_bytes, now)
+                if pause == 0.0:
+                    self._begin_walk(taken_bytes, now)
+                    return Slice([], 0.0)
         self._moving = self._number
         if self._number > self._table.oldest:
             return Slice([(OPENING, 0, self._number, 0, 0, b"")], 0.0)
-        return Slice([], None)
+        return Slice([], pause)
 
     def repeat(self) -> None:
         """What the last slice asked for was not appended: look through its segment again."""
@@ -187,29 +183,17 @@ class Cleaner:
             ]
         )
 
-    def _crowded(self) -> bool:
-        """What is left of the log is much larger than what lives in it."""
-        live_bytes = self._table.live_bytes
-        spare_bytes = SPARE_SEGMENTS * self._segment_bytes
+    def _wait_s(self, taken_bytes: int, now: float) -> float | None:
         total_bytes = sum(
             [each.size for each in self._place.segments.values() if each.number >= self._number]
         )
-        if self._pass_end is not None and self._number >= self._pass_end:
-            # All that lived when it began was moved since; of what is new nobody has seen how much lives.
-            self._pass_end = None
-            self._scale = max(1.0, self._pass_moved / max(1, live_bytes))
-        if total_bytes <= 2 * live_bytes * self._scale + spare_bytes:
-            return False
-        # So each byte that comes in is the reason for at most about one that is moved.
-        return self._pass_end is not None or self._taken - self._pass_taken >= self._pass_moved
+        return self._passes.wait_s(self._number, total_bytes, self._table.live_bytes, taken_bytes, now)
 
-    def _begin_walk(self) -> None:
+    def _begin_walk(self, taken_bytes: int, now: float) -> None:
         segment = self._place.segments[self._number]
         self._walk = read_batches(self._place.read, segment, HEADER_BYTES)
         self._walked = HEADER_BYTES
-        if self._pass_end is None:
-            self._pass_end = max(self._place.segments)
-            self._pass_taken, self._pass_moved = self._taken, 0
+        self._passes.begin(max(self._place.segments), self._table.live_bytes, taken_bytes, now)
 
     def _move(self, now: float) -> Slice:
         """Go on through the segment, and collect what lives."""
@@ -225,7 +209,7 @@ class Cleaner:
             if seen >= WALK_RECORDS or size >= MOVE_BYTES:
                 through = False
                 break
-        self._pass_moved += size
+        self._passes.moved(size)
         self._spend(size, now)
         if through:
             self._skip(now)
