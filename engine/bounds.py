@@ -54,6 +54,7 @@ BOUNDS: Final[dict[str, tuple[int, int]]] = {
     "storage.keep_bytes": (0, 1024 * GIB),
     "storage.max_bytes": (0, 1024 * GIB),
     "storage.clean_bytes_per_s": (64 * KIB, 1024 * GIB),
+    "storage.scrub_bytes_per_s": (0, 1024 * GIB),
     "storage.sync_skip_count": (0, 1_000_000),
     "storage.sync_interval_ms": (1, 60_000),
     "worker.restart_first_ms": (1, _TEN_MINUTES_MS),

@@ -15,6 +15,7 @@ from enum import IntEnum
 from pathlib import Path
 from typing import Final, NamedTuple, Protocol, TypedDict
 
+from paxmux.engine.errors import StorageFailed
 from paxmux.engine.paxos import effects
 from paxmux.engine.paxos.ballot import NULL as NULL_BALLOT
 from paxmux.engine.paxos.ballot import Ballot
@@ -29,6 +30,7 @@ __all__ = [
     "Log",
     "LogIdentity",
     "LogStats",
+    "NoRoom",
     "OpenLog",
     "Record",
     "RecordKind",
@@ -54,20 +56,29 @@ class RecordKind(IntEnum):
     RELEASED = effects.RELEASED
     """The group has left this log: it knows nothing of it any more, as if it had never had a record. Only
     once it is durable elsewhere that another log of the node has the group."""
+    CLEARED = effects.CLEARED
+    """As a PROMISE; and the group is not suspect any more (`Log.doubt`): nothing that it ever promised is
+    above `ballot`."""
+    SUSPECT = effects.SUSPECT
+    """The group is suspect from here on, whatever the log is: it was in another one. Says nothing else."""
 
 
 class HardState(NamedTuple):
     """What a group must remember across a crash, as `recover` finds it."""
 
     instance: int
-    """The current instance: the highest one that has a PROMISE or ACCEPT record, or one above the
+    """The current instance: the highest one that has a PROMISE, ACCEPT or CLEARED record, or one above the
     highest that is LEARNED or DECIDED, whichever is larger. All below it are decided."""
     promised: Ballot
-    """The highest ballot of any PROMISE or ACCEPT record of the group, over all instances."""
+    """The highest ballot of any PROMISE, ACCEPT or CLEARED record of the group, over all instances."""
     accepted: Ballot
     """Ballot of the last ACCEPT at `instance`; NULL_BALLOT if there is none."""
     value: bytes
     """Value of that ACCEPT; empty if there is none."""
+    suspect: bool = False
+    """Promises and accepts may be lost that nobody knows of any more; see `Log.doubt`."""
+    lost: bool = False
+    """The value of that ACCEPT is damaged: `value` is empty."""
 
 
 CLEAN_BYTES_PER_S: Final = 256 << 20
@@ -99,6 +110,11 @@ class LogStats(TypedDict):
     removed_segments: int
     recovered_records: int
     cut_bytes: int
+    damaged_records: int
+    """Places at which something was found damaged: at the start, by a read or by the scrub."""
+    scrubbed_bytes: int
+    scrub_rounds: int
+    """What the scrub has read, and how often it has been through everything."""
 
 
 class Log(Protocol):
@@ -112,6 +128,7 @@ class Log(Protocol):
     Order: each call sees all calls before it; `read` and `read_range` see what is not synced too.
     Errors: any failure of a write or sync raises `StorageFailed`; from then on every method but
     `close` (and `healthy` and `stats`, which never raise) raises it again. Nothing is retried.
+    `NoRoom` alone is no failure: nothing was written, and the log goes on.
     `StorageDamaged` of a read is about that record alone: the log goes on.
     """
 
@@ -119,8 +136,23 @@ class Log(Protocol):
         """Hard state of every group that has records. Called once, before anything else.
 
         All that is found is durable on return, also what the last process wrote and did not live to
-        sync. Raises `StorageDamaged` if something that was durable is missing or bad.
+        sync. What was durable, and is missing or bad, is reported one by one where a value is all that is
+        lost (`HardState.lost`, `read`), and by `doubt` where it may have been more. `StorageDamaged` if
+        the log as a whole is lost, or cannot tell what it has lost.
         """
+        ...
+
+    def doubt(self) -> str | None:
+        """Why promises and accepts may be lost, in words, from `recover` on; None if none can be.
+
+        It goes on for good, over restarts: a group is suspect (`HardState.suspect`) until its CLEARED
+        record, and one without any record is as well. What is lost anew makes all groups suspect anew.
+        """
+        ...
+
+    def damage(self) -> list[tuple[int, int]]:
+        """(group, instance) of values that were found damaged since the last call, by nobody who read them:
+        `housekeep` looks through the log. Bounded; what does not fit is found again later."""
         ...
 
     def append(self, records: Sequence[Record]) -> None:
@@ -128,7 +160,9 @@ class Log(Protocol):
         are not durable before `sync`.
 
         After a crash the unsynced ones of one call are all there or none is. Records that no log can
-        hold are a `ValueError`: none of the call is taken in, and the log goes on.
+        hold are a `ValueError`: none of the call is taken in, and the log goes on. So it is with `NoRoom`:
+        there is no room for them now. Then `healthy` says so until another try makes sense. What only
+        makes room (FORGOTTEN, RELEASED, and DECIDED) is taken in as long as there is any room at all.
         """
         ...
 
@@ -160,7 +194,8 @@ class Log(Protocol):
         """(instance, round, node, value) from `first` on, without gaps, in order.
 
         Stops before the first missing instance, after `max_count` records, or before the values
-        would exceed `max_bytes` together (at least one is returned if it exists).
+        would exceed `max_bytes` together (at least one is returned if it exists). Stops before a damaged
+        one too, unless it is the first, which raises `StorageDamaged`.
         """
         ...
 
@@ -170,7 +205,7 @@ class Log(Protocol):
 
         The log still works, and recovers by itself once there is room. Until then the worker should
         refuse proposals and votes: what is appended meanwhile eats the room that is left, and then
-        `append` fails for good.
+        `append` raises `NoRoom`.
         """
         ...
 
@@ -198,6 +233,11 @@ class Log(Protocol):
         ...
 
 
+class NoRoom(StorageFailed):
+    """`append` has no room for these records now. None of them was taken in and nothing has failed: the
+    same ones may be appended later. Whoever cannot wait treats it as the failure that it derives from."""
+
+
 class StorageDamaged(Exception):
     """A record, index or file that should be good is not. The message names file and offset."""
 
@@ -209,6 +249,8 @@ class OpenLog(Protocol):
     what was promised in it is lost, and a new one in its place would break those promises.
     `max_bytes`: with so much on the disk `healthy` says that there is no room; 0: no limit but the disk's.
     `clean_bytes_per_s`: room is made from what is forgotten at no more than this rate.
+    `scrub_bytes_per_s`: what is written and not read is looked through for damage at no more than this
+    rate; 0: it is not.
     """
 
     def __call__(
@@ -220,4 +262,5 @@ class OpenLog(Protocol):
         create: bool,
         max_bytes: int = 0,
         clean_bytes_per_s: int = CLEAN_BYTES_PER_S,
+        scrub_bytes_per_s: int = 0,
     ) -> Log: ...

@@ -8,18 +8,18 @@ stopped at that value, alone: consensus, the group's other machines and all othe
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import NoneType
 
 from paxmux.engine.errors import Code, ConfigError, Refused
 from paxmux.engine.pack import PACK, column, count_of, decode
 from paxmux.engine.paxos import value as values
 from paxmux.engine.paxos.group import Owned
+from paxmux.engine.paxos.timers import NEVER
 from paxmux.engine.paxos.value import Entry
 from paxmux.engine.state_machine import NO_STATE_MACHINE, StateMachine
 from paxmux.engine.storage import Log, StorageDamaged
-from paxmux.shards.many_done import encode_results
-from paxmux.shards.packer import decode_contexts
+from paxmux.shards.packer import decode_contexts, encode_results
 from paxmux.shards.requests import Reply
 
 log = logging.getLogger("paxmux")
@@ -27,6 +27,7 @@ log = logging.getLogger("paxmux")
 REPLAY_COUNT = 256
 REPLAY_BYTES = 1 << 20
 """Decided values read back from the log in one slice, so that votes never wait for a replay."""
+LATE = b"deadline passed before this node had executed the value, which is decided"
 WORDS_MAX = 1000
 """Characters of an exception's text that travel to the caller."""
 
@@ -107,6 +108,21 @@ class Applier:
         elif owned is not None:
             self._owned[instance] = owned  # reach: decided-before-replayed
 
+    @property
+    def deadline(self) -> int:
+        """The first one of proposals that wait to be executed here; asked for only where that may last."""
+        waiting = [proposal[1] for owned in self._owned.values() for proposal in owned.values()]
+        return min(waiting, default=NEVER)
+
+    def expire(self, now: int) -> None:
+        """What is decided is not executed in time: whoever waits for its result will not have it."""
+        for instance, owned in list(self._owned.items()):
+            for seq in [seq for seq, proposal in owned.items() if proposal[1] <= now]:
+                del owned[seq]
+                self._replies((seq, Code.TIMEOUT, 0, 0, LATE))
+            if not owned:
+                del self._owned[instance]
+
     def replay(self, decided: int) -> bool:
         """Execute a slice of what the log has decided below `decided`; True while there is more.
 
@@ -121,7 +137,7 @@ class Applier:
             self.group, self.next, min(REPLAY_COUNT, decided - self.next), REPLAY_BYTES
         )
         if not records:
-            raise StorageDamaged(f"group {self.group}: instance {self.next} is decided but not in the log")
+            raise StorageDamaged(f"group {self.group}: instance {self.next} is decided, and not in the log")
         for instance, _round, _node, value in records:
             self._execute(instance, values.decode(value), self._owned.pop(instance, None))
             self.next = instance + 1
@@ -136,8 +152,7 @@ class Applier:
         """Close and forget the machines that keep their state themselves: only one process may have such a
         state open."""
         for smid in [smid for smid, machine in self.machines.items() if is_durable(type(machine))]:
-            self._close(smid)
-            del self.machines[smid]
+            close_machines(self.group, [self.machines.pop(smid)])
             del self._first[smid]
             self._commits.discard(smid)
             self.stopped.pop(smid, None)
@@ -171,14 +186,7 @@ class Applier:
 
     def close(self) -> None:
         """Close every machine; one that raises does not keep the others from it."""
-        for smid in self.machines:
-            self._close(smid)
-
-    def _close(self, smid: int) -> None:
-        try:
-            self.machines[smid].close()
-        except BaseException:
-            log.exception("group %d: close of state machine %d failed", self.group, smid)
+        close_machines(self.group, self.machines.values())
 
     def _execute(self, instance: int, entries: list[Entry], owned: dict[int, Owned] | None) -> None:
         machines, stopped = self.machines, self.stopped
@@ -271,6 +279,15 @@ class Applier:
             f"not executed: state machine {smid} of group {self.group} said at its start that it had "
             f"executed instance {self._first[smid] - 1}; this is {instance}"
         ).encode()
+
+
+def close_machines(group: int, machines: Iterable[StateMachine]) -> None:
+    """Close each; one that raises does not keep the others from it."""
+    for machine in machines:
+        try:
+            machine.close()
+        except BaseException:
+            log.exception("group %d: close of state machine %d failed", group, machine.smid)
 
 
 def is_durable(machine: type[StateMachine]) -> bool:

@@ -9,26 +9,57 @@ neither votes nor answers for it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from time import monotonic_ns
+from typing import Literal
 
 from paxmux.engine.paxos.effects import LEARNED, Record
 from paxmux.engine.paxos.group import Owned
-from paxmux.engine.state_machine import StateMachine
+from paxmux.engine.paxos.timers import MS
 from paxmux.engine.storage import EMPTY_STATE, HardState, Log
 from paxmux.shards import handover
-from paxmux.shards.applier import Applier
+from paxmux.shards.applier import REPLAY_COUNT, Applier
 from paxmux.shards.handover import Begin, HandoverLost, HandoverSocket, LetGo, State, Values, Waiting
 from paxmux.shards.moving import last_records
 from paxmux.shards.requests import Call
 
 NEAR_COUNT = 64
-"""With no more values than this to go, the other worker may let go."""
+NEAR_NS = 20 * MS
+"""With no more values than this left, and no longer to execute them, the other worker may let go."""
+LATE_NS = 1000 * MS
+PATIENCE_NS = 10_000 * MS
+"""Nor does it matter to execute for so long, if the group has not come nearer for some time: machines that
+are as busy as they can be need as long here as there."""
 AHEAD_COUNT = 4096
 """While so many values wait to be executed here, no more are taken in."""
+SLICE_NS = 4 * MS
+"""Executed at a time."""
 
-Machines = Mapping[int, StateMachine]
-Build = Callable[[int, bool], Machines]
+Build = Callable[[int, bool], Applier]
 """(group, durable): build the group's machines that keep their state, or those that do not."""
+
+
+class Pace:
+    """Executes in slices of about `SLICE_NS`, or one instance: the worker's other groups wait for no more,
+    however long a value takes."""
+
+    def __init__(self, clock: Callable[[], int]) -> None:
+        self.each = 0
+        """What an instance took, in ns."""
+        self._clock = clock
+        self._count = 1
+
+    def replay(self, applier: Applier, end: int) -> bool:
+        """Execute one slice of what is below `end`; True while there is more. Raises StorageDamaged."""
+        first = applier.next
+        if first >= end or not applier.machines:
+            return applier.replay(end)
+        begun = self._clock()
+        applier.replay(min(end, first + self._count))
+        # The log may give less than was asked for.
+        self.each = max(1, (self._clock() - begun) // max(1, applier.next - first))
+        self._count = min(REPLAY_COUNT, self._count * 2, max(1, SLICE_NS // self.each))
+        return applier.next < end
 
 
 class Arrival:
@@ -41,12 +72,12 @@ class Arrival:
         socket: HandoverSocket,
         log: Log,
         build: Build,
-        make_applier: Callable[[int, Machines], Applier],
+        clock: Callable[[], int] = monotonic_ns,
     ) -> None:
-        """The log must know nothing of the group.
+        """The log must know nothing of the group. `clock`: in ns.
 
         Raises:
-            ConfigError, or whatever a machine's constructor raises.
+            PaxmuxError: the machines cannot be built.
         """
         self.group = group
         self.move = move
@@ -69,11 +100,16 @@ class Arrival:
         """What the other worker had executed when it let go; -1: it has not."""
         self._durable: Applier | None = None
         self._joined = False
+        self._told = 0
         self._build = build
-        self._make_applier = make_applier
-        self.applier = make_applier(group, build(group, False))
+        self._clock = clock
+        self._pace = Pace(clock)
+        self._nearest = -1
+        """The fewest instances that were left to do since the other worker first said how many there are,"""
+        self._nearest_at = 0
+        """and when."""
+        self.applier = build(group, False)
         socket.send(Begin())
-        socket.flush()
 
     def take(self, records: list[Record]) -> bool:
         """Before a turn: take in what has come; `records` gets what the turn must write. Whether anything
@@ -98,27 +134,56 @@ class Arrival:
         """After a turn's sync: execute a slice. Whether there is more to do at once.
 
         Raises:
+            HandoverLost: the group comes no nearer.
             StorageDamaged: what was written cannot be read back.
-            ConfigError, or whatever a machine's constructor raises.
+            PaxmuxError: the machines cannot be built.
         """
         if self._joined:
             self.complete = self.state is not None
             return False
         end = self._have if self._applied < 0 else self._applied
-        if self.applier.replay(end):
-            return True
-        if self._applied < 0:
-            self.near = self._left >= 0 and self._left + end - self.applier.next <= NEAR_COUNT
-            return False
+        more = self._pace.replay(self.applier, end)
+        if self._applied < 0 and not self.near:
+            self.near = self._is_near(end - self.applier.next)
+        if more or self._applied < 0:
+            return more
         if self._durable is None:
-            self._durable = self._make_applier(self.group, self._build(self.group, True))
+            self._durable = self._build(self.group, True)
         if self._durable.machines:
-            if self._durable.replay(self._applied):
+            if self._pace.replay(self._durable, self._applied):
                 return True
             self._durable.next = self.applier.next = max(self._applied, self.applier.next)
             self.applier.join(self._durable)
         self._joined = True
         return True
+
+    def _is_near(self, behind: int) -> bool:
+        """Whether little is left of what is to come and of the `behind` instances that are to be executed."""
+        if self._left < 0:
+            return False
+        cost = behind * self._pace.each
+        if self._left + behind <= NEAR_COUNT and cost <= NEAR_NS:
+            return True
+        now = self._clock()
+        if self._nearest < 0 or self._left + behind < self._nearest:
+            self._nearest, self._nearest_at = self._left + behind, now
+        elif now > self._nearest_at + PATIENCE_NS:
+            if self._left > AHEAD_COUNT or cost > LATE_NS:
+                each_ms = self._pace.each / MS
+                raise HandoverLost(f"it comes no nearer than {self._nearest} instances of {each_ms:.1f} ms")
+            return True
+        return False
+
+    def news(self) -> list[Literal["near", "complete"]]:
+        """What has become true, each once."""
+        now: list[Literal["near", "complete"]] = []
+        if self.near:
+            now.append("near")
+        if self.complete:
+            now.append("complete")
+        fresh = now[self._told :]
+        self._told = len(now)
+        return fresh
 
     def close(self, *, machines: bool) -> None:
         """End it here; the other worker notices. `machines`: close them too, they are not needed."""
@@ -154,6 +219,8 @@ class Arrival:
                 if instance != self._have or self._applied < 0 or self.forwards is None:
                     raise HandoverLost(f"it stands at {instance}, though values up to {self._have} came")
                 self.state = HardState(instance, promised, accepted, value)
-                records += last_records(self.group, self.state, EMPTY_STATE, first)
+                # Only a group without a doubt moves; a log that has lost something says so of all groups.
+                there = EMPTY_STATE._replace(suspect=self._log.doubt() is not None)
+                records += last_records(self.group, self.state, there, first)
             case _:
                 raise HandoverLost(f"{type(message).__name__} is not expected now")

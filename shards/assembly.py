@@ -242,6 +242,7 @@ class Assembly:
             "peers": router.pop("peers", None),
             "router": {**self._router.describe(), "answered": bool(router), **router},
             "cleaning": self.cleaning,
+            "log_max_bytes": options.storage.max_bytes or None,
             "loop": loop_picture(self._lag),
             "pending": pending_picture(self.admission, self.pending),
         }

@@ -133,15 +133,23 @@ class MoveEnd(msgspec.Struct, tag="move_end", forbid_unknown_fields=True, kw_onl
     move: int
 
 
+class MoveDone(msgspec.Struct, tag="move_done", forbid_unknown_fields=True, kw_only=True):
+    """To the worker that let the group go: the other one has it for good. It comes before whatever the next
+    move says, since that comes through the same socket."""
+
+    group: int
+
+
 class MoveTold(msgspec.Struct, tag="move_told", forbid_unknown_fields=True, kw_only=True):
     """From a worker: how a move is going.
 
     `near`: the other worker may let go. `complete`: everything of the group is durable here. `hosted`: this
-    worker takes part in the group. `broken`: nothing can become of this move."""
+    worker takes part in the group. `broken`: nothing can become of this move. `ended`: the answer to
+    `MoveEnd` of the worker that was to have the group: it has none of its machines open."""
 
     group: int
     move: int
-    what: Literal["near", "complete", "hosted", "broken"]
+    what: Literal["near", "complete", "hosted", "broken", "ended"]
     reason: str = ""
 
 
@@ -215,6 +223,7 @@ ToChild = (
     | MoveOut
     | MoveIn
     | MoveEnd
+    | MoveDone
     | StatusAsk
     | Stop
 )

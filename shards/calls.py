@@ -17,13 +17,15 @@ from paxmux.engine.pack import expand
 from paxmux.engine.paxos import value as values
 from paxmux.engine.paxos.effects import Effects
 from paxmux.engine.paxos.group import Group
+from paxmux.engine.paxos.timers import NEVER
 from paxmux.engine.storage import Log, StorageDamaged
 from paxmux.shards.applier import Applier
 from paxmux.shards.log_sync import LogSync
-from paxmux.shards.requests import ORDERS, Call, CallKind, Reply
+from paxmux.shards.repairs import Repairs
+from paxmux.shards.requests import OF_NO_GROUP, ORDERS, Call, CallKind, Reply
 from paxmux.shards.retention import Retention
 
-_OF_NO_STATE = frozenset({CallKind.GROUP_STATUS, CallKind.SET_LOG_SYNC, CallKind.SET_CLEANING})
+_OF_NO_STATE = OF_NO_GROUP | {CallKind.SET_LOG_SYNC}
 """Requests that have nothing to do with what a machine has executed."""
 
 _encode_values = msgspec.msgpack.Encoder().encode
@@ -40,6 +42,7 @@ class Calls:
         "_log_sync",
         "_readable",
         "_reads",
+        "_repairs",
         "_replies",
         "_retention",
         "orders",
@@ -52,15 +55,17 @@ class Calls:
         log: Log,
         retention: Retention,
         log_sync: LogSync,
+        repairs: Repairs,
         replies: list[Reply],
     ) -> None:
-        """`replies`: where the answers go."""
+        """`replies`: where the answers go. `repairs`: told of values that cannot be read."""
         self._groups = groups
         self._appliers = appliers
         self._log = log
         self._retention = retention
         self._log_sync = log_sync
         self._replies = replies
+        self._repairs = repairs
         self._calls: list[Call] = []
         """Those that can be answered as soon as their group has executed what it knows."""
         self._reads: dict[int, Call] = {}
@@ -81,11 +86,16 @@ class Calls:
                 self._calls.append(call)
             elif group.inquiry.fenced is not None:
                 self._fail(seq, Code.SYSTEM_ERROR, f"group {index} is fenced here: {group.inquiry.fenced}")
-            elif not group.voter:
+            elif not group.seated:
                 self._fail(seq, Code.NOT_A_MEMBER, f"this node's seat is not a member of group {index}")
             else:
                 self._reads[seq] = call
                 group.reader.join(seq, deadline, fx)
+
+    @property
+    def deadline(self) -> int:
+        """The next one of those that wait for execution."""
+        return min([call[3] for call in self._calls], default=NEVER)
 
     def refuse(self, calls: Sequence[Call], reason: str) -> None:
         """Note what came in while nothing can be asked of peers."""
@@ -104,7 +114,7 @@ class Calls:
     def take_out(self, index: int) -> list[Call]:
         """The requests of a group that have no answer yet; another worker will answer them."""
         found = [call for call in (*self._reads.values(), *self._calls) if call[2] == index]
-        found = [call for call in found if call[1] != CallKind.GROUP_STATUS]
+        found = [call for call in found if call[1] not in OF_NO_GROUP]
         gone = {call[0] for call in found}
         self._reads = {seq: call for seq, call in self._reads.items() if seq not in gone}
         self._calls = [call for call in self._calls if call[0] not in gone]
@@ -131,9 +141,13 @@ class Calls:
         calls, self._calls = self._calls, []
         for call in calls:
             if call[2] in behind and call[1] not in _OF_NO_STATE:
-                self._calls.append(call)  # reach: call-waits-for-replay
+                if call[3] <= now:
+                    words = "deadline passed before this node had executed what it has decided"
+                    self._fail(call[0], Code.TIMEOUT, words)
+                else:
+                    self._calls.append(call)  # reach: call-waits-for-replay
             else:
-                self._answer(call)
+                self._answer(call, now)
 
     def _release(self, readable: Sequence[tuple[int, int, list[int]]], now: int) -> None:
         self._readable = []
@@ -150,11 +164,11 @@ class Calls:
                     self._fail(seq, Code.SYSTEM_ERROR, f"group {index} is fenced here: {fenced}")
             elif self._appliers[index].next > instance:
                 for seq in left:
-                    self._answer(self._reads.pop(seq))
+                    self._answer(self._reads.pop(seq), now)
             elif left:
                 self._readable.append((index, instance, left))
 
-    def _answer(self, call: Call) -> None:
+    def _answer(self, call: Call, now: int) -> None:
         seq, kind, index, _deadline, argument, payload = call
         group = self._groups.get(index)
         if kind == CallKind.GROUP_STATUS:
@@ -173,7 +187,7 @@ class Calls:
         elif kind == CallKind.NOW_INSTANCE:
             self._replies.append((seq, Code.OK, group.instance, 0, None))
         elif kind == CallKind.INSTANCE_VALUE:
-            self._instance_value(seq, group, argument)
+            self._instance_value(seq, group, argument, now)
         elif kind == CallKind.SET_LOG_SYNC:
             self._set_log_sync(seq, index, argument != 0)
         else:
@@ -192,7 +206,7 @@ class Calls:
         else:
             self._replies.append((seq, Code.OK, 0, 0, None))
 
-    def _instance_value(self, seq: int, group: Group, instance: int) -> None:
+    def _instance_value(self, seq: int, group: Group, instance: int, now: int) -> None:
         if instance >= group.instance:
             self._fail(
                 seq,
@@ -203,7 +217,13 @@ class Calls:
         try:
             record = self._log.read(group.index, instance)
         except StorageDamaged as error:
+            self._repairs.want(group.index, instance, str(error), now)
             self._fail(seq, Code.SYSTEM_ERROR, str(error))
+            return
+        if record is None and instance >= self._log.first(group.index):
+            words = f"instance {instance} of group {group.index} is decided, and not in the log"
+            self._repairs.want(group.index, instance, words, now)
+            self._fail(seq, Code.SYSTEM_ERROR, words)
             return
         if record is None:
             self._fail(
@@ -228,14 +248,20 @@ class Calls:
                 "waiting": len(group.own),
                 "voter": group.voter,
                 "durable": self._log_sync.durable(index),
-                "promise_lost": index in self._log_sync.lost,
                 "stopped": self._appliers[index].stopped,
                 "fenced": group.inquiry.fenced,
+                "suspect": None if group.doubt.suspect is None else group.doubt.words(),
+                "repairing": self._repairing(group),
                 "mismatches": group.inquiry.mismatches,
             }
             for index, group in self._groups.items()
         ]
         return msgspec.json.encode(rows)
+
+    def _repairing(self, group: Group) -> str | None:
+        if group.doubt.active and group.doubt.suspect is None:
+            return group.doubt.words()
+        return self._repairs.words(group.index)
 
     def _fail(self, seq: int, code: int, message: str) -> None:
         self._replies.append((seq, code, 0, 0, message.encode()))

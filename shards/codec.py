@@ -48,6 +48,9 @@ _WireBody = tuple[
     Annotated[list[tuple[_Group, _Count, _Count, _Id]], _FEW],
     Annotated[list[tuple[_Group, _Count, _Chain]], _FEW],
     Annotated[list[tuple[_Group, _Count, _Chain]], _FEW],
+    Annotated[list[tuple[_Group, _Id]], _FEW],
+    Annotated[list[tuple[_Group, _Id, _Count, _Id, _Count]], _FEW],
+    Annotated[list[tuple[_Group, _Count, _Count]], _FEW],
 ]
 
 WITH_VALUE = ("learned", "accepts", "prepare_replies", "forwards")

@@ -54,7 +54,12 @@ WORKER = (
     "disk_bytes",
     "live_bytes",
     "removed_segments",
+    "damaged_records",
+    "mended_values",
+    "scrubbed_bytes",
+    "scrub_rounds",
     "segments",
+    "no_room",
 )
 """Slots of a worker's block."""
 

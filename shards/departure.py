@@ -10,7 +10,7 @@ says that the other worker has it, or that it stays; it is never decided here.
 from __future__ import annotations
 
 from paxmux.engine.paxos.group import Group, Owned
-from paxmux.engine.storage import HardState, Log
+from paxmux.engine.storage import HardState, Log, StorageDamaged
 from paxmux.shards import handover
 from paxmux.shards.applier import Applier
 from paxmux.shards.handover import Begin, HandoverLost, HandoverSocket
@@ -52,7 +52,7 @@ class Departure:
         self.move = move
         self.socket = socket
         self._log = log
-        self._next = -1
+        self.next = -1
         """The first instance that is not sent; -1: the other worker has not said where to begin."""
         self._told = False
         self.handed_over = False
@@ -66,11 +66,11 @@ class Departure:
         """
         self._listen()
         end = min(applier.next, group.instance)
-        if self._next >= 0 and self.socket.backlog < BACKLOG_BYTES and (self._next < end or not self._told):
+        if self.next >= 0 and self.socket.backlog < BACKLOG_BYTES and (self.next < end or not self._told):
             self._told = True
             self._send_slice(end, group.instance)
         self.socket.flush()
-        return 0 <= self._next < end and not self.socket.backlog
+        return 0 <= self.next < end and not self.socket.backlog
 
     def hand_over(self, gone: LetGone) -> None:
         """The group was let go, and all its records are durable: send the rest.
@@ -80,10 +80,10 @@ class Departure:
         """
         state, socket = gone.state, self.socket
         self._listen()
-        if self._next < 0:
+        if self.next < 0:
             return
         applied = min(gone.applier.next, state.instance)
-        while self._next < applied:
+        while self.next < applied:
             self._send_slice(applied, state.instance)
         gone.applier.give_up_durable()
         gone.gave_up = True
@@ -95,7 +95,7 @@ class Departure:
             socket.send(handover.Waiting(gone.calls[at : at + PART_COUNT]))
         known = gone.group.forwarder
         socket.send(handover.Forwards(known.known_from, known.marks, known.taken))
-        while self._next < state.instance:
+        while self.next < state.instance:
             self._send_slice(state.instance, state.instance)
         first = self._log.first(self.group)
         socket.send(handover.State(state.instance, state.promised, state.accepted, state.value, first))
@@ -108,17 +108,17 @@ class Departure:
 
     def _listen(self) -> None:
         for message in self.socket.receive():
-            if not isinstance(message, Begin) or self._next >= 0:
+            if not isinstance(message, Begin) or self.next >= 0:
                 raise HandoverLost(f"{type(message).__name__} is not expected now")
-            self._next = self._log.first(self.group)
+            self.next = self._log.first(self.group)
 
     def _send_slice(self, end: int, instance: int) -> None:
-        count = min(SLICE_COUNT, end - self._next)
-        items = self._log.read_range(self.group, self._next, count, SLICE_BYTES) if count else []
+        count = min(SLICE_COUNT, end - self.next)
+        items = self._log.read_range(self.group, self.next, count, SLICE_BYTES) if count else []
         if count and not items:
-            raise HandoverLost(f"instance {self._next} of group {self.group} is not in the log")
-        self._next += len(items)
-        self.socket.send(handover.Values(items, instance - self._next))
+            raise StorageDamaged(f"instance {self.next} of group {self.group} is not in the log")
+        self.next += len(items)
+        self.socket.send(handover.Values(items, instance - self.next))
 
     def _send_owned(self, instance: int, owned: dict[int, Owned]) -> None:
         items = list(owned.items())

@@ -15,7 +15,7 @@ from paxmux.shards.admission import Admission
 from paxmux.shards.doorbell import Doorbell
 from paxmux.shards.link import Link, LinkBroken
 from paxmux.shards.pending import Pending
-from paxmux.shards.requests import CallKind, Reply
+from paxmux.shards.requests import OF_NO_GROUP, CallKind, Reply
 from paxmux.shards.waiting_room import WAITING_ROOM, WaitingRoom
 
 OnBroken = Callable[[int, int, str], None]
@@ -73,7 +73,7 @@ class Exchange:
     ) -> asyncio.Future[Reply]:
         """Note an admitted request that is no proposal, of `len(payload)` bytes; else as `propose`."""
         size = len(payload)
-        about = -1 if kind == CallKind.GROUP_STATUS else group
+        about = -1 if kind in OF_NO_GROUP else group
         seq, future = self._pending.add(worker, size, deadline_ns, about)
         link = self._links[worker]
         assert link is not None, "an admitted request has a link"
@@ -105,19 +105,26 @@ class Exchange:
     def release(self, group: int, worker: int) -> None:
         """Hand what has waited to the worker that hosts `group`, in its order; nothing may be addressed to
         the waiting room any more. If the worker is down, nothing of it was proposed."""
-        room = self._links.pop(WAITING_ROOM)
-        assert isinstance(room, WaitingRoom), "nothing is held"
-        self._pending.reassign(group, WAITING_ROOM, worker)
         link = self._links[worker]
         if not isinstance(link, Link) or link.broken:
-            reason = f"worker {worker} is down; nothing was proposed"
-            self._pending.fail(room.waiting(), Code.OVERLOADED, reason)
+            self.turn_away(f"worker {worker} is down")
             return
+        room = self._leave_room()
+        self._pending.reassign(group, WAITING_ROOM, worker)
         for proposal, size in room.proposals:
             link.propose(proposal, size)
         for call, size in room.calls:
             link.call(call, size)
         self._flush_link(link)
+
+    def turn_away(self, reason: str) -> None:
+        """End what has waited: nothing of it was proposed. As `release` otherwise."""
+        self._pending.fail(self._leave_room().waiting(), Code.OVERLOADED, f"{reason}; nothing was proposed")
+
+    def _leave_room(self) -> WaitingRoom:
+        room = self._links.pop(WAITING_ROOM)
+        assert isinstance(room, WaitingRoom), "nothing is held"
+        return room
 
     def attach(self, link: Link) -> None:
         """The worker serves: open its door."""

@@ -11,19 +11,21 @@ Decides what the death of a worker means in each of these: before `complete` the
 or its successor, takes it up again); from then on it goes, whoever dies. So there is never a moment at
 which two workers may vote for it: the old one has let go before the new one is asked to take it up, and a
 successor of either hosts what the map says, which it is not told while the map is being written.
+
+Nor are machines that keep their state open in two workers: the old one opens them again only when the new
+one has said that it has closed them, or is dead.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
 import socket
 import time
 from collections.abc import Callable
 from typing import Protocol
 
 from paxmux.engine.errors import PaxmuxError, StorageFailed
-from paxmux.shards.boot import MoveEnd, MoveIn, MoveOut, MoveTold
+from paxmux.shards.boot import MoveDone, MoveEnd, MoveIn, MoveOut, MoveTold
 from paxmux.shards.exchange import Exchange
 from paxmux.shards.pending import Pending
 from paxmux.shards.post import Post
@@ -32,8 +34,8 @@ from paxmux.shards.waiting_room import WAITING_ROOM
 
 HOLD_S = 3.0
 """A new worker that is not complete so long after the old one was told to let go does not get the group."""
-
-log = logging.getLogger("paxmux")
+END_S = 5.0
+"""A new worker that does not say so long after the end of a move that it has closed everything is killed."""
 
 
 class MoveFailed(PaxmuxError):
@@ -138,7 +140,11 @@ class LiveMove:
         """A worker says how it goes."""
         if message.what == "hosted" and message.group == self.group:
             self._told.add(f"hosted by {worker}")
-        elif message.move != self.number or self._failure is not None:
+        elif message.move != self.number:
+            return
+        elif message.what == "ended":
+            self._told.add(f"ended by {worker}")
+        elif self._failure is not None:
             return
         elif message.what == "broken":
             self.abort(message.reason)
@@ -158,6 +164,10 @@ class LiveMove:
             self.abort(f"worker {worker} died")
             self._changed.set()
 
+    def bars(self, worker: int) -> bool:
+        """Whether a successor of this worker must wait: the other one may have machines of the group open."""
+        return worker == self.source.worker and self.phase in ("held", "closing there")
+
     def _begin(self) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         with ours, theirs:
@@ -176,29 +186,36 @@ class LiveMove:
 
     async def _go_over(self) -> None:
         """Everything is durable in the new log: from here on the group goes, whoever dies."""
-        source, target, group = self.source.worker, self.target.worker, self.group
+        target, group = self.target.worker, self.group
         self.phase = "switching"
         try:
             await self._routes.switch()
-        except StorageFailed:
-            self._release(target)
+        except StorageFailed as error:
+            self._routes.worker_of[group] = target
+            self._exchange.turn_away(str(error))
+            self._routes.release_frames(target)
             raise
         self._routes.reroute()
         self.phase = "taking up"
         if target not in self._lost and self._exchange.order(target, CallKind.TAKE_UP, group, self.number):
-            await self._hosted_or_lost(target)
+            await self._until_told("hosted", target)
         self._release(target)
-        self._exchange.order(source, CallKind.LEAVE, group, self.number)
+        self.source.send(MoveDone(group=group))
         self.phase = "done"
 
     async def _go_back(self) -> None:
         """The group stays: its worker takes it up again, unless it died; then its successor has it."""
-        source = self.source.worker
+        source, target = self.source.worker, self.target
+        self.phase = "closing there"
+        generation = target.generation
+        if not await self._until_told("ended", target.worker, END_S):
+            target.replace(generation, f"it does not end the move of group {self.group}")
+            await self._until_told("ended", target.worker)
         self.phase = "going back"
         if source not in self._lost and self._exchange.order(
             source, CallKind.TAKE_UP, self.group, self.number
         ):
-            await self._hosted_or_lost(source)
+            await self._until_told("hosted", source)
         self._release(source)
 
     def _release(self, worker: int) -> None:
@@ -211,11 +228,23 @@ class LiveMove:
         for post in (self.source, self.target):
             post.send(MoveEnd(group=self.group, move=self.number))
 
-    async def _hosted_or_lost(self, worker: int) -> None:
-        """A worker hangs or it does not: it has let go, or it is dead."""
-        while f"hosted by {worker}" not in self._told and worker not in self._lost:
-            self._changed.clear()
-            await self._changed.wait()
+    async def _until_told(self, what: str, worker: int, timeout_s: float | None = None) -> bool:
+        """Until the worker has said so, or is dead; False if it has not in time."""
+        until = None if timeout_s is None else asyncio.get_running_loop().time() + timeout_s
+        while f"{what} by {worker}" not in self._told and worker not in self._lost:
+            if not await self._change(until):
+                return False
+        return True
+
+    async def _change(self, until: float | None) -> bool:
+        """Until something was told; False if nothing is by then."""
+        self._changed.clear()
+        try:
+            async with asyncio.timeout_at(until):
+                await self._changed.wait()
+        except TimeoutError:
+            return False
+        return True
 
     async def _until(self, condition: Callable[[], bool], timeout_s: float | None) -> None:
         until = None if timeout_s is None else asyncio.get_running_loop().time() + timeout_s
@@ -224,9 +253,5 @@ class LiveMove:
                 raise MoveFailed(
                     f"group {self.group} stays with worker {self.source.worker}: {self._failure}"
                 )
-            self._changed.clear()
-            try:
-                async with asyncio.timeout_at(until):
-                    await self._changed.wait()
-            except TimeoutError:
+            if not await self._change(until):
                 self.abort(f"worker {self.target.worker} did not have all of it after {timeout_s} s")

@@ -13,7 +13,6 @@ from collections.abc import Collection
 from pathlib import Path
 
 from paxmux.shards.durable_file import sync_directory
-from paxmux.shards.sync_mark import FILE as SYNC_MARK
 
 LOGS = "logs"
 _UNUSED = ".unused"
@@ -57,9 +56,6 @@ def set_unused_aside(data_dir: Path, used: Collection[int]) -> list[Path]:
         name = path.name
         if name.endswith(_UNUSED):
             aside.append(path)
-        elif (path / SYNC_MARK).exists():
-            # Which groups have lost their promise is said there, wherever they are now.
-            continue
         elif name.isascii() and name.isdigit() and str(int(name)) == name and int(name) not in used:
             target = _free(path)
             os.rename(path, target)

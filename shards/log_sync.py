@@ -7,7 +7,8 @@ some time later, off the hot path, so that the index can follow.
 What is given up: a vote may leave, and a result be told, before it is on the disk. A power cut or a
 crash of the system then lets this node forget what others rely on, which can undo what a cluster
 acknowledged. It must never happen unsaid: it is logged when it begins, shown in the status, and marked
-on the disk first (`sync_mark.py`), so that a group that may have forgotten takes no part afterwards.
+on the disk first (`sync_mark.py`), so that a group that may have forgotten is suspect afterwards: it gives
+no vote before all other members have told what it had promised (`engine.paxos.doubt`).
 """
 
 from __future__ import annotations
@@ -18,8 +19,11 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from paxmux.engine.errors import StorageFailed
 from paxmux.engine.options import StorageOptions
 from paxmux.engine.paxos.timers import MS
-from paxmux.engine.storage import Log, Record
+from paxmux.engine.storage import Log, Record, RecordKind
 from paxmux.shards.sync_mark import SyncMark
+
+WORDS = "not synced when the machine stopped, or when a sync failed"
+"""What has happened to a group that is `lost`."""
 
 _log = logging.getLogger("paxmux")
 
@@ -47,7 +51,6 @@ class LogSync:
         options: StorageOptions | None = None,
         groups: Iterable[int] = (),
         overrides: Mapping[int, bool] | None = None,
-        lost: Iterable[int] = (),
     ) -> None:
         """Nothing is written before `begin`.
 
@@ -57,7 +60,6 @@ class LogSync:
             options: `sync`, `sync_skip_count` and `sync_interval_ms` of them; their defaults if None.
             groups: of the worker.
             overrides: group -> what `set` last said of it, in an earlier life of the worker.
-            lost: groups whose promise is lost, as marks of other logs say.
         """
         options = options or StorageOptions()
         chosen = overrides or {}
@@ -72,10 +74,8 @@ class LogSync:
         self._sync_at = 0
         self.every_turn = not self.given_up
         """Each turn with records is synced before anything that rests on them leaves."""
-        if mark is not None:
-            mark.lost |= self._groups.intersection(lost)
         self.lost = mark.lost & self._groups if mark is not None else frozenset()
-        """Groups that may have forgotten what they promised: they must take no part."""
+        """Groups that may have forgotten what they promised: suspect from this start on."""
 
     @property
     def given_up(self) -> frozenset[int]:
@@ -95,23 +95,24 @@ class LogSync:
         self._groups -= {group}
 
     def begin(self) -> None:
-        """The log is recovered, and all of it durable: mark what is given up from now on.
+        """The log is recovered, and all of it durable: mark what is given up from now on. What is lost is
+        said by the log itself then, durably, and no longer by the mark.
 
         Raises:
-            StorageFailed: the mark cannot be written.
+            StorageFailed: the mark cannot be written, or the log failed.
         """
         if self._mark is None:
             return
+        if self.lost:
+            _log.error("groups %s were %s", _listed(self.lost), WORDS)
+            self._log.append([(RecordKind.SUSPECT, group, 0, 0, 0, b"") for group in sorted(self.lost)])
+            self._log.sync()
+        # Others that it names have left this log, with that said in their new one (`mover_process.py`).
+        self._mark.lost = frozenset()
         try:
             self._mark.write(self.given_up)
         except OSError as error:
             raise StorageFailed(f"the mark of an unsynced log cannot be written: {error}") from error
-        if self.lost:
-            words = (
-                "groups %s were not synced when the machine stopped, and may have forgotten what they"
-                " promised: they learn, and never vote, propose or answer linearizable reads in this seat"
-            )
-            _log.error(words, _listed(self.lost))
         if self.given_up:
             _warn(self.given_up)
 

@@ -9,17 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import overload
 
-import msgspec
-
 from paxmux.engine.errors import Code, PaxmuxError, error_for
+from paxmux.shards.packer import decode_results
 from paxmux.shards.pending import Done
 from paxmux.shards.requests import Reply
-
-Results = tuple[list[bytes | None], dict[int, str]]
-"""What a pack's values gave, one by one (empty where all gave nothing), and why single ones were refused."""
-
-encode_results = msgspec.msgpack.Encoder().encode
-_decode_results = msgspec.msgpack.Decoder(Results).decode
 
 
 class Outcomes(Sequence[Done | PaxmuxError]):
@@ -84,7 +77,7 @@ class _Part:
         self.results: list[bytes | None] = []
         self.why: dict[int, str] = {}
         if reply[1] == Code.OK and reply[4] is not None:
-            self.results, self.why = _decode_results(reply[4])
+            self.results, self.why = decode_results(reply[4])
 
     @property
     def failed(self) -> int:

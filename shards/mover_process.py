@@ -14,12 +14,12 @@ from pathlib import Path
 
 from paxmux.engine import plugin
 from paxmux.engine.errors import ExitCode, PaxmuxError, StorageFailed
-from paxmux.engine.storage import HardState, Log, LogIdentity, OpenLog, StorageDamaged
+from paxmux.engine.storage import EMPTY_STATE, HardState, Log, LogIdentity, OpenLog, StorageDamaged
 from paxmux.shards.boot import Copied, Failed, MoverBoot, Stop
 from paxmux.shards.child import ControlError, Parent, ParentGone, be_child
 from paxmux.shards.log_directories import LOGS, make_log_directory
 from paxmux.shards.moving import copy_groups, moves_between
-from paxmux.shards.sync_mark import SyncMark, lost_promises
+from paxmux.shards.sync_mark import SyncMark
 
 TELL_EVERY_S = 0.5
 
@@ -56,6 +56,7 @@ class Mover:
                 # After a failure a log is left as a crash would leave it.
                 stack.callback(logs[number].close, clean=False)
                 states[number] = logs[number].recover()
+                self._note_lost(number, states[number])
                 self._look()
             for copy in copy_groups(self._moves, logs, states):
                 self._values += copy.values
@@ -64,21 +65,13 @@ class Mover:
                 self._look()
             for each in logs.values():
                 each.close(clean=True)
-        self._carry_lost()
         self._parent.send(self._copied(complete=True))
 
-    def _carry_lost(self) -> None:
-        """A group that has lost its promise goes on without: its old log may be removed, and what is said
-        there with it."""
-        folder = Path(self._boot.options.data_dir) / LOGS
-        lost = lost_promises(folder, self._identity(0))
-        for number in {move.target for move in self._moves}:
-            mark = SyncMark(folder / str(number), self._identity(number))
-            mine = lost.intersection(move.group for move in self._moves if move.target == number)
-            if not mine <= mark.lost:
-                mark.lost |= mine
-                # The log was closed with all that it has synced.
-                mark.write(())
+    def _note_lost(self, number: int, states: dict[int, HardState]) -> None:
+        """Groups that were not synced when the machine stopped are suspect wherever they go."""
+        path = Path(self._boot.options.data_dir) / LOGS / str(number)
+        for group in SyncMark(path, self._identity(number)).lost:
+            states[group] = states.get(group, EMPTY_STATE)._replace(suspect=True)
 
     def _identity(self, number: int) -> LogIdentity:
         boot = self._boot
@@ -91,6 +84,8 @@ class Mover:
         identity = self._identity(number)
         # A log that has no group by the map holds nothing that must not be missed.
         create = number not in boot.hosts or not boot.logs_made
+        # Without `max_bytes`: what is copied is on the disk already, and its old logs are removed; a node
+        # must not fail to start for a limit. Its worker then refuses until enough is forgotten.
         return open_log(path, identity, segment_bytes=boot.options.storage.segment_bytes, create=create)
 
     def _look(self) -> None:

@@ -11,8 +11,13 @@ the last one of an instance (values). So a later try, which adds what is missing
 would: at the source's state. It goes on at the target's current instance, below which the target has
 all that the source had; what the target has *at* that instance may be out of date, and is outvoted by the
 LEARNED or ACCEPT that the source's newer one becomes. For the same reason a group may come back to a
-log that it has left. The one thing that cannot be is a target that knows more than the source: then the
-map is not of these logs, and nothing is moved.
+log that it has left. A copy that a live move has begun may have the last accepted value as LEARNED, of
+which the source's log does not say yet that it is decided. Other than that no target can know more than
+the source: then the map is not of these logs, and nothing is moved.
+
+What a log has lost is lost for the group wherever it goes: a group in doubt (`Log.doubt`) is in doubt in its
+new log, and one that is sound stays so in a log that is in doubt. Values that are damaged keep a group where
+it is, until its worker has got them back from other members.
 
 It decides no switch: whoever calls it does, when all is copied, and it never writes into a source.
 """
@@ -29,6 +34,8 @@ from paxmux.engine.storage import EMPTY_STATE, NULL_BALLOT, HardState, Log, Reco
 COPY_COUNT = 4096
 COPY_BYTES = 1 << 20
 """Values that are in memory at a time; a single larger one goes alone."""
+
+STAY = "start with the layout as it was: what is damaged comes back from other members, then change it"
 
 
 class Move(NamedTuple):
@@ -72,19 +79,30 @@ def copy_groups(
         StorageFailed: a target cannot take more.
     """
     for move in moves:
-        _check(move, _state(states, move.source, move.group), _state(states, move.target, move.group))
+        _check(move, logs[move.target], *_states(move, logs, states))
     for move in moves:
-        source, target = logs[move.source], logs[move.target]
-        here = _state(states, move.source, move.group)
-        yield from _copy(move.group, source, here, target, _state(states, move.target, move.group))
+        here, there = _states(move, logs, states)
+        yield from _copy(move.group, logs[move.source], here, logs[move.target], there)
 
 
-def _state(states: Mapping[int, Mapping[int, HardState]], log: int, group: int) -> HardState:
-    return states[log].get(group, EMPTY_STATE)
+def _states(
+    move: Move, logs: Mapping[int, Log], states: Mapping[int, Mapping[int, HardState]]
+) -> tuple[HardState, HardState]:
+    """What source and target know of a group."""
+    here, there = (
+        states[log].get(move.group, EMPTY_STATE._replace(suspect=logs[log].doubt() is not None))
+        for log in (move.source, move.target)
+    )
+    return here, there
 
 
-def _check(move: Move, here: HardState, there: HardState) -> None:
-    if there.instance > here.instance or there.promised > here.promised:
+def _check(move: Move, target: Log, here: HardState, there: HardState) -> None:
+    if here.lost:
+        raise StorageDamaged(
+            f"group {move.group}: what it has accepted in instance {here.instance} is damaged; {STAY}"
+        )
+    # One that is suspect may well have lost what the target still knows.
+    if not here.suspect and _knows_more(move.group, here, target, there):
         raise StorageDamaged(
             f"log {move.target} knows more of group {move.group} than log {move.source}, which has it by "
             f"identity.json: instance {there.instance}, promise {_ballot(there)} against instance "
@@ -92,13 +110,27 @@ def _check(move: Move, here: HardState, there: HardState) -> None:
         )
 
 
+def _knows_more(group: int, here: HardState, target: Log, there: HardState) -> bool:
+    if there.promised > here.promised or there.instance > here.instance + 1:
+        return True
+    if there.instance <= here.instance:
+        return False
+    last = target.read(group, here.instance)
+    return (
+        here.accepted == NULL_BALLOT or there.accepted != NULL_BALLOT or last is None or last[2] != here.value
+    )
+
+
 def _copy(group: int, source: Log, here: HardState, target: Log, there: HardState) -> Iterator[Copy]:
     first = source.first(group)
     instance = max(first, there.instance)
     while instance < here.instance:
-        found = source.read_range(group, instance, min(COPY_COUNT, here.instance - instance), COPY_BYTES)
+        try:
+            found = source.read_range(group, instance, min(COPY_COUNT, here.instance - instance), COPY_BYTES)
+        except StorageDamaged as error:
+            raise StorageDamaged(f"group {group}: {error}; {STAY}") from error
         if not found:
-            raise StorageDamaged(f"group {group}: instance {instance} is decided but not in its log")
+            raise StorageDamaged(f"group {group}: instance {instance} is decided but not in its log; {STAY}")
         _write(target, [(RecordKind.LEARNED, group, *value) for value in found])
         instance = found[-1][0] + 1
         yield Copy(len(found), sum([len(value[3]) for value in found]), False)
@@ -120,11 +152,15 @@ def last_records(group: int, here: HardState, there: HardState, first: int) -> l
     """
     records: list[Record] = []
     known = there.promised
-    if here.accepted != NULL_BALLOT:
+    if here.accepted != NULL_BALLOT and there.instance <= here.instance:
         known = max(known, here.accepted)
         if (there.instance, there.accepted) != (here.instance, here.accepted):
             records.append((RecordKind.ACCEPT, group, here.instance, *here.accepted, here.value))
-    if here.promised > known:
+    if here.suspect:
+        records.append((RecordKind.SUSPECT, group, 0, 0, 0, b""))
+    if there.suspect and not here.suspect:
+        records.append((RecordKind.CLEARED, group, here.instance, *here.promised, b""))
+    elif here.promised > known:
         records.append((RecordKind.PROMISE, group, here.instance, *here.promised, b""))
     if first:
         records.append((RecordKind.FORGOTTEN, group, first, 0, 0, b""))

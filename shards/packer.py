@@ -20,9 +20,13 @@ if TYPE_CHECKING:
 
 Contexts = list[bytes | None]
 """Of a pack's values, one by one."""
+Results = tuple[list[bytes | None], dict[int, str]]
+"""What a pack's values gave, one by one, and why single ones were refused."""
 
 _encode_contexts = msgspec.msgpack.Encoder().encode
 decode_contexts = msgspec.msgpack.Decoder(Contexts).decode
+encode_results = msgspec.msgpack.Encoder().encode
+decode_results = msgspec.msgpack.Decoder(Results).decode
 
 
 class Packed(msgspec.Struct, frozen=True, gc=False):

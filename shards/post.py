@@ -37,9 +37,16 @@ STOP_GRACE_S = 3.0
 """A worker that was told to stop syncs and closes its log within this time after its drain."""
 REPLACE_GRACE_S = 1.0
 
+NOT_YET_S = 0.02
+"""So soon a worker is started that must not be now."""
+
 WORKER_MODULE = "paxmux.shards.worker"
 
 log = logging.getLogger("paxmux")
+
+
+class NotYet(PaxmuxError):
+    """A worker must not be started for the moment; that is no failure of its own."""
 
 
 class Post:
@@ -56,8 +63,8 @@ class Post:
         on_told: Callable[[int, MoveTold], None],
         on_gone: Callable[[int], None],
     ) -> None:
-        """`make_boot` takes (worker, generation). `on_told`: what the worker says of a move. `on_gone`: it is
-        dead, before a successor is started."""
+        """`make_boot` takes (worker, generation), and may raise `NotYet`. `on_told`: what the worker says of
+        a move. `on_gone`: it is dead, before a successor is started."""
         self.worker = worker
         self.name = f"worker {worker}"
         self.state: State = "held"
@@ -160,10 +167,17 @@ class Post:
     # A life
 
     def _begin(self) -> None:
+        try:
+            boot = self._make_boot(self.worker, self.generation + 1)
+        except NotYet as error:
+            self.state, self.reason = "waiting", f"{self.name} is being restarted: {error}"
+            self._exchange.refuse(self.worker, self.reason)
+            self._timer = self._loop.call_later(NOT_YET_S, self._begin)
+            return
         self.generation += 1
         self.state, self._failed = "starting", None
         try:
-            self._spawn()
+            self._spawn(boot)
         except (OSError, PaxmuxError) as error:
             self._discard()
             if self._child is None:
@@ -172,7 +186,7 @@ class Post:
                 self._failed = Failed(reason=f"{self.name}: {error}", kind="cannot_boot")
                 self._child.kill()
 
-    def _spawn(self) -> None:
+    def _spawn(self, boot: WorkerBoot) -> None:
         with contextlib.ExitStack() as stack:
 
             def own(fd: int) -> int:
@@ -187,7 +201,6 @@ class Post:
             self._block = Block(counters, WORKER)
             bell = self._bell = Doorbell.create()
             self._link = Link(self.worker, client_in, client_out, bell, self._limits)
-            boot = self._make_boot(self.worker, generation)
             self._child = WatchedChild(
                 self._loop, spawn_child(WORKER_MODULE), self.name, self._on_message, self._on_exit
             )

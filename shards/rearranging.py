@@ -24,7 +24,7 @@ from paxmux.shards.layout import Layout
 from paxmux.shards.live_move import LiveMove
 from paxmux.shards.moving import moves_between
 from paxmux.shards.pending import Pending
-from paxmux.shards.post import Post
+from paxmux.shards.post import NotYet, Post
 from paxmux.shards.router_host import RouterHost
 from paxmux.shards.supervisor import Supervisor
 
@@ -106,10 +106,12 @@ class Rearranger:
         """What a worker that is started now hosts.
 
         Raises:
-            PaxmuxError: it must not be started now.
+            NotYet: it must not be started now.
         """
         if worker in self._switching:
-            raise PaxmuxError("the map of groups is being written")
+            raise NotYet("the map of groups is being written")
+        if self._move is not None and self._move.bars(worker):
+            raise NotYet(f"group {self._move.group} comes back from worker {self._move.target.worker}")
         return list(self.layout.groups_of(worker))
 
     def told(self, worker: int, message: MoveTold) -> None:
@@ -154,9 +156,11 @@ class Rearranger:
         """See `live_move.Routes`."""
         try:
             await asyncio.to_thread(self._store.switch, self.layout.hosts())
-        except StorageFailed as error:
-            self.supervisor.hold_all(f"{error}; start the node again")
-            raise
+        except (PaxmuxError, OSError, RuntimeError) as error:
+            # Also where it cannot be read any more, or no thread be had.
+            words = f"{error}; start the node again"
+            self.supervisor.hold_all(words)
+            raise StorageFailed(words) from error
         self._switching = set()
 
     def hold_frames(self, group: int) -> None:
@@ -207,6 +211,8 @@ class Rearranger:
 
     async def _add_workers(self, wanted: Layout) -> None:
         while self.layout.workers < wanted.workers:
+            if self._stopping:
+                raise NodeStopped("the node is stopping")
             worker = self.layout.workers
             cpus = {each: self.layout.cpus_of(each) for each in range(worker)}
             cpus[worker] = wanted.cpus_of(worker)

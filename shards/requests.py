@@ -37,11 +37,11 @@ class CallKind(IntEnum):
     from now on, and hand it over. Nothing that concerns the group follows in the ring."""
     TAKE_UP = 9
     """Host the group: one that arrived, or one that was let go and has to stay."""
-    LEAVE = 10
-    """Another worker has the group for good: forget it."""
 
 
-ORDERS = frozenset({CallKind.LET_GO, CallKind.TAKE_UP, CallKind.LEAVE})
+ORDERS = frozenset({CallKind.LET_GO, CallKind.TAKE_UP})
+OF_NO_GROUP = frozenset({CallKind.GROUP_STATUS, CallKind.SET_CLEANING})
+"""About the whole worker; the group that they name is none."""
 
 Call = tuple[int, int, int, int, int, bytes]
 """(seq, kind, group, deadline_ns, argument, payload); the deadline as in a proposal."""

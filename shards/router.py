@@ -232,8 +232,8 @@ class Router:
         self._targets.clear()
 
     def release_frames(self, worker: int) -> None:
-        """This worker has the group now: it gets what was kept. Of frames that were for other groups too,
-        those get nothing twice that they had: each worker skips what is not its own."""
+        """This worker has the group now: it gets what was kept. Where that was for other groups of it too,
+        they get it twice, as the network may do at any time."""
         hold, self._hold = self._hold, None
         self._targets.clear()
         link = self._links.get(worker)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from paxmux.engine.errors import DataDirError
 from paxmux.engine.options import LimitOptions, ProposalOptions, StorageOptions, TimerOptions
@@ -17,14 +17,12 @@ from paxmux.engine.paxos.group import Group
 from paxmux.engine.paxos.quorum import Members
 from paxmux.engine.paxos.timers import MS, Bounds, Timers
 from paxmux.engine.state_machine import StateMachine
-from paxmux.engine.storage import EMPTY_STATE, HardState, Log, StorageDamaged
+from paxmux.engine.storage import EMPTY_STATE, NULL_BALLOT, HardState, Log, StorageDamaged
 from paxmux.shards.applier import Applier
-from paxmux.shards.log_sync import LogSync
+from paxmux.shards.log_sync import WORDS, LogSync
 from paxmux.shards.outlet import FrameSink, Outlet
 from paxmux.shards.requests import Reply
 from paxmux.shards.turn import DEFAULT_STORAGE, Turn
-
-NO_SEAT: Final = 0
 
 
 class Identity(NamedTuple):
@@ -64,22 +62,32 @@ class GroupMaker:
         self._max_result_bytes = limits.max_value_bytes
 
     def group(self, index: int, state: HardState, now: int, *, lost: bool = False) -> Group:
-        """A group that stands where its log says; one that lost its promise is in no seat: it learns, and
-        takes part in nothing. Raises StorageDamaged: its last value cannot be read."""
-        identity = self._identity
+        """A group that stands where its log says, and in doubt where that has lost something. `lost`: what
+        was not synced, since the last start. Raises StorageDamaged: something is lost that only another
+        member could tell, and there is none."""
+        identity, log = self._identity, self._log
+        alone = len(self._members.seats) == 1
+        instance, chain = _readable(log, index, state, alone=alone)
+        here = instance == state.instance and not state.lost
+        kept = not here and not state.lost and state.accepted != NULL_BALLOT
+        why = WORDS if lost else log.doubt() or "as this log has said since an earlier start"
         return Group(
             index,
             me=identity.node,
-            seat=NO_SEAT if lost else identity.seat,
+            seat=identity.seat,
             incarnation=identity.incarnation,
             members=self._members,
             rng=self._rng,
             now=now,
-            instance=state.instance,
+            instance=instance,
             promised=state.promised,
-            accepted=state.accepted,
-            value=state.value,
-            chain=chain_at(self._log, index, state.instance),
+            accepted=state.accepted if here else NULL_BALLOT,
+            value=state.value if here else b"",
+            chain=chain,
+            suspect=why if state.suspect or lost else None,
+            decided=state.instance,
+            floor=state.instance + state.lost,
+            kept=(state.accepted, state.value) if kept else None,
             timers=self._timers,
             bounds=self._bounds,
         )
@@ -131,7 +139,8 @@ def build_turn(
         strays: gets the groups that the log has records of and that are not hosted here.
 
     Raises:
-        StorageDamaged, StorageFailed: by `Log.recover`.
+        StorageDamaged, StorageFailed: by `Log.recover`; damaged too where something is lost that only
+            another member could tell, and there is none.
         DataDirError: the state machines need what the log has forgotten.
         ConfigError: a machine's `applied_instance_id` makes no sense.
     """
@@ -140,10 +149,13 @@ def build_turn(
     if log_sync is not None:
         log_sync.begin()
         lost = log_sync.lost
+    doubt = log.doubt()
+    if doubt is not None and len(members.seats) == 1:
+        raise StorageDamaged(f"promises may be lost, and there is no other member to ask: {doubt}")
+    unknown = EMPTY_STATE if doubt is None else EMPTY_STATE._replace(suspect=True)
     maker = GroupMaker(identity, log, replies, members, rng, timers, proposals, limits)
     groups = {
-        index: maker.group(index, states.get(index, EMPTY_STATE), now, lost=index in lost)
-        for index in machines
+        index: maker.group(index, states.get(index, unknown), now, lost=index in lost) for index in machines
     }
     appliers = {index: maker.applier(index, machines[index]) for index in machines}
     for applier in appliers.values():
@@ -184,8 +196,30 @@ def check_replay(applier: Applier, log: Log) -> None:
         )
 
 
+def _readable(log: Log, group: int, state: HardState, *, alone: bool) -> tuple[int, values.Chain]:
+    """The highest instance up to that of `state` whose chain is known, and that chain. Where the value before
+    the current instance is lost, the group stands lower and learns what is missing, without a vote; if all
+    are lost that were not forgotten, the first one that it learns has nothing to fit."""
+    instance = state.instance
+    while True:
+        try:
+            if alone and state.lost:
+                raise StorageDamaged(f"group {group}: the value accepted in instance {instance} is damaged")
+            return instance, chain_at(log, group, instance)
+        except StorageDamaged:
+            if alone:
+                raise
+            if instance == log.first(group):
+                return instance, values.UNKNOWN
+            instance -= 1  # reach: stands-lower
+
+
 def chain_at(log: Log, group: int, instance: int) -> values.Chain:
-    """What the value of that instance must carry."""
+    """What the value of that instance must carry.
+
+    Raises:
+        StorageDamaged: the value before it is lost.
+    """
     if not instance:
         return values.FIRST
     before = log.read(group, instance - 1)

@@ -3,8 +3,8 @@
 While a group's votes leave before they are durable, `UNSYNCED` in the directory of the log names the
 boot of the machine in which that began. The death of a process loses nothing: what it wrote is in the
 page cache. The end of that boot may have: so whoever finds the file under another one takes what the
-groups in it have promised for lost (ARCHITECTURE.md, rule 14), and that stays so for good. It must
-never be taken away while anything is unsynced, nor a lost group be left out of it.
+groups in it have promised for lost (ARCHITECTURE.md, rule 14). It must never be taken away while anything
+is unsynced, nor a lost group be left out of it before a log says durably that the group is suspect.
 
     file = magic 7s | version u8 | cluster u64 | node u64 | seat u64 | log u32 | boot 16s
            unsynced groups 32s | lost groups 32s | crc u32, all little-endian
@@ -118,21 +118,6 @@ class SyncMark:
                 f"{self._path}, offset 0: the mark of an unsynced log belongs to another log"
             )
         return UUID(bytes=boot), _groups(unsynced), _groups(lost)
-
-
-def lost_promises(logs: Path, identity: LogIdentity) -> frozenset[int]:
-    """Groups whose promise is lost in any log of a node: a group that changes its log brings that along.
-
-    Args:
-        logs: the directory that has a directory for each log, named by its number.
-        identity: of any of them.
-
-    Raises:
-        DataDirError, StorageDamaged, OSError: as `SyncMark`.
-    """
-    numbers = [int(path.name) for path in logs.iterdir() if path.name.isdecimal()]
-    marks = [SyncMark(logs / str(number), identity._replace(log=number)) for number in numbers]
-    return frozenset().union(*(mark.lost for mark in marks))
 
 
 def _bits(groups: Iterable[int]) -> bytes:

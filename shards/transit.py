@@ -16,7 +16,7 @@ from paxmux.engine.paxos.effects import RELEASED
 from paxmux.engine.paxos.group import Group, Owned
 from paxmux.engine.state_machine import StateMachine
 from paxmux.engine.storage import Log, StorageDamaged
-from paxmux.shards.applier import Applier, describe
+from paxmux.shards.applier import Applier, close_machines, describe
 from paxmux.shards.arrival import Arrival
 from paxmux.shards.boot import MoveTold
 from paxmux.shards.departure import Departure, LetGone
@@ -56,9 +56,6 @@ class Transit:
         self._departures: dict[int, Departure] = {}
         self._gone: dict[int, LetGone] = {}
         self._arrivals: dict[int, Arrival] = {}
-        self._complete: set[int] = set()
-        """Arrivals of which the node was told."""
-        self._near: set[int] = set()
         self._more = False
         """There is something to do that waits for nothing."""
         self.active = False
@@ -89,8 +86,8 @@ class Transit:
         try:
             if group in self._turn.groups or group in self._gone or group in self._arrivals:
                 raise HandoverLost(f"group {group} is here, or is on its way already")
-            self._arrivals[group] = Arrival(group, move, socket, self._log, self._build, self._maker.applier)
-        except (HandoverLost, PaxmuxError, StorageDamaged) as error:
+            self._arrivals[group] = Arrival(group, move, socket, self._log, self._build)
+        except (HandoverLost, PaxmuxError) as error:
             self._lost(group, move, error)
             socket.close()
             return
@@ -104,6 +101,16 @@ class Transit:
             self._drop_departure(group)
         if arrival is not None and arrival.move == move:
             self._drop_arrival(group)
+        self._tell(MoveTold(group=group, move=move, what="ended"))
+        self._note()
+
+    def leave(self, group: int) -> None:
+        """Another worker has the group for good: forget it."""
+        self._drop_departure(group)
+        gone = self._gone.pop(group, None)
+        if gone is not None:
+            gone.close()
+            self._release(group)
         self._note()
 
     # In the loop
@@ -129,16 +136,14 @@ class Transit:
         """The turn's records are durable: carry out orders, and move on what is on its way."""
         self._more = False
         orders, self._turn.calls.orders = self._turn.calls.orders, []
-        for _seq, kind, group, _deadline, _move, _payload in orders:
+        for _seq, kind, group, _deadline, move, _payload in orders:
             match kind:
                 case CallKind.LET_GO:
-                    self._let_go(group)
+                    self._let_go(group, move)
                 case CallKind.TAKE_UP:
                     self._take_up(group, now)
-                case CallKind.LEAVE:
-                    self._leave(group)
         for group, departure in list(self._departures.items()):
-            self._send(group, departure)
+            self._send(group, departure, now)
         for group, arrival in list(self._arrivals.items()):
             self._settle(group, arrival)
         self._note()
@@ -156,7 +161,7 @@ class Transit:
 
     # Out
 
-    def _send(self, group: int, departure: Departure) -> None:
+    def _send(self, group: int, departure: Departure, now: int) -> None:
         try:
             gone = self._gone.get(group)
             if gone is None:
@@ -172,36 +177,43 @@ class Transit:
         except (HandoverLost, StorageDamaged) as error:
             self._lost(group, departure.move, error)
             self._drop_departure(group)
+            if isinstance(error, StorageDamaged) and group in self._turn.groups:
+                self._turn.repairs.want(group, departure.next, str(error), now)
         else:
             self._watch_writing(departure.socket)
 
     def _problem(self, group: int) -> str | None:
         """Why a group cannot leave, or None."""
-        log_sync = self._turn.log_sync
         if group not in self._turn.groups or group in self._departures:
             return f"group {group} is not here, or is on its way already"
-        if group in log_sync.lost:
-            return f"group {group} has lost its promise: it can only move while the node starts"
+        return self._obstacle(group)
+
+    def _obstacle(self, group: int) -> str | None:
+        """Why a group that is hosted here must stay, or None."""
+        log_sync = self._turn.log_sync
+        if self._turn.groups[group].inquiry.fenced is not None:
+            return f"group {group} is fenced here, and would forget it: its status says why"
         if not log_sync.durable(group):
             return f"the sync of group {group} is given up: it can only move while the node starts"
+        # What it waits for comes from other members, and goes by the log that lost it.
+        words = self._turn.groups[group].doubt.words()
+        if words is not None:
+            return f"group {group} gives no votes for now, and can move once it does: {words}"
+        words = self._turn.repairs.words(group)
+        if words is not None:
+            return f"group {group} can move once it has all its values again: {words}"
         return None
 
-    def _let_go(self, group: int) -> None:
+    def _let_go(self, group: int, move: int) -> None:
         if group not in self._turn.groups:
             return
-        departure = self._departures.get(group)
-        if departure is not None and not self._turn.log_sync.durable(group):
-            # Given up since it began to leave.
-            self._broken(group, departure.move, f"the sync of group {group} is given up")
+        obstacle = self._obstacle(group)
+        if obstacle is not None:
+            # It came up since the group began to leave. `TAKE_UP` will find the group hosted.
+            self._broken(group, move, obstacle)
             self._drop_departure(group)
+            return
         self._gone[group] = LetGone(*self._turn.let_go(group))
-
-    def _leave(self, group: int) -> None:
-        self._drop_departure(group)
-        gone = self._gone.pop(group, None)
-        if gone is not None:
-            gone.close()
-            self._release(group)
 
     # In
 
@@ -213,12 +225,8 @@ class Transit:
             self._lost(group, arrival.move, error)
             self._drop_arrival(group)
             return
-        if arrival.near and group not in self._near:
-            self._near.add(group)
-            self._tell(MoveTold(group=group, move=arrival.move, what="near"))
-        if arrival.complete and group not in self._complete:
-            self._complete.add(group)
-            self._tell(MoveTold(group=group, move=arrival.move, what="complete"))
+        for what in arrival.news():
+            self._tell(MoveTold(group=group, move=arrival.move, what=what))
 
     def _take_up(self, group: int, now: int) -> None:
         arrival, gone = self._arrivals.get(group), self._gone.get(group)
@@ -246,7 +254,7 @@ class Transit:
         del self._gone[group]
         applier = gone.applier
         if gone.gave_up:
-            durable = self._maker.applier(group, self._build(group, True))
+            durable = self._build(group, True)
             if durable.machines:
                 while durable.replay(applier.next):
                     pass
@@ -264,12 +272,15 @@ class Transit:
         made.expire_at = min([made.expire_at, *[owned[1] for owned in own.values()]])
         self._turn.host(made, applier, calls, now)
 
-    def _build(self, group: int, durable: bool) -> Mapping[int, StateMachine]:
+    def _build(self, group: int, durable: bool) -> Applier:
+        machines: Mapping[int, StateMachine] = {}
         try:
-            return self._build_machines(group, durable)
-        except PaxmuxError:
-            raise
+            machines = self._build_machines(group, durable)
+            return self._maker.applier(group, machines)
         except (Exception, SystemExit) as error:
+            close_machines(group, machines.values())
+            if isinstance(error, PaxmuxError):
+                raise
             log.exception("group %d: its state machines cannot be built", group)
             raise PaxmuxError(
                 f"group {group}: its state machines cannot be built: {describe(error)}"
@@ -305,8 +316,6 @@ class Transit:
 
     def _forget_arrival(self, group: int) -> Arrival | None:
         arrival = self._arrivals.pop(group, None)
-        self._near.discard(group)
-        self._complete.discard(group)
         if arrival is not None:
             self._unregister(arrival.socket)
         return arrival

@@ -7,30 +7,37 @@ simulator runs this very code.
 
 Everything that a turn decides is durable here before it is executed, and whatever came in while the
 last sync was running shares the next one: that is the whole of group commit, with no timer.
+
+Where the log has no room for the records of a turn, the turn is *held*: nothing that rests on it is done, and
+nothing is taken in, until the log takes these very records. So a full disk costs answers alone.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
 
 from paxmux.engine.errors import Code
 from paxmux.engine.frame import HEADER_BYTES, parse_header
 from paxmux.engine.options import StorageOptions
 from paxmux.engine.pack import PACK, count_of
 from paxmux.engine.paxos.ballot import NULL
-from paxmux.engine.paxos.effects import DECIDED, Decided, Effects, Outbox
+from paxmux.engine.paxos.effects import Decided, Effects, Outbox, Record
 from paxmux.engine.paxos.group import Group
 from paxmux.engine.paxos.messages import Body, Chosen
 from paxmux.engine.paxos.timers import MS, NEVER
 from paxmux.engine.state_machine import NO_STATE_MACHINE
-from paxmux.engine.storage import Log
+from paxmux.engine.storage import Log, NoRoom
 from paxmux.shards.applier import Applier
+from paxmux.shards.backlog import Backlog
 from paxmux.shards.calls import Calls
 from paxmux.shards.codec import BodyError, decode_sections
+from paxmux.shards.held_turn import NO_ENDS, HeldTurn
 from paxmux.shards.log_sync import LogSync
+from paxmux.shards.outcomes import given_up
 from paxmux.shards.outlet import Outlet
+from paxmux.shards.rare_messages import take_rare
+from paxmux.shards.repairs import Repairs
 from paxmux.shards.requests import Batch, Call, Proposal, Reply
 from paxmux.shards.retention import Retention
 from paxmux.shards.serving import Serving
@@ -70,10 +77,13 @@ class Turn:
         self.log = log
         self.outlet = outlet
         self.replies = replies
-        self.serving = Serving(self.groups, log, serve_max_bytes)
+        self.repairs = Repairs(self.groups, log)
+        self.serving = Serving(self.groups, log, serve_max_bytes, self.repairs)
         self.retention = Retention(self.groups, self.appliers, log, storage)
         self.log_sync = log_sync or LogSync(log)
-        self.calls = Calls(self.groups, self.appliers, log, self.retention, self.log_sync, replies)
+        self.calls = Calls(
+            self.groups, self.appliers, log, self.retention, self.log_sync, self.repairs, replies
+        )
         self.fx = Effects()
         self.scan_at = 0
         self.mark_at = NEVER
@@ -88,9 +98,12 @@ class Turn:
         self.rejects = 0
         self.resends = 0
         self.learned = 0
+        self._held: HeldTurn | None = None
+        """A turn whose records the log has no room for."""
+        self._no_room = ""
+        """In words, why; empty since it was written."""
         self._unmarked: set[int] = set()
-        self._behind: dict[int, None] = {}
-        """Groups that have decided values to execute from the log; their turn comes in this order."""
+        self.backlog = Backlog(self.groups, self.appliers, self.repairs)
 
     def start(self, now: int) -> None:
         """Before the first run: let every group say where it stands, and begin replaying."""
@@ -99,13 +112,10 @@ class Turn:
 
     def _start(self, index: int, group: Group, now: int) -> None:
         group.start(now, self.fx)
-        applied = self.appliers[index].next
-        if applied < group.instance:
-            self._behind[index] = None
-        elif applied > group.instance + 1:
-            # One more than the log knows to be decided is what a durable machine has after a crash.
-            words = "group %d: its state machines have executed %d instances, its log has only %d"
-            _log.warning(words, index, applied, group.instance)
+        words = group.doubt.words()
+        if words is not None:
+            _log.error("group %d gives no votes for now: %s", index, words)
+        self.backlog.begin(index)
 
     # Groups that come and go, between two passes
 
@@ -135,7 +145,8 @@ class Turn:
         fx.suspects = [other for other in fx.suspects if other is not group]
         fx.serve = [asked for asked in fx.serve if asked[1] != index]
         fx.chain_reads = [asked for asked in fx.chain_reads if asked[1] != index]
-        self._behind.pop(index, None)
+        fx.mends = [asked for asked in fx.mends if asked[1] != index]
+        self.backlog.forget(index)
         self._unmarked.discard(index)
         self.serving.forget(index)
         self.log_sync.leave(index)
@@ -148,19 +159,31 @@ class Turn:
     @property
     def busy(self) -> bool:
         """Whether there is work that waits for nothing: the loop must not sleep."""
-        return bool(self.fx.records or self._behind or self.serving.waiting or self.fx.after)
+        if self._held is not None:
+            return bool(self.fx.records)
+        return bool(self.fx.records or self.backlog.behind or self.serving.waiting or self.fx.after)
+
+    @property
+    def held(self) -> bool:
+        """Whether the last turn waits for room in the log: what it has decided nobody must go by yet."""
+        return self._held is not None
 
     @property
     def wake_at(self) -> int:
         """When the next timer is due, in ns."""
-        return min(self.scan_at, self.mark_at, self.notice_at)
+        due = min(self.scan_at, self.mark_at, self.notice_at, self.repairs.due_at)
+        if self.backlog.stuck:
+            due = min(due, self.calls.deadline, self.backlog.deadline())
+        return due
 
     # The pass, in its order
 
     def step(self, now: int, frames: Sequence[bytes], batches: Sequence[Batch]) -> None:
         """Feed everything that came in to the groups; then open what can be opened."""
-        fx = self.fx
         unhealthy = self.log.healthy()
+        if self._held is not None:
+            unhealthy = self._go_on(self._held, unhealthy)
+        fx = self.fx
         if unhealthy is not None:
             self._refuse(batches, unhealthy, now, fx)
             self._hold_notices(fx.now, now, fx.decided)
@@ -176,6 +199,8 @@ class Turn:
             self.scan_at = min((group.on_timer(now, fx) for group in self.groups.values()), default=NEVER)
         if now >= self.mark_at:
             self._mark(fx)
+        if now >= self.repairs.due_at:
+            self.repairs.ask(now, fx)
         self._open_ready(now, fx)
         self._hold_notices(fx.now, now, fx.decided, urgent=fx.eager)
 
@@ -186,11 +211,17 @@ class Turn:
             self.outlet.send(fx.now)
 
     def persist(self) -> None:
-        """Make every record of this turn durable, unless that was given up (`LogSync`). Raises
-        StorageFailed; nothing may follow then."""
+        """Make every record of this turn durable, unless that was given up (`LogSync`); the turn is held if
+        there is no room for them. Raises StorageFailed; nothing may follow then."""
         if not self.fx.records:
             return
-        self.log.append(self.fx.records)
+        try:
+            self.log.append(self.fx.records)
+        except NoRoom as error:
+            self._hold(str(error))
+            return
+        if self._held is None:
+            self._no_room = ""
         if self.log_sync.every_turn:
             self.log.sync()
         else:
@@ -199,6 +230,9 @@ class Turn:
     def finish(self, now: int) -> None:
         """After the sync: own votes, replies to peers, execution, answers."""
         done, self.fx = self.fx, Effects()
+        if self._held is not None:
+            self._wait(self._held, done, now)
+            return
         fx = self.fx
         # Each group once: what its own vote starts rests on a record that is not synced yet.
         for group in dict.fromkeys(done.synced):
@@ -218,17 +252,27 @@ class Turn:
         self.resends += done.resends
         if decided:
             self._apply(decided, now)
-        if self._behind:
-            self._replay()
-        if done.serve or done.chain_reads or done.suspects or self.serving.waiting:
+        self.backlog.step(now)
+        if done.serve or done.chain_reads or done.suspects or done.mends or self.serving.waiting:
             self.serving.take(done)
-            box = self.serving.answer(fx)
+            box = self.serving.answer(fx, now)
             if box:
                 self.outlet.send(box)
-        self.calls.answer(done.readable + fx.readable, self._behind, now)
+        self.calls.answer(done.readable + fx.readable, self.backlog.waiting(), now)
+        for group in (*done.sound, *fx.sound):
+            _log.warning("group %d votes again, from instance %d on", group.index, group.instance)
+        fx.sound = []
         self._give_up(done)
         self._give_up(fx)
-        fx.readable, fx.conflicts, fx.expired, fx.fenced, fx.abandoned = [], [], [], [], []
+        fx.readable = []
+
+    def housekeep(self, now: int) -> float | None:
+        """Let the log do some upkeep, see `Log.housekeep`, and ask for what it finds damaged."""
+        pause = self.log.housekeep()
+        for index, instance in self.log.damage():
+            if index in self.groups:
+                self.repairs.want(index, instance, "found damaged by the log's own look at it", now)
+        return pause
 
     def run(self, now: int, frames: Sequence[bytes] = (), batches: Sequence[Batch] = ()) -> None:
         """The whole pass."""
@@ -245,6 +289,8 @@ class Turn:
             group.own.clear()
             if group.instance:
                 self._unmarked.add(index)
+        if self._held is not None:
+            self._wait(self._held, Effects(), NEVER)
         self.calls.close()
         self._mark(self.fx)
         self.persist()
@@ -272,7 +318,10 @@ class Turn:
         for index, instance, round, node, value in learned:
             group = groups.get(index)
             if group is not None and group.members.seats.get(sender) == seat:
-                group.learner.on_learned(instance, round, node, value, now, fx)
+                if instance < group.instance:
+                    self.repairs.on_learned(index, instance, round, node, value, now, fx)
+                else:
+                    group.learner.on_learned(instance, round, node, value, now, fx)
                 self.learned += 1
         for index, instance, round in chosen:
             group = groups.get(index)
@@ -307,37 +356,8 @@ class Turn:
                 group.learner.on_ask(sender, instance, now, fx)
         for kind in rest:
             if kind:
-                self._rest(sender, seat, rest, now, fx)
+                take_rare(groups, sender, seat, rest, now, fx)
                 break
-
-    def _rest(self, sender: int, seat: int, rest: Sequence[Any], now: int, fx: Effects) -> None:
-        """The kinds of message that most frames have none of."""
-        groups = self.groups
-        top_asks, top_replies, forwards, refusals, chain_asks, chain_replies = rest
-        for index, read in top_asks:
-            group = groups.get(index)
-            if group is not None and group.members.seats.get(sender) == seat:
-                group.on_top_ask(sender, read, fx)
-        for index, read, top, since in top_replies:
-            group = groups.get(index)
-            if group is not None and group.members.seats.get(sender) == seat:
-                group.reader.on_top_reply(sender, read, top, since, now, fx)
-        for index, born, batch in forwards:
-            group = groups.get(index)
-            if group is not None and group.members.seats.get(sender) == seat:
-                group.forwarder.on_forward(sender, born, batch, now, fx)
-        for index, _instance, round, node in refusals:
-            group = groups.get(index)
-            if group is not None and group.members.seats.get(sender) == seat:
-                group.forwarder.on_refusal(sender, (round, node), now, fx)
-        for index, instance, chain in chain_asks:
-            group = groups.get(index)
-            if group is not None and group.members.seats.get(sender) == seat:
-                group.inquiry.on_ask(sender, instance, chain.to_bytes(4, "little"), now, fx)
-        for index, instance, chain in chain_replies:
-            group = groups.get(index)
-            if group is not None and group.members.seats.get(sender) == seat:
-                group.inquiry.on_reply(sender, instance, chain.to_bytes(4, "little"), now, fx)
 
     def _refuse(self, batches: Sequence[Batch], reason: str, now: int, fx: Effects) -> None:
         """A disk without room can keep no promise: until it has some, nothing is proposed or voted on.
@@ -350,11 +370,13 @@ class Turn:
             group.expire(now, fx)
             group.reader.expire(now, fx)
         if now >= self.scan_at:
-            fx.records += self.retention.records(self.groups)
+            if self._held is not None or not fx.records:
+                fx.records += self._marks(self.groups)
             self.scan_at = now + RECHECK_EVERY
         self.scan_at = min(self.scan_at, now + RECHECK_EVERY)  # reach: disk-full
         if now >= self.mark_at:
             self.mark_at = now + RECHECK_EVERY
+        self.repairs.due_at = max(self.repairs.due_at, now + RECHECK_EVERY)
 
     def _propose(self, proposals: Sequence[Proposal], fx: Effects) -> None:
         for seq, index, deadline, smid, payload, context in proposals:
@@ -363,8 +385,11 @@ class Turn:
                 self._fail(seq, Code.GROUP_WRONG, f"group {index} is not on this worker")
             elif group.inquiry.fenced is not None:
                 self._fail(seq, Code.SYSTEM_ERROR, f"group {index} is fenced here: {group.inquiry.fenced}")
-            elif not group.voter:
+            elif not group.seated:
                 self._fail(seq, Code.NOT_A_MEMBER, f"this node's seat is not a member of group {index}")
+            elif not group.voter:
+                words = f"group {index} gives no votes on this node for now: {group.doubt.words()}"
+                self._fail(seq, Code.OVERLOADED, words)
             elif (named := smid & ~PACK) != NO_STATE_MACHINE and named not in self.appliers[index].machines:
                 self._fail(seq, Code.UNKNOWN_STATE_MACHINE, f"group {index} has no state machine {named}")
             else:
@@ -374,20 +399,8 @@ class Turn:
         self.replies.append((seq, code, 0, 0, message.encode()))
 
     def _give_up(self, fx: Effects) -> None:
-        """Tell whoever waits for what will not come."""
-        for seq in fx.conflicts:
-            self._fail(seq, Code.CONFLICT, "other values were decided in as many instances as were allowed")
-        for seq in fx.expired:
-            if self.calls.drop_read(seq):
-                words = "deadline passed before a majority answered and what it told was decided here"
-            else:
-                words = "deadline passed before the value was known to be decided"
-            self._fail(seq, Code.TIMEOUT, words)
-        for group in fx.fenced:
-            _log.error("group %d is fenced on this node: %s", group.index, group.inquiry.fenced)
-        for seq in fx.abandoned:
-            self.calls.drop_read(seq)
-            self._fail(seq, Code.TIMEOUT, "this replica of the group was fenced; its status says why")
+        for seq, code, words in given_up(fx, self.calls):
+            self._fail(seq, code, words)
 
     # Steps of the pass
 
@@ -421,11 +434,47 @@ class Turn:
                 group.open(now, fx)
 
     def _mark(self, fx: Effects) -> None:
-        for index in self._unmarked:
-            fx.records.append((DECIDED, index, self.groups[index].instance - 1, 0, 0, b""))
-        fx.records += self.retention.records(self._unmarked)
-        self._unmarked.clear()
+        fx.records += self._marks(self._unmarked)
         self.mark_at = NEVER
+
+    def _marks(self, groups: Iterable[int]) -> list[Record]:
+        found = self.retention.marks(groups, self._unmarked, self._held.ends() if self._held else NO_ENDS)
+        self._unmarked.clear()
+        return found
+
+    # A turn that is held
+
+    def _hold(self, reason: str) -> None:
+        """The log has taken nothing of this turn in. Done after it is only what needs none of it."""
+        if not self._no_room:
+            _log.warning(
+                "no room for %d records: nothing goes on until there is: %s", len(self.fx.records), reason
+            )
+        self._no_room = reason
+        if self._held is None:
+            self._held, self.fx = HeldTurn(self.fx), Effects()
+        else:
+            self.fx.records = []  # Marks, which are made anew.
+
+    def _go_on(self, held: HeldTurn, unhealthy: str | None) -> str:
+        """Before a pass: try the held turn again if there may be room. Why nothing is taken in now."""
+        # What comes from elsewhere belongs behind it: a group may be released that it has records of.
+        held.fx.records += self.fx.records
+        self.fx.records = []
+        if unhealthy is None:
+            held.fx.expired += self.fx.expired
+            self.fx, self._held = held.fx, None
+        return unhealthy or self._no_room
+
+    def _wait(self, held: HeldTurn, done: Effects, now: int) -> None:
+        """The end of a pass in which the held turn has stayed."""
+        self._give_up(held.fx)
+        self._give_up(done)
+        for seq in held.late(now):
+            self._fail(seq, Code.TIMEOUT, f"deadline passed before it was durable here: {self._no_room}")
+        self.calls.answer(held.fx.readable, self.backlog.waiting() | held.ahead(), now)
+        held.fx.readable = []
+        self.scan_at = min(self.scan_at, now + RECHECK_EVERY)
 
     def _apply(self, decided: list[Decided], now: int) -> None:
         if not self._unmarked:
@@ -434,16 +483,9 @@ class Turn:
             applier = self.appliers[index]
             applier.apply(instance, entries, owned)
             if applier.next <= instance:
-                self._behind[index] = None
+                self.backlog.note(index)
             self._unmarked.add(index)
             self.entries += len(entries) + sum(
                 [count_of(entry[5]) - 1 for entry in entries if entry[4] >= PACK]
             )
         self.decided += len(decided)
-
-    def _replay(self) -> None:
-        """One slice, of the group that has waited longest: votes never wait for more."""
-        index = next(iter(self._behind))
-        del self._behind[index]
-        if self.appliers[index].replay(self.groups[index].instance):
-            self._behind[index] = None  # reach: replay-takes-turns

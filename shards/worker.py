@@ -30,8 +30,8 @@ from paxmux.engine.paxos.timers import MS, NEVER
 from paxmux.engine.state_machine import MAX_SMID, MIN_SMID, StateMachine
 from paxmux.engine.storage import Log, LogIdentity, OpenLog, RecordKind, StorageDamaged
 from paxmux.shards import requests
-from paxmux.shards.applier import describe, is_durable
-from paxmux.shards.boot import Failed, MoveEnd, MoveIn, MoveOut, Ready, Stop, WorkerBoot
+from paxmux.shards.applier import close_machines, describe, is_durable
+from paxmux.shards.boot import Failed, MoveDone, MoveEnd, MoveIn, MoveOut, Ready, Stop, WorkerBoot
 from paxmux.shards.channel import Receiver, Sender
 from paxmux.shards.child import Parent, ParentGone, be_child
 from paxmux.shards.counters import WORKER, Block, Phase
@@ -40,7 +40,7 @@ from paxmux.shards.log_directories import make_log_directory
 from paxmux.shards.log_sync import LogSync
 from paxmux.shards.requests import Reply
 from paxmux.shards.slice import GroupMaker, Identity, build_turn
-from paxmux.shards.sync_mark import SyncMark, lost_promises
+from paxmux.shards.sync_mark import SyncMark
 from paxmux.shards.transit import Transit
 from paxmux.shards.turn import Turn
 
@@ -71,11 +71,21 @@ def build_machines(
         ConfigError: names the class and what is wrong with it.
     """
     built: dict[int, dict[int, StateMachine]] = {index: {} for index in groups}
+    try:
+        _build_into(built, options, durable)
+    except BaseException:
+        for index, machines in built.items():
+            close_machines(index, machines.values())
+        raise
+    return built
+
+
+def _build_into(built: dict[int, dict[int, StateMachine]], options: Options, durable: bool | None) -> None:
     for entry in options.state_machines:
         cls = plugin.load_class(entry.class_, StateMachine)
         if durable is not None and is_durable(cls) != durable:
             continue
-        for index in set(parse_groups(entry.groups, options.groups)).intersection(groups):
+        for index in set(parse_groups(entry.groups, options.groups)).intersection(built):
             machine = cls(index, **entry.args)
             smid = getattr(machine, "smid", None)
             if type(smid) is not int or not MIN_SMID <= smid <= MAX_SMID:
@@ -87,7 +97,6 @@ def build_machines(
                     f"{entry.class_}: group {index} already has a state machine with smid {smid}"
                 )
             built[index][smid] = machine
-    return built
 
 
 class Worker:
@@ -133,6 +142,7 @@ class Worker:
             create=boot.create_log,
             max_bytes=storage.max_bytes,
             clean_bytes_per_s=storage.clean_bytes_per_s,
+            scrub_bytes_per_s=storage.scrub_bytes_per_s,
         )
 
     def _build_turn(self, boot: WorkerBoot) -> Turn:
@@ -143,7 +153,6 @@ class Worker:
             options.storage,
             boot.groups,
             boot.log_sync,
-            lost_promises(self._path.parent, _log_identity(boot)),
         )
         identity = Identity(
             boot.founding.cluster, boot.node_id, boot.seat, boot.incarnation, boot.worker, boot.generation
@@ -215,14 +224,14 @@ class Worker:
                 self._control()
             if now >= self._publish_at:
                 self._publish(now)
-            if transit.active:
+            if transit.active and not turn.held:
                 transit.before_turn()
             if (
                 not frames
                 and not batches
                 and not turn.busy
                 and now < turn.wake_at
-                and not transit.settle_if_idle(now)
+                and (turn.held or not transit.settle_if_idle(now))
             ):
                 if now >= self._housekeep_at:
                     slots[phase] = Phase.HOUSEKEEP
@@ -246,11 +255,12 @@ class Worker:
                 start = monotonic_ns()
                 turn.persist()
                 self._sync_time += monotonic_ns() - start
-                if self._housekeep_at == NEVER:
+                # What is left to do may have been for much later.
+                if self._housekeep_at > now + HOUSEKEEP_EVERY:
                     self._housekeep_at = now + HOUSEKEEP_EVERY
             slots[phase] = Phase.APPLY
             turn.finish(now)
-            if transit.active or turn.calls.orders:
+            if (transit.active or turn.calls.orders) and not turn.held:
                 transit.after_turn(now)
             if replies:
                 self._send_replies()
@@ -293,7 +303,7 @@ class Worker:
         if unsynced:
             self._housekeep_at = now + min(unsynced, HOUSEKEEP_EVERY)
             return
-        pause = self._log.housekeep()
+        pause = self._turn.housekeep(now)
         self._housekeep_at = NEVER if pause is None else now + max(int(pause * 1e9), MS)
 
     def _control(self) -> None:
@@ -309,6 +319,8 @@ class Worker:
                     self._transit.arrive(group, move, fds.pop())
                 case MoveEnd(group=group, move=move):
                     self._transit.end(group, move)
+                case MoveDone(group=group):
+                    self._transit.leave(group)
                 case _:
                     log.error("a worker does not understand %s", type(message).__name__)
             for fd in fds:
@@ -358,7 +370,12 @@ class Worker:
             ("disk_bytes", stats["disk_bytes"]),
             ("live_bytes", stats["live_bytes"]),
             ("removed_segments", stats["removed_segments"]),
+            ("damaged_records", stats["damaged_records"]),
+            ("mended_values", turn.repairs.mended),
+            ("scrubbed_bytes", stats["scrubbed_bytes"]),
+            ("scrub_rounds", stats["scrub_rounds"]),
             ("segments", stats["segments"]),
+            ("no_room", int(turn.held or self._log.healthy() is not None)),
             ("prepares", turn.prepares),
             ("rejects", turn.rejects),
             ("resends", turn.resends),

@@ -68,7 +68,7 @@ class Disk(NamedTuple):
 
     def after(self, records: Sequence[Record]) -> Disk:
         """With `records` written and synced, by the words of `engine.storage`."""
-        (instance, promised, accepted, value), stored = self.state, list(self.values)
+        (instance, promised, accepted, value), stored = self.state[:4], list(self.values)
         for kind, _, at, round, node, data in records:
             voted = kind in (PROMISE, ACCEPT)
             if voted:
@@ -230,6 +230,11 @@ HANDLERS: dict[str, Callable[[Group, int, tuple[Any, ...], Effects], None]] = {
     "chain_replies": lambda group, sender, it, fx: group.inquiry.on_reply(
         sender, it[1], it[2].to_bytes(4, "little"), NOW, fx
     ),
+    "vow_asks": lambda group, sender, it, fx: group.doubt.on_ask(sender, it[1], fx),
+    "vow_replies": lambda group, sender, it, fx: group.doubt.on_reply(
+        sender, it[1], (it[2], it[3]), it[4], NOW, fx
+    ),
+    "mend_asks": lambda group, sender, it, fx: group.learner.on_mend_ask(sender, it[1], it[2], fx),
 }
 """As the turn hands them on; the seats are right."""
 

@@ -27,7 +27,7 @@ from paxmux.shards.channel import Receiver, Sender
 from paxmux.shards.child import Parent, ParentGone, be_child
 from paxmux.shards.counters import WORKER, Block, Phase
 from paxmux.shards.doorbell import Doorbell
-from paxmux.shards.many_done import encode_results
+from paxmux.shards.packer import encode_results
 from paxmux.shards.requests import Call, CallKind, Proposal, Reply
 
 SLEEP_S = 0.1

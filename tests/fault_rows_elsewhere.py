@@ -9,7 +9,9 @@ from tests.fault_rows import Row
 DAMAGE: Final = "tests/test_storage_damage.py"
 FAULTS: Final = "tests/test_storage_faults.py"
 FILES: Final = "tests/test_storage_files.py"
+ROOM: Final = "tests/test_storage_room.py"
 INDEX: Final = "tests/test_storage_index.py"
+SCRUB: Final = "tests/test_storage_scrub.py"
 CLEANER: Final = "tests/test_storage_cleaner.py"
 STORAGE_KILL: Final = "tests/test_storage_kill.py"
 LMDB: Final = "tests/test_lmdb_faults.py"
@@ -20,6 +22,9 @@ FOUNDING: Final = "tests/test_founding.py"
 WORKER: Final = "tests/test_worker.py"
 
 NAMED = "`StorageDamaged` with file and offset; nothing is changed"
+DOUBT = "named; the log goes on behind it, and its groups give no vote until all other members vouch for them"
+MENDED = "named; what is lost is asked for from other members"
+EITHER = f"{MENDED}; if it is the newest one: its groups give no vote until all other members vouch for them"
 REFUSED = "`DataDirError` with the file and both owners; nothing is changed"
 ANEW = "made anew from the segments"
 
@@ -70,10 +75,24 @@ ELSEWHERE: Final[tuple[tuple[Row, str, str], ...]] = tuple(
         ),
         (
             DAMAGE,
-            "test_any_bad_byte_before_the_proven_end_is_damage",
+            "test_any_bad_byte_before_the_proven_end_is_a_gap",
             "flipped bits",
-            "log: each byte before the proven end",
-            NAMED,
+            "log: each byte before the proven end, in the newest segment",
+            DOUBT,
+        ),
+        (
+            DAMAGE,
+            "test_a_segment_opened_behind_damage_says_all_promises_again",
+            "flipped bits",
+            "log: older segments",
+            MENDED,
+        ),
+        (
+            SCRUB,
+            "test_every_bad_value_is_found_and_told_of_once",
+            "flipped bits",
+            "log: a value that nobody reads",
+            f"found by the scrub, {MENDED}",
         ),
         (
             DAMAGE,
@@ -87,14 +106,14 @@ ELSEWHERE: Final[tuple[tuple[Row, str, str], ...]] = tuple(
             "test_a_bad_value_is_never_served",
             "flipped bits",
             "log: a value that is read",
-            "`StorageDamaged` of that read; the log goes on",
+            f"`StorageDamaged` of that read; {MENDED}",
         ),
         (
             FILES,
-            "test_a_header_with_any_byte_wrong_is_not_read",
+            "test_a_header_with_any_byte_wrong_costs_nothing",
             "flipped bits",
             "log: each byte of a segment's header",
-            "`StorageDamaged` or `DataDirError` with the file",
+            "nothing is lost; `DataDirError` where it makes a newer version",
         ),
         (
             DAMAGE,
@@ -132,14 +151,14 @@ ELSEWHERE: Final[tuple[tuple[Row, str, str], ...]] = tuple(
             "LmdbLog",
             "`StorageDamaged`, or all is there",
         ),
-        (DAMAGE, "test_a_missing_segment_is_damage", "missing file", "log: a segment", NAMED),
+        (DAMAGE, "test_a_lost_segment_costs_values_or_a_doubt", "missing file", "log: a segment", EITHER),
         (DAMAGE, "test_all_segments_missing_is_damage", "missing file", "log: every segment", NAMED),
         (
             CLEANER,
             "test_a_segment_that_is_needed_is_missed",
             "missing file",
             "log: the oldest segment that is needed",
-            NAMED,
+            MENDED,
         ),
         (
             WORKER,
@@ -157,7 +176,7 @@ ELSEWHERE: Final[tuple[tuple[Row, str, str], ...]] = tuple(
             "`DataDirError`; never a new seat",
         ),
         (LMDB, "test_a_log_that_must_exist_is_never_made", "missing file", "LmdbLog", "`StorageDamaged`"),
-        (DAMAGE, "test_a_shortened_segment_is_damage", "truncated file", "log: a segment", NAMED),
+        (DAMAGE, "test_a_lost_segment_costs_values_or_a_doubt", "truncated file", "log: a segment", EITHER),
         (INDEX, "test_a_bad_index_is_made_anew", "truncated file", "index", ANEW),
         (
             IDENTITY,
@@ -225,7 +244,7 @@ ELSEWHERE: Final[tuple[tuple[Row, str, str], ...]] = tuple(
             "`DataDirError` with the file and both versions",
         ),
         (
-            FILES,
+            ROOM,
             "test_no_room_is_said_ahead_and_goes_away",
             "ENOSPC and EIO at each call: next segment",
             "log: no room for long",
@@ -257,7 +276,7 @@ ELSEWHERE: Final[tuple[tuple[Row, str, str], ...]] = tuple(
             "test_a_file_system_that_is_really_full_loses_nothing",
             "full file system under load",
             "LmdbLog",
-            "said ahead; then `StorageFailed`; nothing is lost",
+            "said ahead; then not taken in; nothing is lost",
         ),
         (
             STORAGE_KILL,

@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from tests import mutations_requests, mutations_tested, mutations_turn, mutations_votes
+from tests import mutations_damage, mutations_requests, mutations_tested, mutations_turn, mutations_votes
 from tests.mutation_harness import SEEDS, Find, find, installed
 from tests.mutation_table import RECORD, pages, read_record, write_record
 
@@ -30,6 +30,8 @@ MUTATIONS = (
     *mutations_turn.TURN,
     *mutations_turn.SERVING,
     *mutations_turn.LOG,
+    *mutations_damage.DOUBT,
+    *mutations_damage.REPAIR,
     *mutations_tested.TESTED,
 )
 

@@ -8,6 +8,8 @@ from paxmux.plugins.storage.flusher import Flusher
 from paxmux.plugins.storage.group_table import GroupTable
 from paxmux.plugins.storage.recovery import Recovery
 from paxmux.plugins.storage.segmented import SegmentedLog
+from paxmux.shards.backlog import Backlog
+from paxmux.shards.retention import Retention
 from paxmux.shards.serving import Serving
 from paxmux.shards.turn import Turn
 from tests.mutation_harness import Change, both, one
@@ -36,7 +38,7 @@ TURN = (
     ),
     one(
         "the mark is one too high", "I9",
-        Turn, "_mark", "self.groups[index].instance - 1", "self.groups[index].instance",
+        Retention, "marks", "end - 1", "end",
     ),
     one("a full disk makes it spin", "I25", Turn, "_refuse", "if now >= self.mark_at:", "if False:"),
     one(
@@ -44,7 +46,7 @@ TURN = (
         Turn, "_refuse", "self._fail(proposal[0], Code.OVERLOADED, reason)", "pass",
     ),
     one("nobody is told that his deadline passed", "I22", Turn, "finish", "self._give_up(done)", "pass"),
-    one("a replay is never begun", "I19", Turn, "start", "if applied < group.instance:", "if False:"),
+    one("a replay is never begun", "I19", Backlog, "begin", "if applied < group.instance:", "if False:"),
     one("a closing turn keeps silent", "I22", Turn, "close", "self._fail(seq", "(lambda *words: None)(seq"),
     one("a frame is believed without its CRC", "I16", frame, "parse_route", "== crc\n", "> -1\n"),
 )  # fmt: skip
@@ -81,16 +83,24 @@ LOG = (
     ),
     one(
         "damage is taken for a torn tail", "I13",
-        Recovery, "_settle_end", "if proven > position(number, offset):", "if False:",
+        Recovery, "_behind_gap", "if limit < here or", "if True or",
     ),
-    one(
+    both(
         "proof behind the end is not looked for", "I13",
-        Recovery, "_settle_end", "max(self._proven, rest.proven)", "self._proven",
+        Change(
+            Recovery, "_limit",
+            "limit = max(limit, self._rest(segment, offset).proven if segment is not None else 0)", "pass",
+        ),
+        Change(
+            Recovery, "_limit",
+            "max([limit, *[self._rest(each, HEADER_BYTES).proven for each in later]])", "limit",
+        ),
     ),
     one(
         "what survived is not written again", "I13",
         Recovery, "_settle_end",
-        "self._rewrite(segment, max(HEADER_BYTES, proven - position(number, 0)), offset)", "pass",
+        "self._rewrite(segment, max(HEADER_BYTES, self._proven - position(number, 0)), offset)",
+        "pass",
     ),
     one(
         "an accept is no promise after a restart", "I4 I5",

@@ -9,11 +9,14 @@ from paxmux.engine.paxos.learner import Learner
 from paxmux.engine.paxos.proposer import Proposer
 from paxmux.engine.paxos.quorum import Members
 from paxmux.shards import slice as building
-from tests.mutation_harness import Change, both, one
+from tests import test_protocol_rules
+from tests.mutation_harness import Change, both, one, tested
 
 NO_CHAIN = Change(Group, "on_accept", "if value[8:12] != self.chain:", "if False:")
 """A value for another instance is kept out by its chain, too."""
-NO_CHAIN_LEARNED = Change(Learner, "on_learned", "if values.chain_in(value) != g.chain:", "if False:")
+NO_CHAIN_LEARNED = Change(
+    Learner, "on_learned", "if values.chain_in(value) != g.chain and g.chain:", "if False:"
+)
 
 ACCEPTOR = (
     one("accepts below its promise", "I5", Acceptor, "accept", "if ballot < self.promised:", "if False:"),
@@ -71,9 +74,11 @@ PROPOSER = (
         Proposer, "_promised", "if accepted > self.best:",
         "if accepted != NULL and (self.best == NULL or accepted < self.best):",
     ),
-    one(
+    tested(
         "a value without entries is none", "I7",
         Proposer, "_promised", "if self.best != NULL:", "if values.decode(self.best_value):",
+        test_protocol_rules.test_a_value_without_entries_is_adopted_like_any_other,
+        "Few seeds have a no-op that only some accept, and then a proposer with a value of its own.",
     ),
     one("half is a majority", "I3", Members, "__init__", "// 2 + 1", "// 2 or 1"),
     one("promises of another round count", "I3", Proposer, "on_prepare_reply", "and round == self.round", ""),

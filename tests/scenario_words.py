@@ -31,6 +31,9 @@ NAMES = {
     "forward_refusals": "ForwardRefusal",
     "chain_asks": "ChainAsk",
     "chain_replies": "ChainReply",
+    "vow_asks": "VowAsk",
+    "vow_replies": "VowReply",
+    "mend_asks": "MendAsk",
 }
 """Kind as in a batch -> its name in a scenario."""
 KIND_OF = {name: kind for kind, name in NAMES.items()}
@@ -59,7 +62,8 @@ def batch_of(messages: list[tuple[str, Message]]) -> Batch:
 
 def instance_of(kind: str, message: Message) -> int | None:
     """The instance that a message is about; None for those that are about none."""
-    return None if kind in ("top_asks", "top_replies", "forwards") else message[1]
+    without = ("top_asks", "top_replies", "forwards", "vow_asks", "vow_replies")
+    return None if kind in without else message[1]
 
 
 def ballot(round: int, node: int) -> str:
@@ -135,6 +139,18 @@ def _chain(src: int, dst: int, m: Message) -> str:
     return f"below i{m[1]}"
 
 
+def _vow_ask(src: int, dst: int, m: Message) -> str:
+    return ""
+
+
+def _vow_reply(src: int, dst: int, m: Message) -> str:
+    return f"{ballot(m[2], m[3])} is promised, no vote from i{m[4]} on"
+
+
+def _mend_ask(src: int, dst: int, m: Message) -> str:
+    return f"i{m[1]} and {m[2] - 1} more"
+
+
 _WORDS: dict[str, Callable[[int, int, Message], str]] = {
     "learned": _learned,
     "chosen": _prepare,
@@ -150,6 +166,9 @@ _WORDS: dict[str, Callable[[int, int, Message], str]] = {
     "forward_refusals": _forward_refusal,
     "chain_asks": _chain,
     "chain_replies": _chain,
+    "vow_asks": _vow_ask,
+    "vow_replies": _vow_reply,
+    "mend_asks": _mend_ask,
 }
 assert _WORDS.keys() == NAMES.keys() == set(KINDS), "a kind of message has no words"
 

@@ -13,11 +13,13 @@ from paxmux.engine.errors import DataDirError, StorageFailed
 from paxmux.engine.storage import EMPTY_STATE, NULL_BALLOT, HardState, Log
 from tests.storage_model import (
     ACCEPT,
+    CLEARED,
     DECIDED,
     FORGOTTEN,
     LEARNED,
     PROMISE,
     RELEASED,
+    SUSPECT,
     Model,
     feed,
     hard_states,
@@ -208,7 +210,7 @@ class LogContract:
         assert log.read(1, top) == (most, most, b"w")
         log.close(clean=True)
 
-    @pytest.mark.parametrize("kind", [0, 7, 64, 65, 255])
+    @pytest.mark.parametrize("kind", [0, 9, 64, 65, 255])
     def test_a_record_that_no_log_can_hold_is_refused_and_does_no_harm(
         self, tmp_path: Path, kind: int
     ) -> None:
@@ -281,6 +283,30 @@ class LogContract:
         assert log.read(1, 99) is None
         assert [each[1:] for each in log.read_range(1, 100, 500, 10**6)] == [(4, 2, b"new")] * 302
         model.check(log)
+        log.close(clean=True)
+
+    @pytest.mark.parametrize("clean", [True, False])
+    @pytest.mark.parametrize("upkeep", [True, False])
+    def test_a_group_is_suspect_until_it_is_cleared(self, tmp_path: Path, clean: bool, upkeep: bool) -> None:
+        log = self.fresh(tmp_path)
+        log.append([(ACCEPT, 1, 0, 3, 1, b"v")])
+        log.append([(SUSPECT, group, 0, 0, 0, b"") for group in (1, 2, 3)])
+        log.sync()
+        for _ in range(2):
+            for _ in range(20 * upkeep):
+                log.housekeep()
+            log, states = self.again(tmp_path, log, clean=clean)
+            assert [states[group].suspect for group in (1, 2, 3)] == [True] * 3
+            assert states[1][:4] == (0, (3, 1), (3, 1), b"v"), "it says nothing else"
+            assert log.doubt() is None, "of no other group"
+        log.append([(CLEARED, 1, 0, 9, 2, b""), (PROMISE, 2, 0, 4, 2, b""), (RELEASED, 3, 0, 0, 0, b"")])
+        log.sync()
+        for _ in range(20 * upkeep):
+            log.housekeep()
+        log, states = self.again(tmp_path, log, clean=clean)
+        assert states[1] == HardState(0, (9, 2), (3, 1), b"v")
+        assert states[2].suspect, "a promise is no end of it"
+        assert 3 not in states
         log.close(clean=True)
 
     def test_cleaning_can_be_stopped(self, tmp_path: Path) -> None:

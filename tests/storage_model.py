@@ -16,7 +16,7 @@ from paxmux.engine.storage import (
 
 IDENTITY = LogIdentity(cluster=0xC1, node=0x7F000001_00001F90, seat=0x5EA7, log=0)
 
-PROMISE, ACCEPT, LEARNED, DECIDED, FORGOTTEN, RELEASED = map(int, RecordKind)
+PROMISE, ACCEPT, LEARNED, DECIDED, FORGOTTEN, RELEASED, CLEARED, SUSPECT = map(int, RecordKind)
 
 Values = dict[tuple[int, int], tuple[int, int, bytes]]
 """(group, instance) -> (round, node, value)."""
@@ -32,13 +32,14 @@ def hard_states(records: Iterable[Record]) -> dict[int, HardState]:
             by_group.setdefault(record[1], []).append(record)
     states: dict[int, HardState] = {}
     for group, mine in by_group.items():
-        voted = [r for r in mine if r[0] in (PROMISE, ACCEPT)]
+        voted = [r for r in mine if r[0] in (PROMISE, ACCEPT, CLEARED)]
         known = [r for r in mine if r[0] in (LEARNED, DECIDED)]
         instance = max([r[2] for r in voted] + [r[2] + 1 for r in known], default=0)
         promised = max([(r[3], r[4]) for r in voted], default=NULL_BALLOT)
         here = [r for r in mine if r[0] == ACCEPT and r[2] == instance]
         accepted, value = ((here[-1][3], here[-1][4]), here[-1][5]) if here else (NULL_BALLOT, b"")
-        states[group] = HardState(instance, promised, accepted, value)
+        doubts = [r[0] for r in mine if r[0] in (CLEARED, SUSPECT)]
+        states[group] = HardState(instance, promised, accepted, value, doubts[-1:] == [SUSPECT])
     return states
 
 
@@ -109,7 +110,11 @@ def workload(seed: int, index: int, groups: int = 3, large: int = 0) -> list[Rec
         size = rng.randrange(large) if large and rng.random() < 0.1 else rng.randrange(40)
         value = rng.randbytes(size)
         kind = rng.random()
-        if kind < 0.1:
+        if kind < 0.02:
+            records.append((CLEARED, group, index, round_ + 1, node, b""))
+        elif kind < 0.04:
+            records.append((SUSPECT, group, 0, 0, 0, b""))
+        elif kind < 0.1:
             records.append((PROMISE, group, index, round_ + 1, node, b""))
         if kind < 0.7:
             records.append((ACCEPT, group, index, round_ + 1, node, value))

@@ -51,11 +51,25 @@ def test_a_running_node(node: Command, config: Path) -> None:
     assert status["node"]["pid"] == node.process.pid
     assert [row["group"] for row in status["groups"]] == [0, 1, 2]
     assert {row["state"] for row in status["workers"]} == {"serving"}
+    assert status["cleaning"] is True
+    assert status["log_max_bytes"] is None
+    assert {row["first"] for row in status["groups"]} == {0}
+    for row in status["workers"]:
+        assert row["counters"]["no_room"] == 0
+        assert row["counters"]["disk_bytes"] > row["counters"]["live_bytes"] == 0
 
     # The data directory does as well as the config.
     brief = run_command("status", config.parent / "data", folder=config.parent)
     assert (brief.returncode, brief.stderr) == (ExitCode.OK, "")
-    for words in (f"process {node.process.pid}", "workers", "peers", "rings", "requests: ", "groups: 3, "):
+    for words in (
+        f"process {node.process.pid}",
+        "workers",
+        "logs",
+        "peers",
+        "rings",
+        "requests: ",
+        "groups: 3, ",
+    ):
         assert words in brief.stdout.replace("\n", " ")
     for worker in status["workers"]:
         assert str(worker["pid"]) in brief.stdout
@@ -100,8 +114,11 @@ def test_a_wrong_config_is_a_usage_error(config: Path) -> None:
     assert done.stderr.startswith(f"{config}:1: nodes: ")
 
 
+LOG = {"live_bytes": 1_250_000, "disk_bytes": 67_100_000, "segments": 17, "removed_segments": 5, "no_room": 0}
+
+
 def worker(number: int, values: int | None, generation: int = 1, **more: object) -> dict[str, object]:
-    counters = None if values is None else {"values_applied": values, "syncs": 7}
+    counters = None if values is None else {"values_applied": values, "syncs": 7, **LOG}
     return {
         "worker": number,
         "pid": 100 + number,
@@ -127,6 +144,7 @@ def test_trouble_is_shown() -> None:
     group = {
         "group": 1,
         "worker": 0,
+        "first": 1234,
         "instance": 9,
         "applied": 4,
         "promised": [3, 72058139498775529],
@@ -135,7 +153,8 @@ def test_trouble_is_shown() -> None:
         "waiting": 2,
         "voter": True,
         "durable": True,
-        "promise_lost": False,
+        "suspect": None,
+        "repairing": None,
         "stopped": {"1": "state machine 1 stopped: boom"},
     }
     status: Status = {
@@ -152,13 +171,16 @@ def test_trouble_is_shown() -> None:
             group,
             {**group, "group": 0, "voter": False, "stopped": {}, "promised": [0, 0]},
             {**group, "group": 2, "durable": False, "stopped": {}},
-            {**group, "group": 3, "voter": False, "promise_lost": True, "stopped": {}},
+            {**group, "group": 3, "voter": False, "suspect": "promises may be lost", "stopped": {}},
         ],
         "groups_unknown_of_workers": [1],
         "workers": [
             worker(0, 10),
             worker(1, None, state="down", reason="it died", pid=None, heartbeat_age_s=None),
+            worker(2, 10, counters={"values_applied": 10, "syncs": 7, **LOG, "no_room": 1}),
         ],
+        "cleaning": False,
+        "log_max_bytes": 100_000_000,
         "rings": {"client": {"0": {"to_worker": ring, "from_worker": ring}, "1": None}, "network": None},
         "peers": None,
         "router": {
@@ -190,6 +212,12 @@ def test_trouble_is_shown() -> None:
         "router process, process 8, generation 2, does not answer",
         "2 times above 50 ms",
         "down: it died",
+        "no room in the log: refuses",
+        "paused",
+        "1.2 MB",
+        "67.1 MB",
+        "100.0 MB",
+        "1,234",
         "12,346",
         "peers: not known",
         "0 client",
@@ -199,9 +227,9 @@ def test_trouble_is_shown() -> None:
         "only learns",
         "127.0.0.1:1001",
         "worker 1 does not answer: its groups are not shown",
-        "only learns: may have forgotten promises",
+        "promises may be lost",
         "not synced groups [2]",
-        "promise lost in groups [3]",
+        "promises may be lost in groups [3]",
         "4 groups still execute",
         "state machines stopped in groups [1]",
     ):

@@ -84,9 +84,9 @@ def store_in_the_index_what_is_not_synced() -> Patch:
 def open_a_segment_before_the_one_before_is_synced() -> Patch:
     roll = SegmentedLog._roll
 
-    def pretend_and_roll(log: SegmentedLog, needed: int) -> None:
+    def pretend_and_roll(log: SegmentedLog, *arguments: int, **named: bool) -> None:
         log._synced = log._position
-        roll(log, needed)
+        roll(log, *arguments, **named)
 
     return mock.patch.object(SegmentedLog, "_roll", pretend_and_roll)
 

@@ -12,11 +12,12 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from paxmux.engine.errors import Overloaded, PaxmuxError
-from paxmux.engine.options import LayoutOptions, LimitOptions, Options, StorageOptions
+from paxmux.engine.options import LayoutOptions, Options, StorageOptions
 from paxmux.shards.node import Node
 from tests.event_loop import DEADLINE_S, in_loop
 from tests.fault_rows import fault
@@ -27,14 +28,19 @@ from tests.test_node_cluster import caught_up, history, options_of
 Ports = Callable[[int], list[int]]
 GROUPS = 2
 SEGMENT_BYTES = 1 << 20
-CATCH_UP_BYTES = 128 << 10
-"""What a turn may write at once must be small against a segment: the room for it is the one that is left when
-the next segment cannot be made."""
-DISK_BYTES = 10 << 20
-BALLAST_BYTES = 5 << 20
+DISK_BYTES = 16 << 20
+BALLAST_BYTES = 8 << 20
+FILL_BYTES = 10 << 20
+"""So many bytes of values fill it; what follows, and what the node missed, must fit once there is room."""
 VALUE_BYTES = 20_000
+LARGE_BYTES = 1_000_000
+LARGE_SEGMENT_BYTES = 256 << 10
+"""Each turn with a large value needs a segment of its own: there never is one ahead that would do."""
+LARGE_DISK_BYTES = 48 << 20
+LARGE_BALLAST_BYTES = 28 << 20
+LARGE_FILL_BYTES = 24 << 20
 SMALL_BYTES = 100
-"""Of a value from when it is full: what the node missed must fit, once there is room."""
+"""Of a value from when it is full."""
 TIMEOUT_S = 1.0
 """What is under way when the disk is full has no outcome at that node until its time is up."""
 WHILE_FULL = 20
@@ -44,7 +50,8 @@ WHILE_FULL = 20
 class Load:
     """Callers at each node, and what they were told."""
 
-    def __init__(self, nodes: list[Node]) -> None:
+    def __init__(self, nodes: list[Node], value_bytes: int, fill_bytes: int) -> None:
+        """Values of `value_bytes` each, up to `fill_bytes` together, and small ones from then on."""
         self._nodes = nodes
         self.acknowledged: list[tuple[int, bytes]] = []
         self.ok: Counter[int] = Counter()
@@ -55,8 +62,12 @@ class Load:
         self.only: int | None = None
         """The node whose caller goes on alone."""
         self._going = True
-        self.value_bytes = VALUE_BYTES
+        self.value_bytes = value_bytes
+        self._fill_bytes = fill_bytes
         self._callers = [asyncio.create_task(self._call(number)) for number in range(len(nodes))]
+
+    def refill(self, size: int) -> None:
+        self._fill_bytes = size
 
     async def stop(self) -> None:
         self._going = False
@@ -71,10 +82,10 @@ class Load:
             count += 1
             group = count % GROUPS
             value = b"%d/%d " % (number, count)
+            size = self.value_bytes if self._fill_bytes > 0 else SMALL_BYTES
+            self._fill_bytes -= size
             try:
-                await self._nodes[number].propose(
-                    group, value.ljust(self.value_bytes, b"."), smid=1, timeout_s=TIMEOUT_S
-                )
+                await self._nodes[number].propose(group, value.ljust(size, b"."), smid=1, timeout_s=TIMEOUT_S)
             except PaxmuxError as error:
                 self.errors[number, error.code] += 1
                 if isinstance(error, Overloaded):
@@ -104,31 +115,36 @@ async def started(options: list[Options]) -> AsyncIterator[list[Node]]:
     check_traces(before)
 
 
-def three(folder: Path, ports: list[int], data_dir: Path, plugin: str) -> list[Options]:
+def three(
+    folder: Path, ports: list[int], data_dir: Path, plugin: str, segment_bytes: int = SEGMENT_BYTES
+) -> list[Options]:
     """Options of three nodes; the first has its data elsewhere."""
     found = []
     for number in range(3):
-        storage = StorageOptions(segment_bytes=SEGMENT_BYTES)
+        storage = StorageOptions(segment_bytes=segment_bytes)
         if number == 0:
-            storage = StorageOptions(segment_bytes=SEGMENT_BYTES, plugin=plugin)
+            storage = StorageOptions(segment_bytes=segment_bytes, plugin=plugin)
         options = options_of(folder, ports, number, layout=LayoutOptions(workers=1), storage=storage)
-        changed = {"groups": GROUPS, "limits": LimitOptions(catch_up_max_bytes=CATCH_UP_BYTES)} | (
-            {"data_dir": str(data_dir)} if number == 0 else {}
-        )
+        changed: dict[str, Any] = {"groups": GROUPS} | ({"data_dir": str(data_dir)} if number == 0 else {})
         found.append(
             Options(**{name: getattr(options, name) for name in options.__struct_fields__} | changed)
         )
     return found
 
 
-async def full_and_empty(options: list[Options], fill: Callable[[], None], free: Callable[[], None]) -> None:
+async def full_and_empty(
+    options: list[Options],
+    fill: Callable[[], None],
+    free: Callable[[], None],
+    value_bytes: int = VALUE_BYTES,
+    fill_bytes: int = FILL_BYTES,
+) -> None:
     async with started(options) as nodes:
-        load = Load(nodes)
+        load = Load(nodes, value_bytes, fill_bytes)
         await until(lambda: load.ok[0] > 3, load)
         pid = (await nodes[0].status())["workers"][0]["pid"]
         fill()
         await until(lambda: load.errors[0, Overloaded.code] > 0, load)
-        load.value_bytes = SMALL_BYTES
         assert os.strerror(errno.ENOSPC) in load.words
         before = load.ok.copy()
         await until(lambda: all(load.ok[n] > before[n] + WHILE_FULL for n in (1, 2)), load)
@@ -136,6 +152,7 @@ async def full_and_empty(options: list[Options], fill: Callable[[], None], free:
         free()
         # What the others go on deciding would have to fit too.
         load.only = 0
+        load.refill(3 * value_bytes)
         await until(lambda: load.ok[0] > before[0] + 3, load)
         await load.stop()
         assert (await nodes[0].status())["workers"][0]["pid"] == pid, "its worker was started again"
@@ -152,9 +169,9 @@ async def full_and_empty(options: list[Options], fill: Callable[[], None], free:
 
 
 @contextmanager
-def small_file_system(folder: Path) -> Iterator[None]:
+def small_file_system(folder: Path, size: int = DISK_BYTES) -> Iterator[None]:
     folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES}", "paxmux-test", str(folder)]
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "paxmux-test", str(folder)]
     done = subprocess.run(mount, capture_output=True, text=True, check=False)
     if done.returncode:
         pytest.skip(f"needs the right to mount: {done.stderr.strip()}")
@@ -186,3 +203,19 @@ async def test_a_disk_that_allocates_nothing(tmp_path: Path, free_ports: Ports) 
     data_dir = tmp_path / "node0"
     options = three(tmp_path, free_ports(3), data_dir, "tests.small_disk:SmallDiskLog")
     await full_and_empty(options, (data_dir / FLAG).touch, (data_dir / FLAG).unlink)
+
+
+@fault(
+    "full file system under load",
+    "node: turns that are larger than what is left",
+    "405 to its callers; goes on with room, in the same process",
+)
+@pytest.mark.parametrize("plugin", [StorageOptions().plugin, "paxmux.plugins.storage.lmdb_log:LmdbLog"])
+@in_loop
+async def test_large_values_on_a_full_file_system(tmp_path: Path, free_ports: Ports, plugin: str) -> None:
+    small = tmp_path / "small"
+    with small_file_system(small, LARGE_DISK_BYTES):
+        ballast = small / "ballast"
+        ballast.write_bytes(bytes(LARGE_BALLAST_BYTES))
+        options = three(tmp_path, free_ports(3), small / "node0", plugin, LARGE_SEGMENT_BYTES)
+        await full_and_empty(options, lambda: None, ballast.unlink, LARGE_BYTES, LARGE_FILL_BYTES)

@@ -61,7 +61,7 @@ def test_the_changelog_names_the_versions() -> None:
 
 def test_every_kind_of_record_and_message_has_golden_bytes() -> None:
     kinds = {each[0] for _, records in disk.BATCHES.inputs.values() for each in records}
-    assert kinds == {*map(int, RecordKind), record.OPENING, record.HARD_STATE}
+    assert kinds == {*map(int, RecordKind), record.OPENING, record.HARD_STATE, record.DOUBT}
     assert set(KINDS) <= set(wire.BODIES.inputs)
     for kind in KINDS:
         assert len(wire.MESSAGES[kind]) == 2, kind

@@ -21,15 +21,13 @@ from paxmux.engine.storage import LogIdentity
 from paxmux.plugins.storage.kind import LMDB
 from paxmux.shards import control
 from paxmux.shards.identity import IDENTITY_FILE, read_identity
-from paxmux.shards.log_directories import make_log_directory, set_unused_aside
 from paxmux.shards.node import Node
-from paxmux.shards.sync_mark import SyncMark, lost_promises
+from paxmux.shards.sync_mark import SyncMark
 from paxmux.tools.bench_machine import Chain, read_answer
 from paxmux.tools.log.directory import read_directory
 from paxmux.tools.main import main
 from tests.event_loop import DEADLINE_S, in_loop
 from tests.node_fixtures import check_traces, running, traces
-from tests.storage_model import IDENTITY
 from tests.test_node_cluster import caught_up, history
 
 Ports = Callable[[int], list[int]]
@@ -334,15 +332,6 @@ async def started(options: Options) -> Node:
             return node
 
 
-def test_the_log_that_says_which_promises_are_lost_stays(tmp_path: Path) -> None:
-    for number in range(3):
-        make_log_directory(tmp_path, number)
-    mark = SyncMark(tmp_path / "logs" / "2", IDENTITY._replace(log=2))
-    mark.lose([5])
-    assert [path.name for path in set_unused_aside(tmp_path, {0})] == ["1.unused"]
-    assert lost_promises(tmp_path / "logs", IDENTITY) == {5}
-
-
 @in_loop
 async def test_a_lost_promise_moves_along(tmp_path: Path, free_ports: Ports) -> None:
     """The log that says so is removed when its last group has left; the group must not vote for all that."""
@@ -358,4 +347,5 @@ async def test_a_lost_promise_moves_along(tmp_path: Path, free_ports: Ports) -> 
         async with running(options_of(tmp_path, ports, 0, layout)) as node:
             rows = (await node.status())["groups"]
             assert [row["voter"] for row in rows] == [True, True, False, True, True]
-            assert [row["promise_lost"] for row in rows] == [False, False, True, False, False]
+            assert [row["suspect"] is None for row in rows] == [True, True, False, True, True]
+        assert log.exists() == (layout in (BY_HAND, THREE))

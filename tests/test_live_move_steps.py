@@ -9,13 +9,15 @@ from typing import Any
 
 import pytest
 
-from paxmux.engine.errors import InvalidRequest, PaxmuxError, StorageFailed
+from paxmux.engine.errors import InvalidRequest, NodeStopped, StorageFailed
 from paxmux.engine.options import LayoutOptions
-from paxmux.shards.boot import MoveTold
+from paxmux.shards import live_move
+from paxmux.shards.boot import MoveEnd, MoveTold
 from paxmux.shards.cluster import make_founding
 from paxmux.shards.identity import create, open_data_dir, read_identity
 from paxmux.shards.layout import Layout
 from paxmux.shards.live_move import LiveMove, MoveFailed
+from paxmux.shards.post import NotYet
 from paxmux.shards.rearranging import Rearranger, layout_with
 from paxmux.shards.requests import CallKind
 from paxmux.shards.waiting_room import WAITING_ROOM
@@ -30,10 +32,18 @@ class FakePost:
         self.worker = worker
         self.log = log
         self.serves = True
+        self.generation = 1
+        self.on_end: Callable[[], None] = lambda: None
 
     def send(self, message: Any, fds: Iterable[int] = ()) -> bool:
         self.log.append((type(message).__name__, self.worker))
+        if isinstance(message, MoveEnd) and self.serves:
+            self.on_end()
         return self.serves
+
+    def replace(self, generation: int, reason: str) -> None:
+        assert (generation, reason) == (1, f"it does not end the move of group {GROUP}")
+        self.log.append(("kill", self.worker))
 
 
 class World:
@@ -48,6 +58,7 @@ class World:
         self.may_switch.set()
         posts = [FakePost(worker, self.log) for worker in (SOURCE, TARGET)]
         self.posts = posts
+        posts[TARGET].on_end = lambda: self.tell("ended")
         self.move = LiveMove(MOVE, GROUP, posts[0], posts[1], self, self, self)  # type: ignore[arg-type]
 
     # Routes
@@ -84,6 +95,10 @@ class World:
         assert self.worker_of[GROUP] == worker, "a request could still be addressed to the waiting room"
         self.log.append(("release", worker))
 
+    def turn_away(self, reason: str) -> None:
+        assert self.worker_of[GROUP] != WAITING_ROOM
+        self.log.append("turn away")
+
     def reassign(self, group: int, old: int, new: int) -> None:
         self.log.append(("reassign", old, new))
 
@@ -106,8 +121,9 @@ class World:
             assert log.index("switched") < log.index("reroute") < log.index(take_up)
             assert log.index(("LET_GO", SOURCE)) < log.index("commit") < log.index("switched")
         assert not ("commit" in log and ("TAKE_UP", SOURCE) in log), "both were told to take it up"
-        assert ("LEAVE", SOURCE) not in log or "switched" in log
-        holds, releases = log.count("hold"), [each for each in log if each[0] == "release"]
+        assert ("MoveDone", SOURCE) not in log or "switched" in log
+        holds = log.count("hold")
+        releases = [each for each in log if each[0] == "release" or each == "turn away"]
         assert holds == len(releases) <= 1
         assert log.count("hold frames") == len([each for each in log if each[0] == "release frames"]) == holds
         assert self.worker_of[GROUP] == (TARGET if "commit" in log else SOURCE)
@@ -143,7 +159,7 @@ async def test_a_move_takes_its_steps_in_order() -> None:
         ("TAKE_UP", TARGET),
         ("release", TARGET),
         ("release frames", TARGET),
-        ("LEAVE", SOURCE),
+        ("MoveDone", SOURCE),
     ]
     assert world.move.held_s > 0
 
@@ -254,6 +270,46 @@ async def test_a_map_that_cannot_be_written_ends_it_for_both() -> None:
         await moving
     world.check()
     assert not any(each[0] == "TAKE_UP" for each in world.log)
+    assert "turn away" in world.log, "what waited would go to a worker that does not host it"
+
+
+@in_loop
+async def test_a_group_goes_back_when_everything_of_it_is_closed_there(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Or when the worker that does not say so is dead; until then no successor of the old one is started."""
+    for killed in (False, True):
+        world = World()
+        world.posts[TARGET].on_end = lambda: None
+        moving = asyncio.create_task(world.move.run())
+        await settle()
+        assert not world.move.bars(SOURCE)
+        world.tell("near")
+        await settle()
+        monkeypatch.setattr(live_move, "END_S", 0.0 if killed else DEADLINE_S)
+        world.tell("broken")
+        await settle()
+        await asyncio.sleep(0)
+        assert not any(each[0] == "TAKE_UP" for each in world.log)
+        assert world.move.bars(SOURCE)
+        assert not world.move.bars(TARGET)
+        if killed:
+            while ("kill", TARGET) not in world.log:
+                await asyncio.sleep(0.001)
+            assert not any(each[0] == "TAKE_UP" for each in world.log)
+            world.die(TARGET)
+        else:
+            world.tell("ended", move=MOVE - 1)
+            await settle()
+            assert world.move.bars(SOURCE)
+            world.tell("ended")
+        await settle()
+        assert world.log[-1] == ("TAKE_UP", SOURCE)
+        assert not world.move.bars(SOURCE)
+        world.tell("hosted", SOURCE)
+        with pytest.raises(MoveFailed):
+            await moving
+        world.check()
 
 
 class FakeSupervisor:
@@ -281,7 +337,7 @@ async def test_no_worker_is_started_while_the_map_is_written(
         assert [arranger.groups_of(worker) for worker in range(3)] == [[0], [1], [2, 3]]
         arranger.commit(3, 0)
         for worker in (0, 2):
-            with pytest.raises(PaxmuxError, match="is being written"):
+            with pytest.raises(NotYet, match="is being written"):
                 arranger.groups_of(worker)
         assert arranger.groups_of(1) == [1]
         assert read_identity(tmp_path).hosts == layout.hosts()
@@ -298,8 +354,50 @@ async def test_no_worker_is_started_while_the_map_is_written(
             await arranger.switch()
         assert "start the node again" in supervisor.held
         for worker in (0, 1):
-            with pytest.raises(PaxmuxError, match="is being written"):
+            with pytest.raises(NotYet, match="is being written"):
                 arranger.groups_of(worker)
+
+
+@in_loop
+async def test_a_map_that_cannot_be_read_is_not_written(tmp_path: Path) -> None:
+    """As one that cannot be written: nobody may host the group."""
+    create(tmp_path, 5, 4)
+    layout = Layout.build(LayoutOptions(workers=2), 4)
+    with open_data_dir(tmp_path, node_id=5, groups=4, hosts=layout.hosts(), bootstrap=False) as store:
+        unused: Any = None
+        arranger = Rearranger(layout, list(layout.hosts()), store, unused, unused, unused, unused, unused)
+        arranger.supervisor = supervisor = FakeSupervisor()  # type: ignore[assignment]
+        arranger.commit(0, 1)
+        (tmp_path / "identity.json").write_text("{}")
+        with pytest.raises(StorageFailed, match="is damaged"):
+            await arranger.switch()
+        assert "start the node again" in supervisor.held
+        with pytest.raises(NotYet, match="is being written"):
+            arranger.groups_of(1)
+
+
+@in_loop
+async def test_a_node_that_stops_adds_no_more_workers(tmp_path: Path) -> None:
+    """One that came after all others were stopped would outlive the node's stop."""
+    layout = Layout.build(LayoutOptions(workers=1), 4)
+    added: list[int] = []
+    unused: Any = None
+
+    class Nothing:
+        def add_worker(self, worker: int) -> None:
+            added.append(worker)
+
+    anything: Any = Nothing()
+    arranger = Rearranger(layout, [0] * 4, unused, anything, unused, anything, unused, lambda worker: unused)
+
+    class Stopping(FakeSupervisor):
+        async def add(self, post: Any) -> None:
+            await arranger.stop(0)
+
+    arranger.supervisor = Stopping()  # type: ignore[assignment]
+    with pytest.raises(NodeStopped):
+        await arranger.change(Layout.build(LayoutOptions(workers=4), 4))
+    assert added == [1, 1]
 
 
 def test_a_layout_with_groups_elsewhere() -> None:

@@ -16,13 +16,14 @@ from pathlib import Path
 import pytest
 
 from paxmux.engine.errors import DataDirError, StorageFailed
-from paxmux.engine.storage import LogIdentity, StorageDamaged
+from paxmux.engine.storage import LogIdentity, NoRoom, StorageDamaged
 from paxmux.plugins.storage import lmdb_file, lmdb_log, lmdb_open, lmdb_record
 from paxmux.plugins.storage.kind import LMDB, SEGMENTS
 from paxmux.plugins.storage.lmdb_log import LmdbLog
 from paxmux.plugins.storage.segment import SegmentLog
+from tests.fault_rows import fault
 from tests.lmdb_disk import NO_SYNC, NO_WRITE, broken, descriptors
-from tests.storage_model import ACCEPT, IDENTITY, PROMISE, Model, feed, workload
+from tests.storage_model import ACCEPT, IDENTITY, LEARNED, PROMISE, Model, feed, workload
 
 STEP_BYTES = 1 << 20
 LEFT = 77
@@ -70,13 +71,28 @@ def test_a_flipped_bit_of_a_value_is_found_when_it_is_read(tmp_path: Path, clean
     assert log.read(2, 2) == (1, 1, b"<value 2>")
     with pytest.raises(StorageDamaged, match=r"data\.mdb: value of group 2, instance 3: the CRC"):
         log.read(2, 3)
+    assert [found[0] for found in log.read_range(2, 0, 5, 1000)] == [0, 1, 2]
     with pytest.raises(StorageDamaged, match="instance 3"):
-        log.read_range(2, 0, 5, 1000)
+        log.read_range(2, 3, 2, 1000)
     assert log.healthy() is None
+    log.append([(LEARNED, 2, 3, 1, 1, b"again")])
+    log.sync()
+    assert [found[0] for found in log.read_range(2, 0, 5, 1000)] == [0, 1, 2, 3, 4]
     log.close(clean=True)
 
 
-def test_a_damaged_vote_is_found_at_the_start_and_nothing_is_changed(tmp_path: Path) -> None:
+def test_a_damaged_value_that_was_voted_for_is_told_of(tmp_path: Path) -> None:
+    log = opened(tmp_path)
+    log.recover()
+    log.append([(ACCEPT, 7, 3, 1, 1, b"<voted for>")])
+    log.close(clean=True)
+    data = tmp_path / "lmdb" / "data.mdb"
+    flip(data, data.read_bytes().rindex(b"<voted for>"))
+    state = opened_and_recovered(tmp_path)[7]
+    assert (state.instance, state.promised, state.accepted, state.lost) == (3, (1, 1), (1, 1), True)
+
+
+def test_a_damaged_state_is_found_at_the_start_and_nothing_is_changed(tmp_path: Path) -> None:
     log = opened(tmp_path)
     log.recover()
     log.append([(ACCEPT, 7, 3, 1, 1, b"<voted for>"), (PROMISE, 8, 0, 0xABCDEF0123, 1, b"")])
@@ -84,7 +100,6 @@ def test_a_damaged_vote_is_found_at_the_start_and_nothing_is_changed(tmp_path: P
     data = tmp_path / "lmdb" / "data.mdb"
     good = data.read_bytes()
     for found, message in (
-        (b"<voted for>", "value of group 7, instance 3: the CRC"),
         ((0xABCDEF0123).to_bytes(8, "little"), "state of group 8: the CRC"),
         (IDENTITY.seat.to_bytes(8, "little"), "says whose log it is: the CRC"),
     ):
@@ -365,6 +380,41 @@ def test_a_disk_without_room_is_reported_and_recovers(
     assert log.housekeep() is None
     assert log.healthy() is None
     model.check(log)
+    log.close(clean=True)
+
+
+@fault(
+    "full file system under load",
+    "LmdbLog: a batch larger than what is left",
+    "not taken in; later it may be",
+)
+def test_a_batch_for_which_there_is_no_room_is_not_taken_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log, model = opened(tmp_path), Model()
+    log.recover()
+    feed(log, [workload(6, index) for index in range(10)], model)
+    large = [(ACCEPT, 9, 0, 1, 1, os.urandom(8 << 20))]
+
+    def full(_fd: int, _offset: int, _length: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    before = log.stats()
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "posix_fallocate", full)
+        for _ in range(2):
+            with pytest.raises(NoRoom, match="no room to grow"):
+                log.append(large)
+        assert "no room to grow" in (log.healthy() or "")
+        assert log.stats() == before
+        model.check(log)
+        feed(log, [workload(6, 10)], model)
+    assert log.housekeep() is None
+    assert log.healthy() is None
+    feed(log, [large, workload(6, 11)], model)
+    log.close(clean=False)
+    log = opened(tmp_path)
+    model.survived(log, log.recover())
     log.close(clean=True)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import random
-import shutil
 from pathlib import Path
 from uuid import UUID
 from zlib import crc32
@@ -22,7 +21,7 @@ from paxmux.shards import sync_mark
 from paxmux.shards.log_sync import LogSync
 from paxmux.shards.requests import Batch, CallKind, Reply
 from paxmux.shards.slice import Identity, build_turn
-from paxmux.shards.sync_mark import FILE, SyncMark, lost_promises
+from paxmux.shards.sync_mark import FILE, SyncMark
 from paxmux.shards.turn import Turn
 from paxmux.tools.sim.disk import SimDisk
 from tests.storage_model import Model
@@ -304,7 +303,7 @@ def test_the_death_of_the_process_alone_loses_nothing(tmp_path: Path) -> None:
     assert not (tmp_path / FILE).exists(), "what was recovered is durable, and all is synced from now on"
 
 
-def test_after_the_death_of_the_machine_what_was_not_synced_never_votes_again(
+def test_after_the_death_of_the_machine_what_was_not_synced_is_suspect(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     turn, _, _ = made(tmp_path)
@@ -317,20 +316,70 @@ def test_after_the_death_of_the_machine_what_was_not_synced_never_votes_again(
     again, _, replies = made(tmp_path, log=log)
     assert "groups 1 were not synced when the machine stopped" in caplog.text
     assert [again.groups[index].voter for index in (0, 1)] == [True, False]
-    assert again.calls._status().count(b'"promise_lost":true') == 1
+    assert again.calls._status().count(b"there is no other member to ask") == 1
     replies.clear()
     propose(again, 0, 1)
-    assert sorted((reply[0], reply[1]) for reply in replies) == [
-        (1000, Code.OK),
-        (1001, Code.NOT_A_MEMBER),
-    ]
+    assert sorted((reply[0], reply[1]) for reply in replies) == [(1000, Code.OK), (1001, Code.OVERLOADED)]
     # Neither a clean stop nor another start, nor syncing from now on, brings back what is forgotten.
     again.log_sync.close()
     again.log.close(clean=True)
+    assert not (tmp_path / FILE).exists(), "the log says it"
     another_boot(monkeypatch, 2)
     assert isinstance(again.log, MemoryLog)
     last, _, _ = made(tmp_path, log=again.log.reopen())
     assert [last.groups[index].voter for index in (0, 1)] == [True, False]
+
+
+def test_the_others_cure_it_for_good(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    members = {1: 11, 2: 12, 3: 13}
+    turn, _, _ = made(tmp_path, members=members, sync=False)
+    propose(turn, 0)
+    promised = turn.groups[0].acceptor.promised
+    assert isinstance(turn.log, MemoryLog)
+    turn.log.crash()
+    another_boot(monkeypatch)
+    again, _, _ = made(tmp_path, log=turn.log.reopen(), members=members, sync=False)
+    group = again.groups[0]
+    assert group.acceptor.promised == NULL_BALLOT, "it is forgotten"
+    assert "(not synced when the machine stopped, or when a sync failed)" in (group.doubt.words() or "")
+    for peer in (2, 3):
+        assert not group.voter
+        group.doubt.on_reply(peer, group.doubt.nonce, promised, 0, 0, again.fx)
+    again.run(0)
+    assert (group.voter, group.acceptor.promised) == (True, promised)
+    again.log.close(clean=False)
+    assert isinstance(again.log, MemoryLog)
+    last, _, _ = made(tmp_path, log=again.log.reopen(), members=members, sync=False)
+    assert [last.groups[index].voter for index in (0, 1)] == [True, False]
+    # Without its syncs it may forget again, and its cure with it.
+    last.log.close(clean=False)
+    another_boot(monkeypatch, 2)
+    assert isinstance(last.log, MemoryLog)
+    turn, _, _ = made(tmp_path, log=last.log.reopen(), members=members, sync=False)
+    assert [turn.groups[index].voter for index in (0, 1)] == [False, False]
+
+
+def test_the_mark_goes_only_once_the_log_says_what_is_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turn, _, _ = made(tmp_path, sync=False)
+    assert isinstance(turn.log, MemoryLog)
+    turn.log.crash()
+    another_boot(monkeypatch)
+    log = Watched()
+    log.recover()
+    log_sync = LogSync(log, SyncMark(tmp_path, OWNER), None, (1,))
+    assert log_sync.lost == {1}
+    log.fail("the disk is gone")
+    with pytest.raises(StorageFailed, match="the disk is gone"):
+        log_sync.begin()
+    assert SyncMark(tmp_path, OWNER).lost == {0, 1}
+    log = Watched()
+    log.recover()
+    LogSync(log, SyncMark(tmp_path, OWNER), None, (1,)).begin()
+    assert not (tmp_path / FILE).exists()
+    log.crash()
+    assert {group: state.suspect for group, state in log.reopen().recover().items()} == {1: True}
 
 
 @pytest.mark.parametrize("seed", range(40))
@@ -382,23 +431,6 @@ def test_a_failed_sync_of_what_was_said_already_loses_the_promise(
 def test_what_was_switched_outlives_the_worker(tmp_path: Path) -> None:
     turn, _, _ = made(tmp_path, sync=False, overrides={0: True})
     assert [turn.log_sync.durable(group) for group in (0, 1)] == [True, False]
-
-
-def test_a_lost_promise_stays_lost_in_another_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for number, groups in ((0, (1, 4)), (1, (5,)), (2, ())):
-        (tmp_path / f"{number}").mkdir()
-        SyncMark(tmp_path / f"{number}", OWNER._replace(log=number)).write(groups)
-    assert lost_promises(tmp_path, OWNER) == frozenset()
-    another_boot(monkeypatch)
-    lost = lost_promises(tmp_path, OWNER)
-    assert lost == {1, 4, 5}
-    log = Watched()
-    log.recover()
-    log_sync = LogSync(log, SyncMark(tmp_path / "2", OWNER._replace(log=2)), None, (1, 2), None, lost)
-    log_sync.begin()
-    assert log_sync.lost == {1}
-    shutil.rmtree(tmp_path / "0")
-    assert lost_promises(tmp_path, OWNER) == {1, 5}
 
 
 def test_the_mark_is_checked(tmp_path: Path) -> None:

@@ -10,8 +10,8 @@ from uuid import UUID
 
 import pytest
 
-from paxmux.engine.errors import GroupWrong, InvalidRequest, NotAMember
-from paxmux.engine.options import StorageOptions
+from paxmux.engine.errors import GroupWrong, InvalidRequest, Overloaded
+from paxmux.engine.options import LayoutOptions, StorageOptions
 from paxmux.engine.storage import LogIdentity
 from paxmux.shards.blocking import BlockingNode
 from paxmux.shards.identity import LOGS, read_identity
@@ -20,6 +20,7 @@ from paxmux.shards.sync_mark import FILE, SyncMark
 from tests.event_loop import DEADLINE_S, in_loop
 from tests.network_contract import FreePorts
 from tests.node_fixtures import lone_options, running
+from tests.test_node_cluster import cluster, options_of
 
 
 async def durable(node: Node) -> list[bool]:
@@ -38,6 +39,16 @@ async def kill_worker(node: Node) -> None:
         while worker["generation"] == generation or worker["state"] != "serving":
             await asyncio.sleep(0.01)
             (worker,) = (await node.status())["workers"]
+
+
+def machine_died(data_dir: Path, *groups: int) -> None:
+    """Leave the mark of groups that were not synced when it did."""
+    identity = read_identity(data_dir)
+    assert identity.founding is not None
+    owner = LogIdentity(identity.founding.cluster, identity.node_id, identity.seat, 0)
+    mark = SyncMark(data_dir / LOGS / "0", owner)
+    mark._boot = UUID(int=1)
+    mark.write(groups)
 
 
 @in_loop
@@ -82,20 +93,40 @@ async def test_without_syncs_the_index_follows_and_a_lost_machine_costs_the_vote
         async with asyncio.timeout(DEADLINE_S):
             while await syncs(node) == before:
                 await asyncio.sleep(0.01)
-    identity = read_identity(data_dir)
-    assert identity.founding is not None
-    owner = LogIdentity(identity.founding.cluster, identity.node_id, identity.seat, 0)
-    mark = SyncMark(data_dir / LOGS / "0", owner)
-    # As it would be if the machine had died in an earlier boot.
-    mark._boot = UUID(int=1)
-    mark.write((1,))
+    machine_died(data_dir, 1)
     async with running(options) as node:
         rows = (await node.status())["groups"]
-        assert [(row["voter"], row["promise_lost"]) for row in rows] == [(True, False), (False, True)]
+        assert [row["voter"] for row in rows] == [True, False]
+        assert rows[0]["suspect"] is None
+        assert "not synced when the machine stopped" in rows[1]["suspect"]
         await node.propose(0, b"v")
-        with pytest.raises(NotAMember):
+        with pytest.raises(Overloaded, match="there is no other member to ask"):
             await node.propose(1, b"v")
         assert await node.now_instance_id(1) == 21
+
+
+@in_loop
+async def test_the_other_members_give_the_vote_back(tmp_path: Path, free_ports: FreePorts) -> None:
+    ports = free_ports(3)
+    one = LayoutOptions(workers=1)
+    async with cluster(tmp_path, ports, layout=one) as nodes:
+        for number in range(12):
+            await nodes[number % 3].propose(number % 4, b"%d" % number, timeout_s=30)
+    machine_died(tmp_path / "node2", 1, 3)
+    async with running(options_of(tmp_path, ports, 2, layout=one)) as node:
+        suspects = [row["suspect"] for row in (await node.status())["groups"]]
+    assert [words is not None for words in suspects] == [False, True, False, True]
+    assert "0 of 2 others have answered" in suspects[1]
+    async with cluster(tmp_path, ports, layout=one) as nodes:
+        for node in nodes:
+            async with asyncio.timeout(DEADLINE_S):
+                while not all(row["voter"] for row in (await node.status())["groups"]):
+                    await asyncio.sleep(0.01)
+        assert not (tmp_path / "node2" / LOGS / "0" / FILE).exists()
+        # With one of the others gone, nothing is decided without it.
+        await nodes[0].stop(1)
+        await nodes[2].propose(1, b"v", timeout_s=30)
+        await nodes[2].propose(3, b"v", timeout_s=30)
 
 
 def test_the_blocking_node_has_it_too(tmp_path: Path, free_ports: FreePorts) -> None:

@@ -292,6 +292,39 @@ def test_a_target_that_knows_more_than_the_source_stops_everything(records: list
     assert not any(record[1] == 1 for batch in node.disks[B].batches for record in batch), "nothing moved"
 
 
+def test_a_copy_may_know_that_the_open_instance_is_decided() -> None:
+    """A live move copies what is decided; the source's log may not say so yet of the value accepted last."""
+    last: Record = (ACCEPT, 0, 3, 4, PEER, b"last")
+    node = Node([A])
+    node.write(0, [*decided(0, 0, 3), last, (PROMISE, 0, 3, 6, PEER, b"")])
+    node.hosts[0] = B
+    node.write(0, [*decided(0, 0, 3), (LEARNED, 0, 3, 4, PEER, b"last")])
+    node.hosts[0] = A
+    assert node.move([B])
+    assert node.state(0) == HardState(4, (6, PEER), NULL_BALLOT, b"")
+    assert node.hosts == [B]
+
+
+@pytest.mark.parametrize(
+    "records",
+    [
+        [(LEARNED, 0, 3, 4, PEER, b"another")],
+        [(LEARNED, 0, 3, 4, PEER, b"last"), (LEARNED, 0, 4, 4, PEER, b"more")],
+        [(LEARNED, 0, 3, 4, PEER, b"last"), (ACCEPT, 0, 4, 2, PEER, b"more")],
+        [(LEARNED, 0, 3, 4, PEER, b"last"), (PROMISE, 0, 4, 7, PEER, b"")],
+        [(DECIDED, 0, 3, 0, 0, b"")],
+    ],
+)
+def test_no_copy_knows_more_than_that(records: list[Record]) -> None:
+    node = Node([A])
+    node.write(0, [*decided(0, 0, 3), (ACCEPT, 0, 3, 4, PEER, b"last"), (PROMISE, 0, 3, 6, PEER, b"")])
+    node.hosts[0] = B
+    node.write(0, [*decided(0, 0, 3), *records])
+    node.hosts[0] = A
+    with pytest.raises(StorageDamaged, match="log 1 knows more of group 0 than log 0"):
+        node.move([B])
+
+
 def test_a_value_that_is_missing_stops_the_move() -> None:
     node = Node([A])
     node.write(0, [*decided(0, 0, 3), (DECIDED, 0, 4, 0, 0, b"")])
@@ -374,3 +407,50 @@ def test_it_works_through_the_contract_of_any_log(tmp_path: Path, open_log: Open
     assert target.recover() == {3: HardState(299, (5, PEER), (2, ME), values[299])}
     assert [found[3] for found in target.read_range(3, 0, 1000, 1 << 30)] == values
     target.close(clean=True)
+
+
+def moved(node: Node) -> dict[int, HardState]:
+    """Group 0 goes from log A to log B; what B says of its groups afterwards."""
+    logs = {number: node.open(number) for number in (A, B)}
+    states = {number: log.recover() for number, log in logs.items()}
+    try:
+        list(copy_groups([Move(0, A, B)], logs, states))
+    finally:
+        for log in logs.values():
+            log.close(clean=True)
+    log = node.open(B)
+    found = log.recover()
+    log.close(clean=True)
+    return found
+
+
+def voted(node: Node) -> None:
+    log = node.open(A)
+    log.recover()
+    log.append(
+        [(LEARNED, 0, 0, 1, ME, b"old"), (ACCEPT, 0, 1, 3, ME, b"open"), (PROMISE, 0, 1, 5, PEER, b"")]
+    )
+    log.close(clean=True)
+
+
+def test_a_group_in_doubt_stays_in_doubt() -> None:
+    node = Node([A])
+    voted(node)
+    node.disks[A].forget("a bad batch", 0)
+    assert moved(node)[0] == HardState(1, (5, PEER), (3, ME), b"open", suspect=True)
+
+
+def test_a_sound_group_stays_sound_in_a_log_in_doubt() -> None:
+    node = Node([A])
+    voted(node)
+    node.disks[B].forget("a bad batch", 0)
+    assert moved(node)[0] == HardState(1, (5, PEER), (3, ME), b"open")
+
+
+@pytest.mark.parametrize("instance", [0, 1])
+def test_a_group_with_damaged_values_stays_where_it_is(instance: int) -> None:
+    node = Node([A])
+    voted(node)
+    node.disks[A].spoil(0, instance)
+    with pytest.raises(StorageDamaged, match="start with the layout as it was"):
+        moved(node)

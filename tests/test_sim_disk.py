@@ -152,6 +152,9 @@ class History:
                 break
             except StorageFailed:
                 self.counts["failed recovery"] += 1
+                if self.counts["failed recovery"] > 1000:
+                    # To say that something is lost takes a segment.
+                    disk.full = None
                 disk.crash(rng, power=rng.random() < 0.5)
         self.counts["cut"] += self.log.stats()["cut_bytes"] > 0
         self.counts["segments"] = max(self.counts["segments"], self.log.stats()["segments"])
@@ -343,21 +346,22 @@ def test_a_flip_of_synced_data_is_reported_and_never_served() -> None:
         expected = values(model.records())
         running = reads(log, expected, seen, "read")
         disk.crash(rng, power=rng.random() < 0.5)
-        try:
-            log = disk.open()
-        except StorageDamaged:
-            seen["stamp"] += 1
-            assert where.offset < HEADER_BYTES
-            continue
-        try:
-            states = log.recover()
-        except StorageDamaged:
-            seen["recovery"] += 1
-            continue
-        seen["recovered"] += 1
-        assert states == hard_states(model.records())
-        assert reads(log, expected, seen, "read later") == running
-    for name in ("read", "stamp", "recovery", "recovered", "read later"):
+        seen["stamp"] += where.offset < HEADER_BYTES
+        log = disk.open()
+        states = log.recover()
+        whole = hard_states(model.records())
+        if log.doubt() is not None:
+            seen["doubt"] += 1
+            assert all(state.suspect for state in states.values())
+            assert all(state.promised <= whole[group].promised for group, state in states.items())
+        else:
+            seen["recovered"] += 1
+            seen["lost"] += any(state.lost for state in states.values())
+            assert {group: state._replace(value=b"", lost=False) for group, state in states.items()} == {
+                group: state._replace(value=b"") for group, state in whole.items()
+            }
+            assert set(reads(log, expected, seen, "read later")) >= set(running)
+    for name in ("read", "stamp", "doubt", "recovered", "read later"):
         assert seen[name] >= 5, seen
 
 
@@ -368,10 +372,12 @@ def reads(
     damaged = []
     for key, value in expected.items():
         try:
-            assert log.read(*key) == value
+            # What lay in a gap is not there any more; never is it another value.
+            if log.read(*key) != value:
+                assert log.read(*key) is None
+                damaged.append(key)
         except StorageDamaged:
             damaged.append(key)
-    assert len(damaged) <= 1
     seen[name] += bool(damaged)
     return damaged
 
@@ -392,8 +398,8 @@ def test_every_bit_before_the_proven_end_is_damage_to_recovery() -> None:
         if begin <= where.offset < end:
             flipped.add(where.offset)
             log = disk.open()
-            with pytest.raises(StorageDamaged, match="no good batch"):
-                log.recover()
+            assert all(state.suspect for state in log.recover().values())
+            assert "no good batch" in (log.doubt() or "")
         else:
             assert where.offset < begin
     assert len(flipped) > 50
@@ -691,7 +697,7 @@ def test_another_process_gives_the_same_bytes() -> None:
         assert done.stdout.split() == [life(5), life(6)]
 
 
-GOLDEN = "652964175e6243ee314426fa6979b2864ee6fcce446027a982516ab07f73be17"
+GOLDEN = "21882b5b6c2f2b9687de75ed14f61c319ab1ecff631095ce9893f9dd061baac7"
 
 
 def test_the_bytes_are_those_of_this_format() -> None:

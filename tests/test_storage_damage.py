@@ -1,16 +1,30 @@
-"""Torn tails are cut, at every byte; what is bad before the proven end is damage, and named."""
+"""Torn tails are cut, at every byte; what is bad before the proven end is a gap, named, and gone round."""
 
 from __future__ import annotations
 
 import shutil
+import time
 from pathlib import Path
 
 import pytest
 
+from paxmux.engine.errors import StorageFailed
 from paxmux.engine.storage import HardState, StorageDamaged
 from paxmux.plugins.storage import scan, stop_mark
 from paxmux.plugins.storage.segment import SegmentLog
-from tests.storage_model import ACCEPT, IDENTITY, PROMISE, feed, hard_states, workload
+from tests.event_loop import DEADLINE_S
+from tests.storage_model import (
+    ACCEPT,
+    CLEARED,
+    IDENTITY,
+    LEARNED,
+    PROMISE,
+    Model,
+    feed,
+    hard_states,
+    values,
+    workload,
+)
 
 SEGMENT_BYTES = 16 << 10
 FIRST = "0000000000.seg"
@@ -125,19 +139,43 @@ def test_a_tail_of_many_batches_ends_at_the_first_bad_one(tail: Tail) -> None:
     log.close(clean=True)
 
 
-def damaged(path: Path, name: str, offset: int) -> None:
-    """Opening the log at `path` reports damage there, and changes nothing."""
+def gone_on(path: Path, name: str, offset: int) -> SegmentLog:
+    """The log at `path` finds a gap there, and goes on behind it: all of it is in doubt, what was there is as
+    it was, and the next start knows of it without another look."""
     before = {each.name: each.read_bytes() for each in path.glob("*.seg")}
     log = opened(path)
-    with pytest.raises(StorageDamaged, match=rf"{name}, offset {offset}\b"):
-        log.recover()
-    log.close(clean=True)
-    assert {each.name: each.read_bytes() for each in path.glob("*.seg")} == before
+    states = log.recover()
+    assert f"{name}, offset {offset}:" in (log.doubt() or "")
+    assert all(state.suspect for state in states.values())
+    for each, data in before.items():
+        # But for the one that was made ahead.
+        if data[4096:].strip(b"\0"):
+            assert (path / each).read_bytes()[: len(data.rstrip(b"\0"))] == data.rstrip(b"\0")
+    log.close(clean=False)
+    for index in (True, False):
+        if not index:
+            shutil.rmtree(path / "index")
+        again = opened(path)
+        assert again.recover() == states
+        assert again.doubt() is not None
+        again.close(clean=False)
+    log = opened(path)
+    log.recover()
     assert not (path / "CLEAN").exists()
+    return log
+
+
+def copied(path: Path, to: Path, *, index: bool = True) -> Path:
+    """A copy, to be damaged."""
+    shutil.rmtree(to, ignore_errors=True)
+    shutil.copytree(path, to)
+    if not index:
+        shutil.rmtree(to / "index")
+    return to
 
 
 @pytest.mark.parametrize("zero", [False, True])
-def test_any_bad_byte_before_the_proven_end_is_damage(tmp_path: Path, zero: bool) -> None:
+def test_any_bad_byte_before_the_proven_end_is_a_gap(tmp_path: Path, zero: bool) -> None:
     path = tmp_path / "log"
     log = opened(path)
     log.recover()
@@ -150,34 +188,43 @@ def test_any_bad_byte_before_the_proven_end_is_damage(tmp_path: Path, zero: bool
     log.close(clean=False)
     image = (path / FIRST).read_bytes()
     for offset in range(begin, end):
-        shutil.rmtree(path / "index", ignore_errors=True)
         if zero and not image[offset]:
             continue
+        other = copied(path, tmp_path / "other", index=False)
         if zero:
-            overwrite(path / FIRST, offset, b"\0")
+            overwrite(other / FIRST, offset, b"\0")
         else:
-            flip(path / FIRST, offset)
-        damaged(path, FIRST, begin)
-        overwrite(path / FIRST, 0, image)
+            flip(other / FIRST, offset)
+        log = gone_on(other, FIRST, begin)
+        assert log.read(0, 2) == (7, 1, b"witness"), "what is behind the gap is there"
+        assert log.read(0, 1) is None
+        log.close(clean=False)
     log = opened(path)
     assert log.recover()[0].value == b"witness"
     log.close(clean=True)
 
 
-def test_the_index_proves_what_was_durable(tmp_path: Path) -> None:
+def test_a_value_that_the_index_covers_is_lost_alone(tmp_path: Path) -> None:
     path = tmp_path / "log"
     log = opened(path)
     log.recover()
     begin = log._offset
-    feed(log, [workload(2, i) for i in range(3)])
+    batches = [workload(2, i) for i in range(3)]
+    feed(log, batches)
     log._start.flusher.finish(log._synced)
     end = log._offset
     log.close(clean=False)
     overwrite(path / FIRST, begin, bytes(end - begin))
     log = opened(path)
+    expected = {
+        group: state._replace(value=b"", lost=True) if state.accepted != (0, 0) else state
+        for group, state in hard_states(record for batch in batches for record in batch).items()
+    }
     # The scan starts behind the hole; what lies in it is found by whoever reads it.
-    with pytest.raises(StorageDamaged, match=rf"{FIRST}, offset"):
-        log.recover()
+    assert log.recover() == expected
+    assert any(state.lost for state in expected.values())
+    assert log.doubt() is None
+    assert log.stats()["damaged_records"] == sum(state.lost for state in expected.values())
     log.close(clean=False)
 
 
@@ -188,11 +235,35 @@ def test_the_index_proves_more_than_it_covers(tmp_path: Path) -> None:
     log.recover()
     begin = log._offset
     feed(log, [workload(2, i) for i in range(3)])
-    log._start.index.write([], [], None, log._synced, 0)
+    log._start.index.write([], [], None, log._synced, 0, False)
     end = log._offset
     log.close(clean=False)
     overwrite(path / FIRST, begin, bytes(end - begin))
-    damaged(path, FIRST, begin)
+    gone_on(path, FIRST, begin).close(clean=False)
+
+
+def test_what_the_index_proves_outlives_the_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The process dies after it has set the index aside, before it has said what is lost."""
+    path = tmp_path / "log"
+    log = opened(path)
+    log.recover()
+    begin = log._offset
+    feed(log, [workload(2, i) for i in range(3)])
+    log._start.flusher.finish(log._synced)
+    feed(log, [workload(2, 3)])
+    log._start.index.write([], [], None, log._synced, 0, False)
+    log.close(clean=False)
+    flip(path / FIRST, log._offset - 5)
+    log = opened(path)
+    with monkeypatch.context() as patched:
+        patched.setattr(SegmentLog, "_roll", lambda *_, **__: (_ for _ in ()).throw(OSError(28, "no room")))
+        with pytest.raises(StorageFailed, match="no room"):
+            log.recover()
+    log.close(clean=False)
+    log = opened(path)
+    assert all(state.suspect for state in log.recover().values())
+    assert log._offset > begin
+    log.close(clean=False)
 
 
 def test_the_mark_of_a_clean_stop_proves_what_was_durable(tmp_path: Path) -> None:
@@ -205,10 +276,7 @@ def test_the_mark_of_a_clean_stop_proves_what_was_durable(tmp_path: Path) -> Non
     log.close(clean=True)
     shutil.rmtree(path / "index")
     flip(path / FIRST, begin + 5)
-    log = opened(path)
-    with pytest.raises(StorageDamaged, match=rf"{FIRST}, offset {begin}\b"):
-        log.recover()
-    log.close(clean=False)
+    gone_on(path, FIRST, begin).close(clean=False)
 
 
 def test_a_damaged_mark_is_damage(tmp_path: Path) -> None:
@@ -230,30 +298,99 @@ def test_the_mark_of_another_log_is_damage(tmp_path: Path) -> None:
         opened(tmp_path)
 
 
-def test_a_later_segment_proves_what_was_durable(tmp_path: Path) -> None:
+def test_a_segment_opened_behind_damage_says_all_promises_again(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    log, model = opened(path), Model()
+    log.recover()
+    while log.stats()["segments"] < 3:
+        feed(log, [workload(4, len(model.batches))], model, sync=False)
+    log.close(clean=False)
+    expected = hard_states(model.records())
+    image = (path / FIRST).read_bytes()
+    last = 4096 + len(image[4096:].rstrip(b"\0")) - 1
+    for name, offset in [(FIRST, each) for each in (4096, 5000, 9000, last)] + [("0000000001.seg", 4100)]:
+        other = copied(path, tmp_path / "other", index=False)
+        flip(other / name, offset)
+        log = opened(other)
+        assert log.recover() == expected
+        assert log.doubt() is None
+        assert log.stats()["damaged_records"] == 1
+        wrong = [key for key, value in values(model.records()).items() if log.read(*key) not in (value, None)]
+        assert wrong == []
+        log.close(clean=False)
+
+
+def test_a_value_that_was_superseded_in_a_gap_is_not_shown(tmp_path: Path) -> None:
+    """What is known of an open instance before a gap may be what was not decided."""
     path = tmp_path / "log"
     log = opened(path)
     log.recover()
-    i = 0
-    while log.stats()["segments"] < 3:
-        feed(log, [workload(4, i)], sync=False)
-        i += 1
+    log.append([(ACCEPT, 0, 5, 1, 1, b"not decided")])
+    log.sync()
+    begin = log._offset
+    log.append([(LEARNED, 0, 5, 2, 2, b"decided")])
+    log.sync()
+    log.append([(ACCEPT, 0, 6, 2, 2, b"next")])
+    log.sync()
+    log.append([(PROMISE, 1, 0, 1, 1, b"")])
     log.close(clean=False)
-    image = (path / FIRST).read_bytes()
-    for offset in (4096, 5000, 9000, 4096 + len(image[4096:].rstrip(b"\0")) - 1):
-        shutil.rmtree(path / "index")
-        flip(path / FIRST, offset)
-        log = opened(path)
-        with pytest.raises(StorageDamaged, match=FIRST):
-            log.recover()
-        log.close(clean=False)
-        flip(path / FIRST, offset)
     shutil.rmtree(path / "index")
-    flip(path / "0000000001.seg", 4100)
-    log = opened(path)
-    with pytest.raises(StorageDamaged, match=FIRST):
-        log.recover()
+    flip(path / FIRST, begin + 40)
+    log = gone_on(path, FIRST, begin)
+    assert log.read(0, 5) is None
+    assert log.read(0, 6) == (2, 2, b"next")
     log.close(clean=False)
+
+
+def test_two_gaps_and_a_torn_tail(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    log = opened(path)
+    log.recover()
+    begins = []
+    for instance in range(8):
+        begins.append(log._offset)
+        log.append([(ACCEPT, instance, 0, 1, 1, b"%d" % instance)])
+        if instance < 6:
+            log.sync()
+    log.close(clean=False)
+    shutil.rmtree(path / "index")
+    for instance in (1, 3, 4, 6):
+        flip(path / FIRST, begins[instance] + 3)
+    log = opened(path)
+    states = log.recover()
+    assert sorted(states) == [0, 2, 5]
+    assert log.stats()["damaged_records"] == 2, "two bad batches side by side are one gap"
+    assert all(state.suspect for state in states.values())
+    log.close(clean=False)
+
+
+def test_a_doubt_ends_group_by_group_for_good(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    log = opened(path)
+    log.recover()
+    begin = log._offset
+    feed(log, [workload(2, i) for i in range(3)])
+    log.close(clean=False)
+    shutil.rmtree(path / "index")
+    flip(path / FIRST, begin)
+    log = gone_on(path, FIRST, begin)
+    log.append([(CLEARED, 1, 50, 90, 3, b"")])
+    log.sync()
+    for way in ("crash", "rebuild", "roll", "rebuild"):
+        if way == "roll":
+            number = log._segment.number
+            while log._segment.number == number:
+                log.append([(LEARNED, 9, 0, 1, 1, b"x" * 1000)])
+            log.sync()
+        log.close(clean=False)
+        if way == "rebuild":
+            shutil.rmtree(path / "index")
+        log = opened(path)
+        states = log.recover()
+        assert states[1] == HardState(50, (90, 3), (0, 0), b"")
+        assert states[0].suspect
+        assert log.doubt() is not None
+    log.close(clean=True)
 
 
 def test_proof_is_found_wherever_it_lies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -265,10 +402,14 @@ def test_proof_is_found_wherever_it_lies(tmp_path: Path, monkeypatch: pytest.Mon
     feed(log, [workload(2, 0)])
     log.append([(ACCEPT, 0, 1, 1, 1, b"the only witness")])
     log.close(clean=False)
+    shutil.rmtree(path / "index")
     flip(path / FIRST, begin)
     for piece in range(28, 150):
         monkeypatch.setattr(scan, "PIECE_BYTES", piece)
-        damaged(path, FIRST, begin)
+        other = copied(path, tmp_path / "other")
+        log = gone_on(other, FIRST, begin)
+        assert log.read(0, 1) == (1, 1, b"the only witness")
+        log.close(clean=False)
 
 
 def test_a_tail_behind_a_clean_stop_is_cut_too(tmp_path: Path) -> None:
@@ -357,21 +498,87 @@ def test_a_bad_value_is_never_served(tmp_path: Path) -> None:
     log.close(clean=True)
 
 
+@pytest.mark.parametrize("index", [True, False])
 @pytest.mark.parametrize("clean", [True, False])
 @pytest.mark.parametrize("victim", [0, 1, 2])
-def test_a_missing_segment_is_damage(tmp_path: Path, victim: int, clean: bool) -> None:
+@pytest.mark.parametrize("how", ["missing", "empty", "header", "short", "other magic"])
+def test_a_lost_segment_costs_values_or_a_doubt(
+    tmp_path: Path, victim: int, clean: bool, index: bool, how: str
+) -> None:
+    path = tmp_path / "log"
+    log, model = opened(path), Model()
+    log.recover()
+    while log.stats()["segments"] < 3:
+        feed(log, [workload(5, len(model.batches))], model)
+    for _ in range(20):
+        feed(log, [workload(5, len(model.batches))], model)
+    # After a crash it may be all that speaks of the newest one: a thread makes it, as soon as that is opened.
+    deadline = time.monotonic() + DEADLINE_S
+    while not (path / "0000000003.seg").exists():
+        assert time.monotonic() < deadline, "the next segment is not made"
+        time.sleep(0.001)
+    log.close(clean=clean)
+    expected, known = hard_states(model.records()), values(model.records())
+    if not index:
+        shutil.rmtree(path / "index")
+    file = path / f"{victim:010d}.seg"
+    if how == "missing":
+        file.unlink()
+    elif how == "other magic":
+        overwrite(file, 0, b"PXMSEG\r\0" + bytes(68))
+        overwrite(file, 4096, bytes(64))
+    else:
+        with file.open("r+b") as opened_file:
+            opened_file.truncate({"empty": 0, "header": 4096, "short": 5000}[how])
+    log = opened(path)
+    states = log.recover()
+    # After a clean stop the index has all that was promised, and the segment has lost values alone.
+    if victim < 2 or (how == "short" and clean and index):
+        assert {group: state._replace(value=b"", lost=False) for group, state in states.items()} == {
+            group: state._replace(value=b"") for group, state in expected.items()
+        }
+        assert log.doubt() is None
+    else:
+        assert all(state.suspect for state in states.values())
+        assert file.name in (log.doubt() or "")
+    for key, value in known.items():
+        try:
+            assert log.read(*key) in (value, None)
+        except StorageDamaged:
+            continue
+    feed(log, [[(ACCEPT, 0, 900, 99, 1, b"on")]])
+    log.close(clean=False)
+    log = opened(path)
+    assert log.recover()[0].instance == 900
+    assert log.read(0, 900) == (99, 1, b"on")
+    log.close(clean=True)
+
+
+def test_a_log_of_which_nothing_is_left_is_refused(tmp_path: Path) -> None:
+    """Whoever made it once must not begin anew."""
     path = tmp_path / "log"
     log = opened(path)
     log.recover()
-    i = 0
-    while log.stats()["segments"] < 4:
-        feed(log, [workload(5, i)])
-        i += 1
-    log.close(clean=clean)
-    name = f"{victim:010d}.seg"
-    (path / name).unlink()
-    with pytest.raises(StorageDamaged, match=name):
-        opened(path).recover()
+    feed(log, [workload(6, 0)])
+    log.close(clean=False)
+    shutil.rmtree(path / "index")
+    for file in path.glob("*.seg"):
+        with file.open("r+b") as segment:
+            segment.truncate(0)
+    log = opened(path)
+    with pytest.raises(StorageDamaged, match=r"no segment can be read: .*0000000000\.seg"):
+        log.recover()
+    log.close(clean=False)
+    shutil.rmtree(path)
+    blank = opened(path)
+    blank.recover()
+    blank.close(clean=False)
+    shutil.rmtree(path / "index")
+    overwrite(path / FIRST, 4096, bytes(64))
+    log = SegmentLog(path, IDENTITY, segment_bytes=SEGMENT_BYTES, create=False)
+    with pytest.raises(StorageDamaged, match="must not vote in its present seat again"):
+        log.recover()
+    log.close(clean=False)
 
 
 def test_all_segments_missing_is_damage(tmp_path: Path) -> None:
@@ -386,16 +593,3 @@ def test_all_segments_missing_is_damage(tmp_path: Path) -> None:
     with pytest.raises(StorageDamaged, match=FIRST):
         log.recover()
     log.close(clean=False)
-
-
-@pytest.mark.parametrize("size", [0, 40, 4096, 8000])
-def test_a_shortened_segment_is_damage(tmp_path: Path, size: int) -> None:
-    path = tmp_path / "log"
-    log = opened(path)
-    log.recover()
-    feed(log, [workload(7, i) for i in range(20)])
-    log.close(clean=True)
-    with (path / FIRST).open("r+b") as file:
-        file.truncate(size)
-    with pytest.raises(StorageDamaged, match=FIRST):
-        opened(path)

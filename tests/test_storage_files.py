@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import random
-import re
+import shutil
 import struct
 import threading
 import time
@@ -17,12 +16,19 @@ import pytest
 
 from paxmux.engine.errors import DataDirError, StorageFailed
 from paxmux.engine.storage import HardState, LogIdentity, StorageDamaged
-from paxmux.plugins.storage import reserver, segment_file, segmented
+from paxmux.plugins.storage import segment_file, segmented
 from paxmux.plugins.storage.group_table import GroupTable
 from paxmux.plugins.storage.scan import read_batches
 from paxmux.plugins.storage.segment import SegmentLog
-from paxmux.plugins.storage.segment_file import SegmentFile
-from tests.storage_model import ACCEPT, IDENTITY, PROMISE, Model, feed, hard_states, workload
+from tests.storage_model import (
+    ACCEPT,
+    IDENTITY,
+    PROMISE,
+    Model,
+    feed,
+    hard_states,
+    workload,
+)
 
 SMALL = 16 << 10
 DEADLINE_S = 30.0
@@ -74,10 +80,12 @@ def test_a_newer_format_is_refused(tmp_path: Path) -> None:
     assert first.read_bytes() == data
 
 
-def test_a_header_with_any_byte_wrong_is_not_read(tmp_path: Path) -> None:
+def test_a_header_with_any_byte_wrong_costs_nothing(tmp_path: Path) -> None:
+    """What is behind it tells the salt, and so whose it is; a newer version is refused before that."""
     path = tmp_path / "log"
     log = opened(path)
     log.recover()
+    log.append([(ACCEPT, 0, 3, 1, 1, b"value")])
     log.close(clean=False)
     first = path / "0000000000.seg"
     image = first.read_bytes()
@@ -85,10 +93,30 @@ def test_a_header_with_any_byte_wrong_is_not_read(tmp_path: Path) -> None:
         data = bytearray(image)
         data[offset] ^= 0x11
         first.write_bytes(data)
-        with pytest.raises((StorageDamaged, DataDirError), match=r"0000000000\.seg"):
-            opened(path)
-    first.write_bytes(image)
-    opened(path).close(clean=False)
+        if 8 <= offset < 12:
+            with pytest.raises(DataDirError, match=r"0000000000\.seg: format version"):
+                opened(path)
+            continue
+        log = opened(path)
+        assert log.recover()[0] == HardState(3, (1, 1), (1, 1), b"value"), offset
+        assert log.doubt() is None
+        log.close(clean=False)
+
+
+def test_a_damaged_segment_of_another_log_is_not_taken_in(tmp_path: Path) -> None:
+    path, other = tmp_path / "log", tmp_path / "other"
+    for place, identity in ((path, IDENTITY), (other, IDENTITY._replace(seat=1))):
+        log = SegmentLog(place, identity, segment_bytes=16 << 10)
+        log.recover()
+        log.close(clean=False)
+    data = bytearray((other / "0000000000.seg").read_bytes())
+    data[60] ^= 1
+    (path / "0000000000.seg").write_bytes(data)
+    shutil.rmtree(path / "index")
+    log = opened(path)
+    with pytest.raises(StorageDamaged, match=r"no segment can be read: .*0000000000\.seg"):
+        log.recover()
+    log.close(clean=False)
 
 
 def test_a_segment_under_another_number_is_not_read(tmp_path: Path) -> None:
@@ -274,77 +302,6 @@ def test_leftovers_of_an_unfinished_segment_are_removed(tmp_path: Path) -> None:
     (path / "0000000007.seg.tmp").write_bytes(b"half")
     opened(path).close(clean=False)
     assert not list(path.glob("*.tmp"))
-
-
-class NoRoom:
-    """Segments that cannot be made, until they can."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.full = True
-        self.attempts = 0
-        self._make = segment_file.create_segment
-        monkeypatch.setattr(reserver, "create_segment", self.make)
-        monkeypatch.setattr(reserver, "RETRY_S", 0.01)
-
-    def make(
-        self,
-        directory: Path,
-        identity: LogIdentity,
-        number: int,
-        size: int,
-        pause: Callable[[], bool],
-        fill: Callable[[], bool],
-    ) -> SegmentFile:
-        self.attempts += 1
-        if self.full:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        return self._make(directory, identity, number, size, pause, fill=fill)
-
-
-def test_no_room_is_said_ahead_and_goes_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    disk = NoRoom(monkeypatch)
-    log, model = opened(tmp_path / "log"), Model()
-    log.recover()
-    until(log.healthy, "no room is noticed")
-    assert re.search(r"segment 1 of 16384 bytes: No space left on device", log.healthy() or "")
-    feed(log, [workload(6, i) for i in range(20)], model)
-    assert log.stats()["segments"] == 1
-    until(lambda: disk.attempts > 5, "it is tried again")
-    disk.full = False
-    until(lambda: log.healthy() is None, "room is noticed")
-    feed(log, [workload(6, i, large=2000) for i in range(20, 100)], model)
-    assert log.stats()["segments"] > 2
-    model.check(log)
-    log.close(clean=True)
-
-
-def test_no_room_is_fatal_only_when_it_is_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    disk = NoRoom(monkeypatch)
-    log, model = opened(tmp_path / "log"), Model()
-    log.recover()
-    with pytest.raises(StorageFailed, match=r"no room for the log to go on.*No space left"):
-        feed(log, [workload(7, i, large=2000) for i in range(100)], model)
-    assert len(model.batches) > 5
-    disk.full = False
-    with pytest.raises(StorageFailed, match="no room"):
-        log.append(workload(7, 0))
-    log.close(clean=True)
-    log = opened(tmp_path / "log")
-    assert log.recover() == hard_states(model.records())
-    log.close(clean=True)
-
-
-def test_room_that_comes_back_in_time_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The last attempt is made when the space is needed, not at the last retry."""
-    disk = NoRoom(monkeypatch)
-    monkeypatch.setattr(reserver, "RETRY_S", 3600.0)
-    log, model = opened(tmp_path / "log"), Model()
-    log.recover()
-    until(log.healthy, "no room is noticed")
-    disk.full = False
-    feed(log, [workload(8, i, large=2000) for i in range(100)], model)
-    model.check(log)
-    log.close(clean=True)
 
 
 def test_a_directory_that_cannot_be_made_is_named(tmp_path: Path) -> None:

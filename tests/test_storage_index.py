@@ -23,7 +23,17 @@ from paxmux.plugins.storage.index import Index
 from paxmux.plugins.storage.place import IndexUnusable
 from paxmux.plugins.storage.segment import SegmentLog
 from tests.lmdb_disk import NO_WRITE, broken, descriptors_of
-from tests.storage_model import ACCEPT, IDENTITY, LEARNED, PROMISE, Model, feed, hard_states, workload
+from tests.storage_model import (
+    ACCEPT,
+    IDENTITY,
+    LEARNED,
+    PROMISE,
+    RELEASED,
+    Model,
+    feed,
+    hard_states,
+    workload,
+)
 
 SEGMENT_BYTES = 64 << 10
 
@@ -94,7 +104,7 @@ def another_log(path: Path) -> None:
     shutil.rmtree(path / "index")
     Index(path, IDENTITY._replace(seat=9)).close()
     index = Index(path, IDENTITY._replace(seat=9))
-    index.write([], [], 1 << 32, 0, 0)
+    index.write([], [], 1 << 32, 0, 0, False)
     index.close()
 
 
@@ -490,6 +500,27 @@ def test_slices_are_bounded_and_a_round_ends(tmp_path: Path) -> None:
     assert all(table.find(g, n * CHUNK) == 1000 + n for g in range(groups) for n in range(chunks))
     assert table.find(0, 7) == 3000
     assert table.find(0, 8) == table.find(0, 10**12) == table.find(77, 0) == 0
+    index.close()
+
+
+def test_a_group_that_is_released_in_a_round_and_comes_back_is_stored_once(tmp_path: Path) -> None:
+    """It has changed before the round and again since: what waits of it must not be taken twice."""
+    clock = Clock()
+    index = Index(tmp_path, IDENTITY)
+    table = GroupTable(index.chunk)
+    work = Flusher(table, index, clock)
+    # More than a slice takes, so that the round goes on after the first one.
+    for number in range(2 * SLICE_CHUNKS):
+        table.note([(LEARNED, 0, number * CHUNK, 1, 1, b"")], [1000 + number])
+    table.note([(LEARNED, 1, 0, 1, 1, b"")], [5000])
+    assert work.slice(6000) == 0.0
+    table.note([(RELEASED, 1, 0, 0, 0, b""), (LEARNED, 1, 0, 1, 1, b"")], [6001, 6002])
+    while work.slice(6000) == 0.0:
+        continue
+    table.note([(LEARNED, 1, 1, 1, 1, b""), (LEARNED, 1, CHUNK, 1, 1, b"")], [6003, 6004])
+    assert work.finish(7000)
+    assert table.waiting_chunks == 0
+    assert [table.find(1, instance) for instance in (0, 1, CHUNK)] == [6002, 6003, 6004]
     index.close()
 
 

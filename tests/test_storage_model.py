@@ -17,7 +17,17 @@ from paxmux.plugins.storage import flusher
 from paxmux.plugins.storage.memory import MemoryLog
 from paxmux.plugins.storage.segment import SegmentLog
 from tests.storage_disk import Disk
-from tests.storage_model import ACCEPT, DECIDED, IDENTITY, LEARNED, PROMISE, Model, hard_states
+from tests.storage_model import (
+    ACCEPT,
+    DECIDED,
+    FORGOTTEN,
+    IDENTITY,
+    LEARNED,
+    PROMISE,
+    RELEASED,
+    Model,
+    hard_states,
+)
 
 # Instances far enough apart to lie in many chunks of the index, near enough to meet again.
 INSTANCES = st.one_of(st.integers(0, 12), st.integers(0, 12).map(lambda n: n * 127), st.integers(0, 2000))
@@ -34,7 +44,14 @@ RECORDS: st.SearchStrategy[Record] = st.one_of(
         st.integers(1, 3),
         VALUES,
     ),
-    st.tuples(st.just(DECIDED), st.integers(0, 2), INSTANCES, st.just(0), st.just(0), st.just(b"")),
+    st.tuples(
+        st.sampled_from((DECIDED, FORGOTTEN)),
+        st.integers(0, 2),
+        INSTANCES,
+        st.just(0),
+        st.just(0),
+        st.just(b""),
+    ),
 )
 
 
@@ -51,6 +68,10 @@ class History(RuleBasedStateMachine):
     def append(self, records: list[Record]) -> None:
         self.log.append(records)
         self.model.batches.append(records)
+
+    @rule(group=st.integers(0, 2))
+    def release(self, group: int) -> None:
+        self.append([(RELEASED, group, 0, 0, 0, b"")])
 
     @rule()
     def sync(self) -> None:

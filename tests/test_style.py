@@ -143,3 +143,15 @@ def test_swallowing_is_told_from_handling(handler: str, swallowed: bool) -> None
 def test_the_files_are_found() -> None:
     tops = {place(file).split("/")[0] for file in text_files()}
     assert {*FOLDERS, "README.md", "pyproject.toml"} <= tops
+
+
+@pytest.mark.parametrize(
+    ("folder", "page"), [("shards", "ARCHITECTURE.md"), ("plugins/storage", "plugins/storage/README.md")]
+)
+def test_each_module_has_its_place_on_the_page(folder: str, page: str) -> None:
+    root = Path(__file__).parent.parent
+    words = (root / page).read_text(encoding="utf-8")
+    names = [path.name for path in sorted((root / folder).glob("*.py")) if path.name != "__init__.py"]
+    assert len(names) > 10
+    missing = [name for name in names if f"`{name}`" not in words]
+    assert not missing, f"{page} does not say what these are for: {missing}"

@@ -11,6 +11,7 @@ import select
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,7 +19,7 @@ from paxmux.engine.errors import Code, PaxmuxError
 from paxmux.engine.frame import parse_header
 from paxmux.engine.options import LimitOptions, ProposalOptions, TimerOptions
 from paxmux.engine.paxos import value as values
-from paxmux.engine.paxos.effects import ACCEPT, DECIDED, LEARNED, PROMISE, RELEASED, Record
+from paxmux.engine.paxos.effects import ACCEPT, DECIDED, LEARNED, PROMISE, RELEASED, Effects, Record
 from paxmux.engine.paxos.quorum import Members
 from paxmux.engine.paxos.timers import MS
 from paxmux.engine.state_machine import StateMachine
@@ -28,7 +29,7 @@ from paxmux.shards import applier, arrival, departure, handover
 from paxmux.shards.boot import MoveTold
 from paxmux.shards.handover import Begin, HandoverLost, HandoverSocket, LetGo, State, Values
 from paxmux.shards.pending import NEVER_NS
-from paxmux.shards.requests import Batch, CallKind, Reply
+from paxmux.shards.requests import OF_NO_GROUP, Batch, CallKind, Reply
 from paxmux.shards.slice import GroupMaker, Identity, build_turn
 from paxmux.shards.transit import Transit
 
@@ -237,7 +238,7 @@ def test_let_go_at_every_moment(old: int, turns: int) -> None:
     # The power goes: what the target was complete with is all there.
     assert target.log.disk.synced == len(target.log.disk.batches)
     target.order(CallKind.TAKE_UP)
-    source.order(CallKind.LEAVE)
+    source.transit.leave(GROUP)
     until(lambda: len(source.replies) + len(target.replies) == 10, source, target)
     for _ in range(5):
         source.loop()
@@ -318,7 +319,7 @@ def let_go_after(rounds: int, world: Three, back: bool) -> None:
     if back:
         target.transit.end(GROUP, MOVE)
     else:
-        source.order(CallKind.LEAVE)
+        source.transit.leave(GROUP)
     winner.order(CallKind.TAKE_UP)
     knows = winner.turn.groups[GROUP].forwarder
     assert (knows.known_from, knows.marks, knows.taken) == knew
@@ -390,7 +391,7 @@ def test_what_is_handed_over_is_durable_before() -> None:
     begin(source, target)
     until(lambda: target.says("near"), source, target)
     source.turn.groups[GROUP].acceptor.promise(0, (11, 9), source.turn.fx)
-    source.transit._let_go(GROUP)
+    source.transit._let_go(GROUP, MOVE)
     going = source.transit._departures[GROUP]
     source.transit.after_turn(source.now)
     assert not going.handed_over, "the promise waits for the next turn"
@@ -414,7 +415,7 @@ def test_the_target_has_the_votes_of_the_source() -> None:
     # As a peer's Prepare of this moment would: promised, and not synced when the group is let go.
     source.turn.groups[GROUP].acceptor.promise(2, (11, 9), source.turn.fx)
     gone = HardState(2, (11, 9), (4, NODE), value)
-    source.transit._let_go(GROUP)
+    source.transit._let_go(GROUP, MOVE)
     until(lambda: target.says("complete"), source, target)
     assert source.log.disk.synced == len(source.log.disk.batches)
     for half in (source, target):
@@ -501,6 +502,110 @@ def test_a_log_without_room_takes_nothing_in() -> None:
     assert target.told[-1].reason == "no room for the next segment"
 
 
+class Hurt:
+    """A worker of a node with two more members, whose log has 30 values, and another worker."""
+
+    def __init__(self, *damaged: int) -> None:
+        """`damaged`: the instances whose values are."""
+        seats = {NODE: SEAT, 8: SEAT, 9: SEAT}
+        log = prefilled(30)
+        for instance in damaged:
+            log.disk.spoil(GROUP, instance)
+        self.source = Half(0, True, log=log, seats=seats, machines=(Counter,))
+        self.target = Half(1, False, seats=seats, machines=(Counter,))
+
+    def broken(self) -> str:
+        """A move begins, and breaks: what the node is told."""
+        begin(self.source, self.target)
+        until(lambda: self.source.says("broken"), self.source, self.target)
+        assert not self.source.transit.active
+        assert GROUP in self.source.turn.groups
+        return self.source.told.pop().reason
+
+
+def test_a_group_in_doubt_stays_until_it_votes_again() -> None:
+    hurt = Hurt()
+    hurt.source.log.close(clean=True)
+    hurt.source.log.disk.forget("a bad batch", 1)
+    hurt.source = source = Half(0, True, log=hurt.source.log.reopen(), seats={NODE: SEAT, 8: SEAT, 9: SEAT})
+    assert "gives no votes for now, and can move once it does: promises may be lost" in hurt.broken()
+    doubt = source.turn.groups[GROUP].doubt
+    for peer in (8, 9):
+        doubt.on_reply(peer, doubt.nonce, (3, 8), 0, source.now, source.turn.fx)
+    source.loop()
+    hurt.target = target = Half(1, False, seats={NODE: SEAT, 8: SEAT, 9: SEAT})
+    begin(source, target)
+    source.order(CallKind.LET_GO)
+    until(lambda: target.says("complete"), source, target)
+    target.order(CallKind.TAKE_UP)
+    assert target.turn.groups[GROUP].voter
+    target.log.crash()
+    assert not target.log.reopen().recover()[GROUP].suspect
+
+
+def test_a_group_without_its_last_value_stays_until_it_has_it() -> None:
+    assert "can move once it does: what it has accepted or learned is damaged" in Hurt(29).broken()
+
+
+def test_a_group_that_asks_for_lost_values_stays_until_it_has_them() -> None:
+    hurt = Hurt(3)
+    until(lambda: hurt.source.turn.repairs.lost, hurt.source)
+    assert "can move once it has all its values again: 1 lost values" in hurt.broken()
+
+
+@pytest.mark.parametrize("let_go", [False, True])
+def test_damage_that_is_found_on_the_way_breaks_the_move_and_is_repaired(let_go: bool) -> None:
+    hurt = Hurt()
+    source, target = hurt.source, hurt.target
+    until(lambda: source.turn.appliers[GROUP].next == 30, source)
+    begin(source, target)
+    source.log._damaged |= {(GROUP, 20), (GROUP, 29)}
+    if let_go:
+        source.order(CallKind.LET_GO)
+    until(lambda: source.says("broken"), source, target)
+    assert "instance 20: damaged" in source.told[-1].reason
+    if let_go:
+        source.order(CallKind.TAKE_UP)
+        assert source.says("hosted")
+        group = source.turn.groups[GROUP]
+        assert (group.instance, group.doubt.floor, group.voter) == (29, 30, False)
+    else:
+        assert list(source.turn.repairs.lost[GROUP].wanted) == [20]
+    until(lambda: not target.transit.active, target)
+    target.loop()
+    target.log.close(clean=True)
+    assert target.log.reopen().recover() == {}
+
+
+def test_a_sound_group_stays_sound_in_a_log_that_has_lost_something() -> None:
+    hurt = Hurt()
+    hurt.target.log.close(clean=True)
+    hurt.target.log.disk.forget("a bad batch", 0)
+    seats = {NODE: SEAT, 8: SEAT, 9: SEAT}
+    source, target = hurt.source, Half(1, False, log=hurt.target.log.reopen(), seats=seats)
+    begin(source, target)
+    until(lambda: target.says("near"), source, target)
+    source.order(CallKind.LET_GO)
+    until(lambda: target.says("complete"), source, target)
+    target.order(CallKind.TAKE_UP)
+    assert target.turn.groups[GROUP].voter
+    target.log.crash()
+    again = target.log.reopen()
+    assert not again.recover()[GROUP].suspect
+    assert again.doubt() == "a bad batch"
+
+
+def test_a_group_that_has_come_to_lack_something_is_not_let_go() -> None:
+    hurt = Hurt(3)
+    turn = hurt.source.turn
+    until(lambda: turn.repairs.lost, hurt.source)
+    hurt.source.order(CallKind.LET_GO)
+    assert hurt.source.says("broken")
+    assert "once it has all its values again" in hurt.source.told[-1].reason
+    assert GROUP in turn.groups
+    assert list(turn.repairs.lost) == [GROUP]
+
+
 def test_orders_that_make_no_sense_are_refused() -> None:
     source, target = Half(0, True), Half(1, False)
     ours, theirs = socket.socketpair()
@@ -510,7 +615,7 @@ def test_orders_that_make_no_sense_are_refused() -> None:
     assert source.says("broken")
     with pytest.raises(PaxmuxError, match="is to be taken up, and is not here"):
         target.order(CallKind.TAKE_UP)
-    target.order(CallKind.LEAVE)
+    target.transit.leave(GROUP)
     target.order(CallKind.LET_GO)
     source.order(CallKind.TAKE_UP)
     assert source.says("hosted"), "it is hosted already"
@@ -522,12 +627,116 @@ def test_the_loop_is_woken_for_what_is_on_its_way() -> None:
         target.transit.watch(poll)
         begin(source, target)
         assert poll.poll(0) == [], "nothing has come"
+        target.loop()
         source.loop()
         until(lambda: source.turn.appliers[GROUP].next > 10, source)
         assert poll.poll(1), "the first values"
         until(lambda: target.says("near"), source, target)
         target.transit.end(GROUP, MOVE)
         assert poll.poll(0) == []
+
+
+def test_a_fenced_group_stays() -> None:
+    """It would begin again there as if nothing had been found out."""
+    source, target = Half(0, True), Half(1, False)
+    begin(source, target)
+    until(lambda: target.says("near"), source, target)
+    source.turn.groups[GROUP].inquiry.fenced = "a majority has another history"
+    source.order(CallKind.LET_GO)
+    assert "is fenced here" in source.told[-1].reason
+    until(lambda: not target.transit.active, source, target)
+    source.order(CallKind.TAKE_UP)
+    assert source.told[-1].what == "hosted"
+    assert source.turn.groups[GROUP].inquiry.fenced == "a majority has another history"
+    begin(source, target)
+    assert source.told[-1].what == "broken"
+
+
+def test_the_end_of_a_move_is_said_when_everything_is_closed() -> None:
+    source, target = Half(0, True), Half(1, False)
+    begin(source, target)
+    source.loop(proposals(1, 1, smid=2))
+    until(lambda: target.says("near"), source, target)
+    source.order(CallKind.LET_GO)
+    until(lambda: target.says("complete"), source, target)
+    assert Kept.open == 1
+
+    def told(message: MoveTold) -> None:
+        assert (message.what, Kept.open) == ("ended", 0)
+        target.told.append(message)
+
+    target.transit._tell = told
+    target.transit.end(GROUP, MOVE)
+    target.transit.end(GROUP, MOVE)
+    assert [message.what for message in target.told][-2:] == ["ended", "ended"]
+
+
+def test_what_is_about_the_whole_worker_goes_with_no_group() -> None:
+    calls = Half(0, True).turn.calls
+    whole = [(seq, kind, 0, NEVER_NS, 0, b"") for seq, kind in enumerate(OF_NO_GROUP)]
+    mine = (7, CallKind.QUERY, 0, NEVER_NS, 0, b"")
+    calls.take([*whole, mine], Effects())
+    assert calls.take_out(0) == [mine]
+    assert len(calls._calls) == len(OF_NO_GROUP) == 2
+
+
+class Worked:
+    """In place of an applier: each instance takes some time."""
+
+    def __init__(self, each: int) -> None:
+        self.machines = {1: None}
+        self.each = each
+        self.now = self.next = 0
+        self.slices: list[int] = []
+
+    def replay(self, end: int) -> bool:
+        self.slices.append(end - self.next)
+        self.now += (end - self.next) * self.each
+        self.next = end
+        return False
+
+
+@pytest.mark.parametrize(("each", "expected"), [(10 * MS, 1), (MS, 4), (1000, 256)])
+def test_other_groups_wait_for_short_slices_alone(each: int, expected: int) -> None:
+    work = Worked(each)
+    applied: Any = work
+    pace = arrival.Pace(lambda: work.now)
+    for _ in range(5):
+        assert not pace.replay(applied, 0)
+    while pace.replay(applied, 2000):
+        continue
+    assert work.next == 2000
+    assert max(work.slices) == expected
+    assert work.slices[5:8] == [min(count, expected) for count in (1, 2, 4)]
+
+
+def test_when_a_group_is_near() -> None:
+    """Few values to come, and little time to execute; or it has not come nearer for long."""
+    target = Half(1, False)
+    clock = [0]
+    pace_ms = 5
+    one, two = (HandoverSocket(end.detach()) for end in socket.socketpair())
+    coming = arrival.Arrival(GROUP, MOVE, one, target.log, target.transit._build, lambda: clock[0])
+    coming._pace.each = pace_ms * MS
+    assert not coming._is_near(0), "nobody has said how much there is"
+    coming._left = 1
+    assert coming._is_near(2)
+    assert not coming._is_near(3)
+    coming._pace.each = 11 * MS
+    assert not coming._is_near(2)
+    coming._pace.each = pace_ms * MS
+    coming._left = 4
+    assert not coming._is_near(0)
+    coming._nearest = -1
+    for behind in range(300, 199, -1):
+        clock[0] += arrival.PATIENCE_NS // 2
+        assert not coming._is_near(behind), "it comes nearer"
+    clock[0] += arrival.PATIENCE_NS + 1
+    assert coming._is_near(200)
+    with pytest.raises(HandoverLost, match=r"no nearer than 204 instances of 5\.0 ms"):
+        coming._is_near(201)
+    coming.close(machines=True)
+    two.close()
 
 
 # The socket

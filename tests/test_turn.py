@@ -541,7 +541,7 @@ def test_a_turn_replays_one_slice_whatever_the_number_of_groups() -> None:
 
 def test_a_group_that_replays_does_not_keep_the_others_from_answering() -> None:
     turn, _, _ = several(groups=3, instances=600)
-    while 0 in turn._behind:
+    while 0 in turn.backlog.behind:
         turn.run(NOW)
     assert turn.busy
     calls = [

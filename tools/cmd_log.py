@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.text import Text
 
 from paxmux.engine.errors import ExitCode, GroupWrong, InvalidRequest
-from paxmux.plugins.storage.record import OPENING, RELEASED, UPKEEP
+from paxmux.plugins.storage.record import DOUBT, OPENING, RELEASED, SUSPECT, UPKEEP
 from paxmux.plugins.storage.scan import Batch
 from paxmux.tools.arguments import whole
 from paxmux.tools.log.directory import DataDirectory, read_directory
@@ -163,9 +163,9 @@ def _dump(args: argparse.Namespace) -> int:
                     upkeep = bool(event.flags & UPKEEP)
                     for record, at in zip(event.records, event.positions, strict=True):
                         kind, group, instance, _, _, _ = record
-                        # That a group has left is about all of its instances.
-                        inside = low <= instance <= high or kind == RELEASED
-                        wanted = inside and args.group in (None, group) and kind != OPENING
+                        # That a group has left or is suspect is about all of its instances.
+                        inside = low <= instance <= high or kind in (RELEASED, SUSPECT)
+                        wanted = inside and args.group in (None, group) and kind not in (OPENING, DOUBT)
                         if not (wanted or every):
                             continue
                         if args.json:

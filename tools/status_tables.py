@@ -31,6 +31,7 @@ def tables(
     """
     yield _heading(status)
     yield _workers(status, rates)
+    yield _logs(status)
     yield _peers(status)
     yield _rings(status)
     yield _pending(status)
@@ -99,6 +100,9 @@ def _workers(status: Status, rates: dict[int, float] | None) -> RenderableType:
     for row in status["workers"]:
         number, counters = row["worker"], row["counters"] or {}
         good = row["state"] == "serving"
+        state = Text(row["state"] if good else f"{row['state']}: {row['reason']}", "green" if good else "red")
+        if good and counters.get("no_room"):
+            state = Text("no room in the log: refuses", "red")
         table.add_row(
             str(number),
             str(row["pid"] or "-"),
@@ -109,7 +113,23 @@ def _workers(status: Status, rates: dict[int, float] | None) -> RenderableType:
             _count(counters.get("values_applied")),
             "-" if rates is None or number not in rates else f"{rates[number]:,.0f}",
             _count(counters.get("syncs")),
-            Text(row["state"] if good else f"{row['state']}: {row['reason']}", "green" if good else "red"),
+            state,
+        )
+    return table
+
+
+def _logs(status: Status) -> RenderableType:
+    table = _table("logs", "worker", "lives", "on disk", "limit", "segments", "removed", "cleaner:")
+    for row in status["workers"]:
+        counters = row["counters"] or {}
+        table.add_row(
+            str(row["worker"]),
+            _size(counters.get("live_bytes")),
+            _size(counters.get("disk_bytes")),
+            _size(status["log_max_bytes"]),
+            _count(counters.get("segments")),
+            _count(counters.get("removed_segments")),
+            Text("runs", "green") if status["cleaning"] else Text("paused", "yellow"),
         )
     return table
 
@@ -178,8 +198,9 @@ def _group_summary(status: Status) -> RenderableType:
         text.append(f", {behind} groups still execute", "yellow")
     if stopped:
         text.append(f", state machines stopped in groups {stopped}", "red")
-    for key, value, words in (("durable", False, "not synced"), ("promise_lost", True, "promise lost in")):
-        found = [row["group"] for row in rows if row[key] is value]
+    unsynced = [row["group"] for row in rows if not row["durable"]]
+    suspect = [row["group"] for row in rows if row["suspect"] is not None]
+    for words, found in (("not synced", unsynced), ("promises may be lost in", suspect)):
         if found:
             text.append(f", {words} groups {found}", "yellow")
     return text
@@ -190,6 +211,7 @@ def _groups(status: Status) -> RenderableType:
         "groups",
         "group",
         "worker",
+        "first",
         "instance",
         "applied",
         "round",
@@ -203,15 +225,18 @@ def _groups(status: Status) -> RenderableType:
         round_, holder = row["promised"]
         remark = Text("ballot held", "green") if row["holds_ballot"] else Text("")
         if not row["voter"]:
-            words = "only learns: may have forgotten promises" if row["promise_lost"] else "only learns"
-            remark = Text(words, "yellow")
+            remark = Text("only learns", "yellow")
         elif not row["durable"]:
             remark.append(", not synced" if remark else "not synced", "yellow")
+        for lacking in (row["repairing"], row["suspect"]):
+            if lacking is not None:
+                remark = Text(lacking, "yellow" if row["voter"] else "red")
         for reason in row["stopped"].values():
             remark = Text(reason, "red")
         table.add_row(
             str(row["group"]),
             str(row["worker"]),
+            _count(row["first"]),
             _count(row["instance"]),
             _count(row["applied"]),
             str(round_),
@@ -225,6 +250,10 @@ def _groups(status: Status) -> RenderableType:
 
 def _count(value: int | None) -> str:
     return "-" if value is None else f"{value:,}"
+
+
+def _size(size: int | None) -> str:
+    return "-" if size is None else f"{size / 1e6:,.1f} MB"
 
 
 def _pairs(counts: dict[str, int]) -> str:

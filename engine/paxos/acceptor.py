@@ -1,6 +1,6 @@
 """The acceptor: promises and accepts, and never takes either back.
 
-Its two methods change the state and add the record that makes the change durable; whoever calls
+Its methods change the state and add the record that makes the change durable; whoever calls
 them may answer positively only after that record's sync (`Effects.after`). The promise carries over
 from instance to instance: that is what makes it safe to skip Prepare.
 """
@@ -8,7 +8,7 @@ from instance to instance: that is what makes it safe to skip Prepare.
 from __future__ import annotations
 
 from paxmux.engine.paxos.ballot import NULL, Ballot
-from paxmux.engine.paxos.effects import ACCEPT, PROMISE, Effects
+from paxmux.engine.paxos.effects import ACCEPT, CLEARED, PROMISE, Effects
 
 
 class Acceptor:
@@ -48,6 +48,11 @@ class Acceptor:
         self.value = value
         fx.records.append((ACCEPT, self.index, instance, ballot[0], ballot[1], value))
         return NULL
+
+    def clear(self, instance: int, highest: Ballot, fx: Effects) -> None:
+        """Nothing that was promised can be forgotten any more: `highest` is at least what was."""
+        self.promised = max(self.promised, highest)
+        fx.records.append((CLEARED, self.index, instance, *self.promised, b""))
 
     def advance(self) -> None:
         """The instance is decided: forget what was accepted, keep the promise."""

@@ -25,7 +25,7 @@ Record = tuple[int, int, int, int, int, bytes]
 """(kind, group, instance, round, node, value): a plain tuple, since workers write 100,000 a second.
 Instances are below 2**63, groups below 2**16, rounds and nodes below 2**64."""
 
-PROMISE, ACCEPT, LEARNED, DECIDED, FORGOTTEN, RELEASED = 1, 2, 3, 4, 5, 6
+PROMISE, ACCEPT, LEARNED, DECIDED, FORGOTTEN, RELEASED, CLEARED, SUSPECT = 1, 2, 3, 4, 5, 6, 7, 8
 """Kinds of record; `engine.storage.RecordKind` says what each means. The numbers are on disk."""
 
 Decided = tuple[int, int, list[Entry], "dict[int, Owned] | None"]
@@ -64,6 +64,7 @@ class Effects:
         "eager",
         "expired",
         "fenced",
+        "mends",
         "now",
         "prepares",
         "readable",
@@ -72,6 +73,7 @@ class Effects:
         "rejects",
         "resends",
         "serve",
+        "sound",
         "suspects",
         "synced",
         "wake_at",
@@ -99,6 +101,10 @@ class Effects:
         """(peer, group, instance): send the peer decided values from there on."""
         self.chain_reads: list[tuple[int, int, int]] = []
         """(peer, group, instance): tell the peer the chain below that instance, from the log."""
+        self.mends: list[tuple[int, int, int, int]] = []
+        """(peer, group, first, count): send the peer these decided values, which its log has lost."""
+        self.sound: list[Group] = []
+        """Groups that were in doubt, and vote again."""
         self.suspects: list[Group] = []
         """Groups whose decisions differ from a peer's: they must check their own log."""
         self.eager = False

@@ -15,6 +15,7 @@ from zlib import crc32
 from paxmux.engine.paxos import value as values
 from paxmux.engine.paxos.acceptor import Acceptor
 from paxmux.engine.paxos.ballot import NULL, Ballot
+from paxmux.engine.paxos.doubt import Doubt
 from paxmux.engine.paxos.effects import Effects
 from paxmux.engine.paxos.forwarder import Forwarder
 from paxmux.engine.paxos.inquiry import Inquiry
@@ -45,6 +46,7 @@ class Group:
         "batch",
         "bounds",
         "chain",
+        "doubt",
         "early_accept",
         "early_prepare",
         "expire_at",
@@ -62,6 +64,7 @@ class Group:
         "proposer",
         "reader",
         "rng",
+        "seated",
         "timers",
         "tried",
         "tries",
@@ -83,17 +86,22 @@ class Group:
         accepted: Ballot = NULL,
         value: bytes = b"",
         chain: values.Chain = values.FIRST,
+        suspect: str | None = None,
+        decided: int = 0,
+        floor: int = 0,
+        kept: tuple[Ballot, bytes] | None = None,
         timers: Timers = DEFAULT_TIMERS,
         bounds: Bounds = DEFAULT_BOUNDS,
     ) -> None:
         """`instance` to `value`: the hard state that the log gave back. `chain`: of what is decided below
-        `instance`. `now` in ns."""
+        `instance`. `suspect` to `kept`: what the log has lost, see `Doubt`. `now` in ns."""
         self.index = index
         self.me = me
         self.incarnation = incarnation
         self.members = members
         self.peers = [node for node in members.seats if node != me]
-        self.voter = members.seated(me, seat)
+        self.seated = members.seated(me, seat)
+        """Whether this node is a member."""
         self.rng = rng
         self.timers = timers
         self.bounds = bounds
@@ -120,6 +128,9 @@ class Group:
         self.forwarder = Forwarder(self)
         self.reader = Reader(self)
         self.inquiry = Inquiry(self)
+        self.doubt = Doubt(self, suspect, decided, floor, kept)
+        self.voter = self.seated and not self.doubt.active
+        """Whether it votes: it does not while it is in doubt, nor once it is fenced."""
 
     def start(self, now: int, fx: Effects) -> None:
         """First step after the log was read: ask where the others are, finish what was left open."""
@@ -319,6 +330,8 @@ class Group:
         self.acceptor.advance()
         self.learner.advance()
         self.proposer.advance(now, fx, own_ballot=own_ballot)
+        if not self.voter:
+            self.doubt.advance(now, fx)
         if self.own or self.forwarder.taken or self.early_prepare or self.early_accept:
             fx.ready.append(self)
         if self.reader.rounds:
@@ -357,6 +370,7 @@ class Group:
             self.proposer.on_timer(now, fx),
             self.learner.on_timer(now, fx),
             self.reader.on_timer(now, fx),
+            self.doubt.on_timer(now, fx),
             self.expire_at,
         )
 

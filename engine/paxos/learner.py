@@ -75,7 +75,7 @@ class Learner:
             self.ask(sender, now, fx)
         elif instance < g.instance:
             fx.now.peer(sender).positions.append(g.position())
-        elif chain != g.chain:
+        elif chain != g.chain and g.chain:
             g.inquiry.suspect(now, fx)
 
     def on_ask(self, sender: int, instance: int, now: int, fx: Effects) -> None:
@@ -89,12 +89,18 @@ class Learner:
         elif instance > g.instance and g.members.seats.get(sender) is not None:
             self.ask(sender, now, fx)  # reach: asked-by-one-ahead
 
+    def on_mend_ask(self, sender: int, first: int, count: int, fx: Effects) -> None:
+        """A peer's log has lost decided values."""
+        g = self.g
+        if first < g.instance and g.inquiry.fenced is None:
+            fx.mends.append((sender, g.index, first, min(count, g.instance - first)))
+
     def on_learned(self, instance: int, round: int, node: int, value: bytes, now: int, fx: Effects) -> None:
         """A decided value from a peer. It is recorded, and says nothing about promises."""
         g = self.g
         if instance != g.instance or g.inquiry.fenced is not None:
             return
-        if values.chain_in(value) != g.chain:
+        if values.chain_in(value) != g.chain and g.chain:
             g.inquiry.suspect(now, fx)
             return
         if g.acceptor.accepted != (round, node) or g.acceptor.value != value:

@@ -57,6 +57,16 @@ ChainAsk = tuple[int, int, int]
 ChainReply = tuple[int, int, int]
 """(group, instance, chain)"""
 
+VowAsk = tuple[int, int]
+"""(group, nonce): the sender may have forgotten promises; what have you promised, and voted in?"""
+
+VowReply = tuple[int, int, int, int, int]
+"""(group, nonce, round, node, free): what the sender has promised, and the first instance without a vote of
+its own."""
+
+MendAsk = tuple[int, int, int]
+"""(group, first, count): the sender's log has lost the values of these decided instances; send them."""
+
 KINDS = (
     "learned",
     "chosen",
@@ -72,6 +82,9 @@ KINDS = (
     "forward_refusals",
     "chain_asks",
     "chain_replies",
+    "vow_asks",
+    "vow_replies",
+    "mend_asks",
 )
 """Order in a frame, and the order in which a receiver handles them: what decides comes first, so
 that an Accept for the next instance finds the group already there."""
@@ -91,6 +104,9 @@ Body = tuple[
     list[ForwardRefusal],
     list[ChainAsk],
     list[ChainReply],
+    list[VowAsk],
+    list[VowReply],
+    list[MendAsk],
 ]
 """One batch of messages as it travels: the lists in the order of `KINDS`."""
 
@@ -115,6 +131,9 @@ class Batch:
         self.forward_refusals: list[ForwardRefusal] = []
         self.chain_asks: list[ChainAsk] = []
         self.chain_replies: list[ChainReply] = []
+        self.vow_asks: list[VowAsk] = []
+        self.vow_replies: list[VowReply] = []
+        self.mend_asks: list[MendAsk] = []
 
     def body(self) -> Body:
         """The lists, in wire order; not copied."""
@@ -133,6 +152,9 @@ class Batch:
             self.forward_refusals,
             self.chain_asks,
             self.chain_replies,
+            self.vow_asks,
+            self.vow_replies,
+            self.mend_asks,
         )
 
     def __bool__(self) -> bool:

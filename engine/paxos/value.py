@@ -35,6 +35,9 @@ Chain = bytes
 FIRST: Chain = bytes(4)
 """The chain of the first instance."""
 
+UNKNOWN: Chain = b""
+"""Of an instance whose predecessor is lost here."""
+
 
 def chain_in(value: bytes) -> Chain:
     """The chain that a value claims; not four bytes if it is too short to be a value."""

@@ -60,7 +60,7 @@ class Directory:
             raise DataDirError(f"{path}: {error.strerror}") from error
         try:
             refuse_other(path, SEGMENTS)
-            self.segments = load_segments(path, identity)
+            self.segments, self.lost = load_segments(path, identity)
             self.mark = read_mark(path, identity)
         except OSError as error:
             self._lock.release()
@@ -120,6 +120,12 @@ class Directory:
     def discarding_bytes(self) -> int:
         """See `Place.discarding_bytes`."""
         return self._reserver.unwanted_bytes()
+
+    def drop_cache(self, segment: SegmentFile, offset: int, length: int) -> None:
+        """See `Place.drop_cache`."""
+        fd = self._fds.get(segment.number)
+        if fd is not None:
+            os.posix_fadvise(fd, offset, length, os.POSIX_FADV_DONTNEED)
 
     def release(self) -> None:
         """See `Place.release`."""

@@ -84,8 +84,8 @@ class Flusher:
     def _step(self, synced: int, now: float) -> bool:
         if self._target is None:
             self._target = synced
-            self._queue, self._table.changed = self._table.changed, self._queue
-            self._queue.reverse()
+            self._queue = list(reversed(self._table.changed))
+            self._table.changed = {}
         try:
             if self.trouble is not None:
                 self._index.reopen()
@@ -96,7 +96,8 @@ class Flusher:
                 return True
             chunks, states, done = self._collect()
             finished = done == len(self._queue)
-            self._index.write(chunks, states, self._target if finished else None, synced, self._table.oldest)
+            table, target = self._table, self._target if finished else None
+            self._index.write(chunks, states, target, synced, table.oldest, table.doubt)
         except IndexUnusable as error:
             return self._failed(str(error), now)
         for group, number, _ in chunks:

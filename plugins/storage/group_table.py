@@ -9,14 +9,16 @@ from __future__ import annotations
 
 from array import array
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final, TypeAlias
 
 from paxmux.engine.storage import Record, StorageDamaged
 from paxmux.plugins.storage.record import (
     ACCEPT,
     CARRIED,
+    CLEARED,
     DECIDED,
+    DOUBT,
     FORGOTTEN,
     HARD_STATE,
     LEARNED,
@@ -25,6 +27,7 @@ from paxmux.plugins.storage.record import (
     OPENING,
     RECORD_BYTES,
     RELEASED,
+    SUSPECT,
 )
 
 CHUNK_BITS: Final = 7
@@ -43,6 +46,14 @@ _WITH_VALUE: Final = frozenset({ACCEPT, LEARNED})
 _EMPTY: Final = array("Q", bytes(8 * CHUNK))
 
 
+AS_THE_LOG: Final = 0
+"""A group is suspect if its log is in doubt,"""
+SOUND: Final = 1
+"""or it is not, since it was cleared,"""
+SUSPECTED: Final = 2
+"""or it is in any case."""
+
+
 class GroupState:
     """One group: its hard state, its current chunk, and older chunks that wait to be stored."""
 
@@ -58,6 +69,7 @@ class GroupState:
         "positions",
         "promised_node",
         "promised_round",
+        "standing",
         "top",
         "waiting",
     )
@@ -72,6 +84,7 @@ class GroupState:
         accepted_at: int = 0,
         first: int = 0,
         live_bytes: int = 0,
+        standing: int = AS_THE_LOG,
     ) -> None:
         self.instance = instance
         self.promised_round = promised_round
@@ -84,6 +97,8 @@ class GroupState:
         """Everything below is forgotten."""
         self.live_bytes = live_bytes
         """About what the value records from `first` on take."""
+        self.standing = standing
+        """Whether promises of this group may be lost."""
         self.number = -1
         """The current chunk: of instances `number * CHUNK` and up. -1: none yet."""
         self.positions: Positions = _EMPTY
@@ -104,12 +119,15 @@ class GroupTable:
             check: called where something is missing in it that is usually there.
         """
         self.groups: dict[int, GroupState] = {}
+        self.doubt = False
+        """Promises may be lost that the log had from groups that nothing else is known of."""
         self.oldest = 0
         """The log said that it needs no segment below this one."""
         self.released: set[int] = set()
         """Groups that were released, and of which the index still has something."""
-        self.changed: list[int] = []
-        """Groups with something to store, in the order in which they changed first."""
+        self.changed: dict[int, None] = {}
+        """Groups with something to store, in the order in which they changed first; each once, also where it
+        was released and has come back."""
         self.waiting_chunks = 0
         """Full or left chunks that wait to be stored, of all groups."""
         self._load = load
@@ -125,10 +143,13 @@ class GroupTable:
                 if kind == OPENING:
                     self.oldest = max(self.oldest, instance)
                     continue
+                if kind == DOUBT:
+                    self.distrust()
+                    continue
                 state = groups[group] = GroupState()
             if not state.changed:
                 state.changed = True
-                self.changed.append(group)
+                self.changed[group] = None
             if kind <= ACCEPT:
                 if round_ > state.promised_round or (
                     round_ == state.promised_round and node > state.promised_node
@@ -155,6 +176,12 @@ class GroupTable:
                 self._release(group)
             elif kind == OPENING:
                 self.oldest = max(self.oldest, instance)
+            elif kind == CLEARED:
+                _clear(state, instance, round_, node)
+            elif kind == SUSPECT:
+                state.standing = SUSPECTED
+            elif kind == DOUBT:
+                self.distrust()
             else:
                 raise StorageDamaged(
                     f"segment {at >> OFFSET_BITS}, offset {at & OFFSET_MASK}: record of unknown kind {kind}"
@@ -166,6 +193,48 @@ class GroupTable:
                     # Another one, or the same again, takes the place of what was there.
                     state.live_bytes += RECORD_BYTES + len(value)
                 state.positions[instance & CHUNK_MASK] = at
+
+    def distrust(self) -> None:
+        """Whatever was promised may be lost, of all groups."""
+        self.doubt = True
+        for group, state in self.groups.items():
+            state.standing = AS_THE_LOG
+            self._change(group, state)
+
+    def skip(self) -> None:
+        """Records are missing here. The values of open instances may have been among them, and what is known
+        instead is not what was decided: better none than a wrong one."""
+        for group, state in self.groups.items():
+            state.accepted_round = state.accepted_node = state.accepted_at = 0
+            self._change(group, state)
+            if self.find(group, state.instance):
+                if state.instance >> CHUNK_BITS != state.number:
+                    self._turn(group, state, state.instance >> CHUNK_BITS)
+                state.positions[state.instance & CHUNK_MASK] = 0
+
+    def suspect(self, state: GroupState) -> bool:
+        """Whether promises of a group may be lost."""
+        return state.standing == SUSPECTED or (self.doubt and state.standing == AS_THE_LOG)
+
+    def holders(self, begin: int, end: int) -> Iterator[tuple[int, int] | None]:
+        """(group, instance) of each value whose newest record lies in [begin, end), in any order; None after
+        each chunk, so that whoever looks can pause."""
+        for group in list(self.groups):
+            state = self.groups.get(group)
+            number = state.first >> CHUNK_BITS if state is not None else 0
+            while (state := self.groups.get(group)) is not None and number <= state.top:
+                found = state.positions if number == state.number else state.waiting.get(number)
+                found = found if found is not None else self._load(group, number)
+                for place, at in enumerate(found or ()):
+                    if begin <= at < end and (number << CHUNK_BITS) + place >= state.first:
+                        yield group, (number << CHUNK_BITS) + place
+                number += 1
+                yield None
+
+    def _change(self, group: int, state: GroupState) -> None:
+        if not state.changed:
+            state.changed = True
+            self.changed[group] = None
 
     def find(self, group: int, instance: int) -> int:
         """Position of the newest value record of an instance; 0: there is none, or it is forgotten."""
@@ -219,8 +288,7 @@ class GroupTable:
         """Nothing is known of the group any more."""
         state = self.groups.pop(group)
         self.waiting_chunks -= len(state.waiting)
-        if group in self.changed:
-            self.changed.remove(group)
+        self.changed.pop(group, None)
         for key in [key for key in self._cache if key[0] == group]:
             del self._cache[key]
         self.released.add(group)
@@ -276,3 +344,13 @@ def _forget(state: GroupState, first: int) -> None:
         # Taken for evenly large: exactly what each value takes is nowhere but in the segments.
         state.live_bytes = state.live_bytes * kept // before if before > 0 else 0
         state.first = first
+
+
+def _clear(state: GroupState, instance: int, round_: int, node: int) -> None:
+    """The group's promises are known again."""
+    state.standing = SOUND
+    if (round_, node) > (state.promised_round, state.promised_node):
+        state.promised_round, state.promised_node = round_, node
+    if instance > state.instance:
+        state.instance = instance
+        state.accepted_round = state.accepted_node = state.accepted_at = 0

@@ -4,8 +4,9 @@ Only a cache of what the segments say, made of synced records alone. Everything 
 anything is wrong it is declared unusable, set aside, and made anew from the segments.
 
     chunks: group u16, chunk number u64, big-endian -> crc u32 | positions u64, native order
-    states: group u16, big-endian                   -> crc u32 | eight integers
-    meta:   b"log"                                  -> crc u32 | version, identity, 3 positions, 2 digests
+    states: group u16, big-endian                   -> crc u32 | eight integers, standing u8
+    meta:   b"log"                                  -> crc u32 | version, identity, 3 positions, 2 digests,
+                                                       doubt u8
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from paxmux.engine.storage import LogIdentity
 from paxmux.plugins.storage.group_table import CHUNK, GroupState, Positions
 from paxmux.plugins.storage.place import IndexUnusable
 
-VERSION: Final = 3
+VERSION: Final = 4
 DIRECTORY: Final = "index"
 SET_ASIDE: Final = "index.bad"
 GUARD: Final = "index.opening"
@@ -40,8 +41,8 @@ DROP_CHUNKS: Final = 1024
 
 _KEY = struct.Struct(">HQ")
 _GROUP = struct.Struct(">H")
-_STATE = struct.Struct("<QQQQQQQQ")
-_META = struct.Struct("<IQQQIQQQII")
+_STATE = struct.Struct("<QQQQQQQQB")
+_META = struct.Struct("<IQQQIQQQIIB")
 _CRC = struct.Struct("<I")
 _META_KEY = b"log"
 _POSITION_BYTES = 8
@@ -64,6 +65,7 @@ class Index:
         self.proven = 0
         """The log was durable up to here when the index was last written."""
         self.oldest = 0
+        self.doubt = False
         self.states: dict[int, GroupState] = {}
         """Hard states as found at opening."""
         self._path = directory / DIRECTORY
@@ -119,6 +121,7 @@ class Index:
         position: int | None,
         proven: int,
         oldest: int,
+        doubt: bool,
     ) -> None:
         """See `StoredIndex.write`."""
         kept = self._tried = self.position if position is None else position
@@ -141,12 +144,13 @@ class Index:
                         state.accepted_at,
                         state.first,
                         state.live_bytes,
+                        state.standing,
                     )
                     self._put(txn, _STATES, key, body, digests)
                     if state.first >= CHUNK:
                         self._delete_chunks(txn, group, state.first // CHUNK, FORGET_CHUNKS, digests)
                 if kept is not None:
-                    self._put_meta(txn, kept, proven, oldest, digests)
+                    self._put_meta(txn, kept, proven, oldest, doubt, digests)
         except lmdb.MapFullError as error:
             self._failed = True
             self._map_bytes = 2 * self._env.info()["map_size"]
@@ -158,6 +162,7 @@ class Index:
         self.position = kept
         self.proven = proven
         self.oldest = oldest
+        self.doubt = doubt
 
     def drop(self, group: int) -> bool:
         """See `StoredIndex.drop`."""
@@ -169,7 +174,7 @@ class Index:
                 txn.delete(key, db=self._states)
                 dropped = self._delete_chunks(txn, group, 1 << 64, DROP_CHUNKS, digests)
                 if self.position is not None:
-                    self._put_meta(txn, self.position, self.proven, self.oldest, digests)
+                    self._put_meta(txn, self.position, self.proven, self.oldest, self.doubt, digests)
         except lmdb.Error as error:
             self._failed = True
             raise self._unusable(f"writing: {error}") from error
@@ -203,9 +208,15 @@ class Index:
         txn.put(key, entry, db=database)
 
     def _put_meta(
-        self, txn: lmdb.Transaction, position: int, proven: int, oldest: int, digests: list[int]
+        self,
+        txn: lmdb.Transaction,
+        position: int,
+        proven: int,
+        oldest: int,
+        doubt: bool,
+        digests: list[int],
     ) -> None:
-        body = _META.pack(VERSION, *self._identity, position, proven, oldest, *digests)
+        body = _META.pack(VERSION, *self._identity, position, proven, oldest, *digests, doubt)
         txn.put(_META_KEY, _sealed(_META_KEY, body), db=self._meta)
 
     def _delete_chunks(
@@ -299,7 +310,7 @@ class Index:
             body = self._checked(_META_KEY, meta)
             if len(body) != _META.size:
                 raise self._unusable(f"it is of another version than {VERSION}")
-            version, cluster, node, seat, log, position, proven, oldest, *digests = _META.unpack(body)
+            version, cluster, node, seat, log, position, proven, oldest, *digests, doubt = _META.unpack(body)
             if version != VERSION:
                 raise self._unusable(f"version {version}, this program writes {VERSION}")
             if LogIdentity(cluster, node, seat, log) != self._identity:
@@ -310,7 +321,7 @@ class Index:
             if self._digest(txn, _STATES) != digests[_STATES]:
                 raise self._unusable("some of its hard states are missing, or are older ones")
         self._digests = digests
-        self.position, self.proven, self.oldest = position, proven, oldest
+        self.position, self.proven, self.oldest, self.doubt = position, proven, oldest, bool(doubt)
 
     def _checked(self, key: bytes, data: bytes) -> bytes:
         body = data[_CRC.size :]

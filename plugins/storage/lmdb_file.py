@@ -152,6 +152,10 @@ class DataFile:
                 self.bytes += step
         self.trouble = None
 
+    def room(self, last_page: int) -> int:
+        """Bytes that a commit finds for sure."""
+        return self.bytes - (last_page + 1) * self.metas.page_bytes
+
     def close(self) -> None:
         """Close it."""
         os.close(self._fd)

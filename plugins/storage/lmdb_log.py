@@ -25,6 +25,7 @@ from paxmux.engine.storage import (
     HardState,
     LogIdentity,
     LogStats,
+    NoRoom,
     Record,
     RecordKind,
     StorageDamaged,
@@ -81,6 +82,7 @@ class LmdbLog:
         create: bool = True,
         max_bytes: int = 0,
         clean_bytes_per_s: int = CLEAN_BYTES_PER_S,
+        scrub_bytes_per_s: int = 0,
     ) -> None:
         """Lock the directory, make it if it is missing, and check and open what is there.
 
@@ -91,6 +93,7 @@ class LmdbLog:
             create: whether `recover` makes the log if it is not there.
             max_bytes, clean_bytes_per_s: as `OpenLog` says. What is forgotten makes room within the file,
                 which never becomes smaller.
+            scrub_bytes_per_s: unused: a start verifies everything.
 
         Raises:
             ValueError: `segment_bytes` is not positive.
@@ -106,6 +109,8 @@ class LmdbLog:
         self._clean_bytes_per_s = clean_bytes_per_s
         self._limit: str | None = None
         """In words: the log is as large as it may be."""
+        self._refused_bytes = 0
+        """What the last commit would have needed that there was no room for, until there is."""
         self._cleaning = True
         self._clean_at = 0.0
         self._create = create
@@ -127,6 +132,7 @@ class LmdbLog:
         self._pending_bytes = 0
         self._readers_at = time.monotonic()
         self._appends = self._syncs = self._records = self._bytes = self._recovered = 0
+        self._damaged = 0
         try:
             path.mkdir(parents=True, exist_ok=True)
             self._lock = DirectoryLock(path)
@@ -193,40 +199,58 @@ class LmdbLog:
                 for key, data in txn.cursor(db=env.states):
                     group, state = open_state(bytes(key), data, where)
                     self._states[group] = state
-                    value = b""
+                    value, lost = b"", False
                     if state.accepted != NULL_BALLOT:
                         value_key = VALUE_KEY.pack(group, state.instance)
                         found = txn.get(value_key, db=env.values)
                         what = f"{where}: value of group {group}, instance {state.instance}"
                         if found is None:
                             raise StorageDamaged(f"{what}: accepted, and missing")
-                        round_, node, value = open_value(value_key, found, where)
+                        try:
+                            round_, node, value = open_value(value_key, found, where)
+                        except StorageDamaged:
+                            # The state says what was voted for; what cannot be read is the value alone.
+                            (round_, node), lost = state.accepted, True
                         if (round_, node) != state.accepted:
                             raise StorageDamaged(
                                 f"{what}: of ballot {(round_, node)}, accepted was {state.accepted}"
                             )
-                    states[group] = HardState(state.instance, state.promised, state.accepted, value)
+                    states[group] = HardState(
+                        state.instance, state.promised, state.accepted, value, state.suspect, lost
+                    )
+                    self._damaged += lost
         except lmdb.Error as error:
             raise StorageDamaged(f"{where}: reading the states: {error}") from error
         if sorted(self._states) != groups:
-            lost = sorted(set(groups).symmetric_difference(self._states))
-            raise StorageDamaged(f"{where}: state of group {lost[0]}: missing, or nobody's")
+            strays = sorted(set(groups).symmetric_difference(self._states))
+            raise StorageDamaged(f"{where}: state of group {strays[0]}: missing, or nobody's")
         self._stored_groups = groups
         self._forgetting = {group for group, state in self._states.items() if state.first}
         self._recovered = len(groups)
         return states, starts
+
+    def doubt(self) -> str | None:
+        """See `Log.doubt`: an undamaged state of each group is there, or the log does not start."""
+        return None
+
+    def damage(self) -> list[tuple[int, int]]:
+        """See `Log.damage`: nobody looks; a start verifies everything."""
+        return []
 
     def append(self, records: Sequence[Record]) -> None:
         """See `Log.append`. The records wait in memory for `sync`, or until there are too many.
 
         Raises:
             ValueError: records that no log can hold; nothing is taken in and the log stays usable.
+            NoRoom: the file has no room for them and cannot grow; nothing is taken in and the log stays
+                usable.
             StorageFailed: a commit failed.
         """
-        self._check()
+        env = self._check()
         if not records:
             return
         check_records(records)
+        self._need_room(env, records)
         states, changed, pending = self._states, self._changed, self._pending
         for record in records:
             group = record[1]
@@ -244,6 +268,18 @@ class LmdbLog:
         self._records += len(records)
         if self._pending_bytes > PENDING_MAX_BYTES:
             self.sync()
+
+    def _need_room(self, env: Environment, records: Sequence[Record]) -> None:
+        size = self._pending_bytes + sum([len(record[5]) + ENTRY_BYTES for record in records])
+        entries = len(self._pending) + len(self._changed) + 2 * len(records)
+        try:
+            needed = size + DIRTY_PAGES * entries * env.page_bytes
+            has_room = env.make_room(needed)
+        except OSError as error:
+            raise self._fail("append", error) from error
+        if not has_room:
+            self._refused_bytes = needed
+            raise NoRoom(env.trouble or f"{self._path}: no room to grow")
 
     def _release(self, group: int) -> None:
         self._states.pop(group, None)
@@ -323,7 +359,13 @@ class LmdbLog:
                     if value is None:
                         if group in self._gone or not cursor.set_key(key):
                             break
-                        value = open_value(key, cursor.value(), where)
+                        try:
+                            value = open_value(key, cursor.value(), where)
+                        except StorageDamaged:
+                            if found:
+                                break
+                            self._damaged += 1
+                            raise
                     left -= len(value[2])
                     if left < 0 and found:
                         break
@@ -346,8 +388,8 @@ class LmdbLog:
             if now >= self._readers_at:
                 self._readers_at = now + READERS_EVERY_S
                 env.forget_killed_readers()
-            if env.trouble is not None:
-                env.make_room(0)
+            if env.trouble is not None and env.make_room(self._refused_bytes):
+                self._refused_bytes = 0
             if self._max_bytes:
                 self._check_limit(env)
             if self._forgetting and self._cleaning:
@@ -394,6 +436,9 @@ class LmdbLog:
             "removed_segments": 0,
             "recovered_records": self._recovered,
             "cut_bytes": 0,
+            "damaged_records": self._damaged,
+            "scrubbed_bytes": 0,
+            "scrub_rounds": 0,
         }
 
     def close(self, *, clean: bool) -> None:

@@ -212,13 +212,18 @@ class Environment:
             stat = txn.stat(self.values)
         return int(stat["psize"] * (stat["leaf_pages"] + stat["overflow_pages"]))
 
-    def make_room(self, needed: int) -> None:
-        """Try to have room for a commit of so many bytes; `trouble` says what came of it.
+    def make_room(self, needed: int) -> bool:
+        """Try to have room for a commit of so many bytes, and some more; `trouble` says what came of it.
+
+        Returns:
+            Whether there is room for this commit.
 
         Raises:
             OSError: the file's length cannot be told or set.
         """
-        self._file.keep_room(self._env.info()["last_pgno"], needed)
+        last_page = self._env.info()["last_pgno"]
+        self._file.keep_room(last_page, needed)
+        return self._file.room(last_page) >= needed
 
     def forget_killed_readers(self) -> None:
         """Give back what readers in other processes left when they were killed."""

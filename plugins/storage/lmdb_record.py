@@ -4,7 +4,7 @@ Numbers in keys are big-endian, so that a group's instances lie in order; those 
 
     values: group u16, instance u64 -> crc u32 | round u64 | node u64 | value
     states: group u16               -> crc u32 | instance u64 | promised: round, node | accepted: round, node
-                                       | first u64
+                                       | first u64 | suspect u8
     about:  b"log"                  -> crc u32 | version u32 | cluster u64 | node u64 | seat u64 | log u32
             b"groups"               -> crc u32 | every group that has a state, u16 each
             b"starts"               -> crc u32 | how often the log was recovered, u64
@@ -41,15 +41,17 @@ GROUP_KEY: Final = struct.Struct(">H")
 _CRC = struct.Struct("<I")
 _VALUE_HEAD = struct.Struct("<IQQ")
 _BALLOT = struct.Struct("<QQ")
-_STATE = struct.Struct("<QQQQQQ")
+_STATE = struct.Struct("<QQQQQQ?")
 _STAMP = struct.Struct("<IQQQI")
 _COUNT = struct.Struct("<Q")
 
 _KINDS: Final = frozenset(map(int, RecordKind))
-_WITH_BALLOT: Final = frozenset({int(RecordKind.PROMISE), int(RecordKind.ACCEPT)})
+_WITH_BALLOT: Final = frozenset({int(RecordKind.PROMISE), int(RecordKind.ACCEPT), int(RecordKind.CLEARED)})
 _WITH_VALUE: Final = frozenset({int(RecordKind.ACCEPT), int(RecordKind.LEARNED)})
 _ACCEPT: Final = int(RecordKind.ACCEPT)
 _FORGOTTEN: Final = int(RecordKind.FORGOTTEN)
+_CLEARED: Final = int(RecordKind.CLEARED)
+_SUSPECT: Final = int(RecordKind.SUSPECT)
 
 Value = tuple[int, int, bytes]
 """(round, node, value)."""
@@ -62,6 +64,7 @@ class GroupState(NamedTuple):
     promised: Ballot
     accepted: Ballot
     first: int
+    suspect: bool = False
 
 
 NEW_STATE: Final = GroupState(0, NULL_BALLOT, NULL_BALLOT, 0)
@@ -86,9 +89,11 @@ def has_value(record: Record) -> bool:
 def state_after(state: GroupState, record: Record) -> GroupState:
     """A group's state after one more of its records, but for the one that releases it."""
     kind, _, instance, round_, node, _ = record
-    current, promised, accepted, first = state
+    current, promised, accepted, first, suspect = state
     if kind == _FORGOTTEN:
         return state._replace(first=max(first, instance))
+    if kind == _SUSPECT:
+        return state._replace(suspect=True)
     if kind in _WITH_BALLOT:
         promised = max(promised, (round_, node))
     else:
@@ -97,7 +102,7 @@ def state_after(state: GroupState, record: Record) -> GroupState:
         current, accepted = instance, NULL_BALLOT
     if kind == _ACCEPT and instance == current:
         accepted = (round_, node)
-    return GroupState(current, promised, accepted, first)
+    return GroupState(current, promised, accepted, first, suspect and kind != _CLEARED)
 
 
 def seal_value(key: bytes, value: Value) -> bytes:
@@ -128,7 +133,9 @@ def open_value(key: bytes, data: memoryview, where: str) -> Value:
 
 def seal_state(key: bytes, state: GroupState) -> bytes:
     """An entry of `states`."""
-    return _sealed(key, _STATE.pack(state.instance, *state.promised, *state.accepted, state.first))
+    return _sealed(
+        key, _STATE.pack(state.instance, *state.promised, *state.accepted, state.first, state.suspect)
+    )
 
 
 def open_state(key: bytes, data: memoryview, where: str) -> tuple[int, GroupState]:
@@ -144,9 +151,11 @@ def open_state(key: bytes, data: memoryview, where: str) -> tuple[int, GroupStat
     body = _opened(key, data, what)
     if len(body) != _STATE.size:
         raise StorageDamaged(f"{what}: {len(body)} bytes")
-    instance, promised_round, promised_node, accepted_round, accepted_node, first = _STATE.unpack(body)
+    instance, promised_round, promised_node, accepted_round, accepted_node, first, suspect = _STATE.unpack(
+        body
+    )
     promised, accepted = (promised_round, promised_node), (accepted_round, accepted_node)
-    return group, GroupState(instance, promised, accepted, first)
+    return group, GroupState(instance, promised, accepted, first, suspect)
 
 
 def seal_stamp(identity: LogIdentity) -> bytes:

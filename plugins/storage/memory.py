@@ -27,10 +27,12 @@ from paxmux.engine.storage import (
 RECORD_BYTES: Final = 36
 """What a record costs beside its value, for the counters."""
 _KINDS: Final = frozenset(map(int, RecordKind))
-_WITH_BALLOT: Final = frozenset({int(RecordKind.PROMISE), int(RecordKind.ACCEPT)})
+_WITH_BALLOT: Final = frozenset({int(RecordKind.PROMISE), int(RecordKind.ACCEPT), int(RecordKind.CLEARED)})
 _WITH_VALUE: Final = frozenset({int(RecordKind.ACCEPT), int(RecordKind.LEARNED)})
 _FORGOTTEN: Final = int(RecordKind.FORGOTTEN)
 _RELEASED: Final = int(RecordKind.RELEASED)
+_CLEARED: Final = int(RecordKind.CLEARED)
+_SUSPECT: Final = int(RecordKind.SUSPECT)
 
 
 class MemoryDisk:
@@ -45,6 +47,22 @@ class MemoryDisk:
         """The log that has it open."""
         self.made = False
         """A log has been here."""
+        self.damaged: dict[tuple[int, int], int] = {}
+        """(group, instance) -> the batch up to which its values are damaged."""
+        self.doubt: str | None = None
+        """Why promises are lost,"""
+        self.doubt_at = 0
+        """and the batch up to which. Both to be played by whoever owns the disk; see `spoil` and `forget`."""
+
+    def spoil(self, group: int, instance: int) -> None:
+        """Play damage of the value of an instance."""
+        self.damaged[group, instance] = len(self.batches)
+
+    def forget(self, reason: str, batches: int) -> None:
+        """Play damage of the last `batches` batches, which a log may have promised something in."""
+        del self.batches[len(self.batches) - batches :]
+        self.synced = self.doubt_at = len(self.batches)
+        self.doubt = reason
 
 
 class MemoryLog:
@@ -59,6 +77,7 @@ class MemoryLog:
         create: bool = True,
         max_bytes: int = 0,
         clean_bytes_per_s: int = CLEAN_BYTES_PER_S,
+        scrub_bytes_per_s: int = 0,
         disk: MemoryDisk | None = None,
     ) -> None:
         """Open `disk`, or a new one.
@@ -66,7 +85,7 @@ class MemoryLog:
         Args:
             path: for messages only; no file is touched.
             identity: whose log it is; must be the disk's.
-            segment_bytes, max_bytes, clean_bytes_per_s: unused: nothing is on a real disk.
+            segment_bytes, max_bytes, clean_bytes_per_s, scrub_bytes_per_s: unused: nothing is on a real disk.
             create: whether `recover` makes the log if `disk` holds none.
             disk: what an earlier log left.
 
@@ -89,6 +108,7 @@ class MemoryLog:
         self._values: dict[int, dict[int, tuple[int, int, bytes]]] = {}
         """Group -> instance -> (round, node, value)."""
         self._first: dict[int, int] = {}
+        self._damaged: set[tuple[int, int]] = set()
         self._appends = self._syncs = self._records = self._bytes = 0
 
     def recover(self) -> dict[int, HardState]:
@@ -100,19 +120,33 @@ class MemoryLog:
             raise StorageDamaged(f"{self._path}: the log is not there")
         disk.made = True
         states: dict[int, HardState] = {}
-        for batch in disk.batches:
+        for number, batch in enumerate([*disk.batches, ()]):
+            if disk.doubt is not None and number == disk.doubt_at:
+                states = {group: state._replace(suspect=True) for group, state in states.items()}
+            new = EMPTY_STATE._replace(suspect=disk.doubt is not None and number >= disk.doubt_at)
             for record in batch:
                 group = record[1]
                 if record[0] == _RELEASED:
                     states.pop(group, None)
-                else:
-                    states[group] = _after(states.get(group, EMPTY_STATE), record)
-            self._note(batch)
+                    continue
+                states[group] = _after(states.get(group, new), record)
+            self._note(batch, number)
+        for group, state in states.items():
+            if state.accepted != NULL_BALLOT and (group, state.instance) in self._damaged:
+                states[group] = state._replace(value=b"", lost=True)
         self._recovered = sum(len(batch) for batch in disk.batches)
         # What is reported as recovered must never be lost again.
         disk.synced = len(disk.batches)
         self._unusable = None
         return states
+
+    def doubt(self) -> str | None:
+        """See `Log.doubt`."""
+        return self.disk.doubt
+
+    def damage(self) -> list[tuple[int, int]]:
+        """See `Log.damage`: nobody looks."""
+        return []
 
     def append(self, records: Sequence[Record]) -> None:
         """See `Log.append`."""
@@ -123,7 +157,7 @@ class MemoryLog:
                     raise ValueError(f"record of kind {kind}, instance {instance} cannot be stored")
             batch = tuple(records)
             self.disk.batches.append(batch)
-            self._note(batch)
+            self._note(batch, len(self.disk.batches) - 1)
             self._appends += 1
             self._records += len(batch)
             self._bytes += sum(RECORD_BYTES + len(record[5]) for record in batch)
@@ -147,6 +181,8 @@ class MemoryLog:
     def read(self, group: int, instance: int) -> tuple[int, int, bytes] | None:
         """See `Log.read`."""
         self._check()
+        if (group, instance) in self._damaged:
+            raise StorageDamaged(f"{self._path}: group {group}, instance {instance}: damaged")
         return self._values.get(group, {}).get(instance)
 
     def read_range(
@@ -156,9 +192,10 @@ class MemoryLog:
         self._check()
         found: list[tuple[int, int, int, bytes]] = []
         left = max_bytes
-        values = self._values.get(group, {})
         for instance in range(first, first + max_count):
-            stored = values.get(instance)
+            if found and (group, instance) in self._damaged:
+                break
+            stored = self.read(group, instance)
             if stored is None:
                 break
             left -= len(stored[2])
@@ -193,6 +230,9 @@ class MemoryLog:
             "removed_segments": 0,
             "recovered_records": max(0, self._recovered),
             "cut_bytes": 0,
+            "damaged_records": len(self._damaged),
+            "scrubbed_bytes": 0,
+            "scrub_rounds": 0,
         }
 
     def close(self, *, clean: bool) -> None:
@@ -223,20 +263,26 @@ class MemoryLog:
         if self._unusable is not None:
             raise StorageFailed(self._unusable)
 
-    def _note(self, batch: Sequence[Record]) -> None:
+    def _note(self, batch: Sequence[Record], number: int) -> None:
         for kind, group, instance, round_, node, value in batch:
             if kind in _WITH_VALUE:
                 if instance >= self._first.get(group, 0):
                     self._values.setdefault(group, {})[instance] = (round_, node, value)
+                    if number < self.disk.damaged.get((group, instance), 0):
+                        self._damaged.add((group, instance))
+                    else:
+                        self._damaged.discard((group, instance))
             elif kind == _FORGOTTEN:
                 if instance > self._first.get(group, 0):
                     self._first[group] = instance
                     values = self._values.get(group, {})
                     for each in [each for each in values if each < instance]:
                         del values[each]
+                        self._damaged.discard((group, each))
             elif kind == _RELEASED:
                 self._first.pop(group, None)
-                self._values.pop(group, None)
+                for each in self._values.pop(group, {}):
+                    self._damaged.discard((group, each))
 
 
 def _after(state: HardState, record: Record) -> HardState:
@@ -244,11 +290,14 @@ def _after(state: HardState, record: Record) -> HardState:
     kind, _, instance, round_, node, value = record
     if kind == _FORGOTTEN:
         return state
+    if kind == _SUSPECT:
+        return state._replace(suspect=True)
     ballot: Ballot = (round_, node)
     promised = max(state.promised, ballot) if kind in _WITH_BALLOT else state.promised
     current = max(state.instance, instance if kind in _WITH_BALLOT else instance + 1)
     if kind == RecordKind.ACCEPT and instance == current:
-        return HardState(current, promised, ballot, value)
+        return HardState(current, promised, ballot, value, state.suspect)
+    suspect = state.suspect and kind != _CLEARED
     if current > state.instance:
-        return HardState(current, promised, NULL_BALLOT, b"")
-    return HardState(current, promised, state.accepted, state.value)
+        return HardState(current, promised, NULL_BALLOT, b"", suspect)
+    return HardState(current, promised, state.accepted, state.value, suspect)

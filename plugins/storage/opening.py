@@ -9,34 +9,36 @@ from __future__ import annotations
 
 from typing import Final
 
-from paxmux.engine.storage import Record
-from paxmux.plugins.storage.group_table import GroupTable
+from paxmux.engine.storage import Record, StorageDamaged
+from paxmux.plugins.storage.group_table import SOUND, SUSPECTED, GroupTable
 from paxmux.plugins.storage.reader import Reader
 from paxmux.plugins.storage.record import (
     ACCEPT,
     BATCH_BYTES,
     CARRIED,
+    CLEARED,
+    DOUBT,
     FORGOTTEN,
     HARD_STATE,
     OPENING,
     RECORD_BYTES,
+    SUSPECT,
 )
 
 COPY_BYTES: Final = 16 << 10
 
 
 def opening_records(table: GroupTable, reader: Reader) -> list[Record]:
-    """The first batch of a segment.
-
-    Raises:
-        StorageDamaged: an accepted value cannot be read.
-    """
+    """The first batch of a segment. An accepted value that cannot be read is referred to as it is."""
     records: list[Record] = [(OPENING, 0, table.oldest, 0, 0, b"")]
+    if table.doubt:
+        # Before the groups: those that are cleared follow.
+        records.append((DOUBT, 0, 0, 0, 0, b""))
     for group, state in table.groups.items():
         at = state.accepted_at
-        if at and reader.size(at) <= COPY_BYTES:
-            _, _, instance, round_, node, value = reader.read(at)
-            records.append((ACCEPT, group, instance, round_, node, value))
+        copied = _accepted(reader, at) if at else None
+        if copied is not None:
+            records.append(copied)
             at = 0
         carried = CARRIED.pack(state.accepted_round, state.accepted_node, at)
         records.append(
@@ -44,7 +46,22 @@ def opening_records(table: GroupTable, reader: Reader) -> list[Record]:
         )
         if state.first:
             records.append((FORGOTTEN, group, state.first, 0, 0, b""))
+        if state.standing == SUSPECTED:
+            records.append((SUSPECT, group, 0, 0, 0, b""))
+        elif state.standing == SOUND:
+            records.append((CLEARED, group, state.instance, state.promised_round, state.promised_node, b""))
     return records
+
+
+def _accepted(reader: Reader, at: int) -> Record | None:
+    """The accept at a position, if it is to be copied."""
+    try:
+        if reader.size(at) > COPY_BYTES:
+            return None
+        _, group, instance, round_, node, value = reader.read(at)
+    except StorageDamaged:
+        return None
+    return ACCEPT, group, instance, round_, node, value
 
 
 def batch_bytes(records: list[Record]) -> int:

@@ -30,6 +30,8 @@ class StoredIndex(Protocol):
     """The log was durable up to here when the index was last written."""
     oldest: int
     """The oldest segment that the log needed then."""
+    doubt: bool
+    """Whether promises of the log could be lost then."""
     states: dict[int, GroupState]
     """Hard states as found at opening."""
 
@@ -48,6 +50,7 @@ class StoredIndex(Protocol):
         position: int | None,
         proven: int,
         oldest: int,
+        doubt: bool,
     ) -> None:
         """Store all of it in one durable transaction; it may be repeated if it fails.
 
@@ -57,6 +60,7 @@ class StoredIndex(Protocol):
             position: everything before it is now stored; None: as before.
             proven: the log is durable up to here.
             oldest: the oldest segment that the log needs. What a state says is forgotten may go.
+            doubt: whether promises of the log may be lost.
 
         Raises:
             IndexUnusable: nothing of it was stored.
@@ -100,7 +104,9 @@ class Place(Protocol):
     """The place of one log, held by its only owner until `close`."""
 
     segments: dict[int, SegmentFile]
-    """Every segment that exists, by number, in order; the log takes part in keeping it."""
+    """Every segment that can be read, by number, in order; the log takes part in keeping it."""
+    lost: dict[int, str]
+    """Why a segment cannot be read, or not to its end; nothing takes its place. As found at opening."""
     mark: int | None
     """Where the last clean stop left the log, as found at opening; None if there was none."""
 
@@ -154,6 +160,10 @@ class Place(Protocol):
         """Size of the segments that are not removed yet; `trouble` says if one cannot be."""
         ...
 
+    def drop_cache(self, segment: SegmentFile, offset: int, length: int) -> None:
+        """These bytes were read and need not be kept in memory; they are not written to."""
+        ...
+
     def release(self) -> None:
         """Recovery is over: from now on segments may be replaced that nothing was written to."""
         ...
@@ -175,7 +185,7 @@ class Place(Protocol):
             least: bytes that one must have to do.
 
         Raises:
-            StorageFailed: it cannot be made.
+            NoRoom: it cannot be made now; a smaller one that is reserved stays.
         """
         ...
 

@@ -30,6 +30,8 @@ LEARNED: Final = int(RecordKind.LEARNED)
 DECIDED: Final = int(RecordKind.DECIDED)
 FORGOTTEN: Final = int(RecordKind.FORGOTTEN)
 RELEASED: Final = int(RecordKind.RELEASED)
+CLEARED: Final = int(RecordKind.CLEARED)
+SUSPECT: Final = int(RecordKind.SUSPECT)
 
 OPENING: Final = 64
 """First record of every segment, and wherever the log says it anew: `instance` is the oldest segment
@@ -37,6 +39,9 @@ that it still needs."""
 HARD_STATE: Final = 65
 """A group's hard state, carried into a new segment: `instance`, promised ballot, and as value
 `CARRIED` (accepted ballot and where its record is; 0: in this batch, or there is none)."""
+DOUBT: Final = 66
+"""What came before has lost something that may have been a promise: every group is suspect until a record
+behind this one clears it. Stands at the start of each segment from then on."""
 
 CARRIED: Final = struct.Struct("<QQQ")
 
@@ -97,7 +102,7 @@ def encode_batch(
     mixed = segment << OFFSET_BITS ^ salt
     at = segment << OFFSET_BITS | offset + BATCH_BYTES
     start = at
-    top_kind, top_bits = (HARD_STATE, 64) if flags else (RELEASED, INSTANCE_BITS)
+    top_kind, top_bits = (DOUBT, 64) if flags else (SUSPECT, INSTANCE_BITS)
     parts: list[bytes] = [b""]
     positions: list[int] = []
     note = positions.append

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from paxmux.engine.errors import StorageFailed
-from paxmux.engine.storage import LogIdentity
+from paxmux.engine.storage import LogIdentity, NoRoom
 from paxmux.plugins.storage.segment_file import SegmentFile, Stopped, create_segment, sync_directory
 
 PAUSE_S: Final = 0.002
@@ -36,6 +36,8 @@ class Reserver:
         self._changed = threading.Condition()
         self._wanted: tuple[int, int] | None = None
         self._ready: SegmentFile | None = None
+        self._making = False
+        """The thread is making one: its file takes the place of a ready one of the same number."""
         self._unwanted: deque[SegmentFile] = deque()
         self._warned = False
         self._failures = 0
@@ -58,7 +60,8 @@ class Reserver:
                 self._changed.notify_all()
 
     def take(self, number: int, size: int, least: int) -> SegmentFile:
-        """The reserved segment; waits until there is one.
+        """The reserved segment; waits until there is one. One that is too small stays until a larger one
+        has taken its place.
 
         Args:
             number: of the segment.
@@ -66,25 +69,30 @@ class Reserver:
             least: bytes that one must have to do.
 
         Raises:
-            StorageFailed: it could not be made, not even at a last attempt now.
+            NoRoom: it could not be made, not even at a last attempt now. It is tried on.
+            StorageFailed: nobody makes segments any more.
         """
         with self._changed:
-            if self._ready is not None and self._ready.size < least:
-                self._ready = None
-            if self._ready is None and (self._wanted is None or self._wanted[1] < least):
+            if not self._fits(least) and (self._wanted is None or self._wanted[1] < least):
                 self._wanted = (number, size)
             failures = self._failures
             self._hurry = True
             self._changed.notify_all()
-            while self._ready is None or self._ready.size < least:
-                if self._failures > failures:
-                    raise StorageFailed(f"no room for the log to go on: {self.trouble}")
+            while self._making or not self._fits(least):
+                if self._failures > failures and not self._making:
+                    raise NoRoom(f"no room for the log to go on: {self.trouble}")
                 if not self._thread.is_alive():
                     raise StorageFailed(f"{self._directory}: nobody makes segments any more")
                 self._changed.wait(ALIVE_CHECK_S)
             segment, self._ready = self._ready, None
+            assert segment is not None
+            # A larger one of this number is not needed any more.
+            self._wanted = self.trouble = None
             self._hurry = False
             return segment
+
+    def _fits(self, least: int) -> bool:
+        return self._ready is not None and self._ready.size >= least
 
     def discard(self, segment: SegmentFile) -> None:
         """Remove a segment, durably, before any that is given later."""
@@ -124,6 +132,7 @@ class Reserver:
                 if self._wanted is None:
                     continue
                 number, size = wanted = self._wanted
+                self._making = True
             try:
                 segment = create_segment(
                     self._directory, self._identity, number, size, self._pause, fill=self._worth_filling
@@ -136,6 +145,7 @@ class Reserver:
                 )
                 continue
             with self._changed:
+                self._making = False
                 self.trouble = None
                 self._ready = segment
                 # A larger one may have been asked for meanwhile.
@@ -145,6 +155,7 @@ class Reserver:
 
     def _failed(self, reason: str) -> None:
         with self._changed:
+            self._making = False
             self.trouble = reason
             self._failures += 1
             self._hurry = False

@@ -5,6 +5,7 @@ Decides where a segment's good part ends and what proves that more was there. It
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple, TypeAlias
 
@@ -12,6 +13,7 @@ from paxmux.engine.storage import Record
 from paxmux.plugins.storage.record import (
     BATCH_BYTES,
     MAGIC,
+    BatchHeader,
     decode_header,
     decode_records,
     position,
@@ -102,14 +104,34 @@ def read_rest(read: ReadBytes, segment: SegmentFile, offset: int) -> Rest:
             filled = len(piece.rstrip(b"\0"))
             last = offset + filled
         data = carried + piece
-        start = offset - len(carried)
-        stop = len(carried) + filled
-        found = data.find(MAGIC, 0, stop)
-        while found >= 0:
-            header = decode_header(data, found, segment.salt, start + found)
-            if header is not None:
-                proven = max(proven, header.synced)
-            found = data.find(MAGIC, found + 1, stop)
+        for _, header in _headers(data, segment.salt, offset - len(carried), len(carried) + filled):
+            proven = max(proven, header.synced)
         carried = data[-(BATCH_BYTES - 1) :]
         offset += len(piece)
     return Rest(last, proven)
+
+
+def next_batch(read: ReadBytes, segment: SegmentFile, offset: int, stop: int = sys.maxsize) -> int | None:
+    """Where the next batch begins, at `offset` or behind it, as its header says; None if there is none that
+    begins before `stop`."""
+    carried = b""
+    # A header that begins before may end behind.
+    end = min(segment.size, stop + BATCH_BYTES - 1)
+    while offset < end:
+        piece = read(segment, offset, min(PIECE_BYTES, end - offset))
+        data = carried + piece
+        for found, _ in _headers(data, segment.salt, offset - len(carried), len(data)):
+            return found
+        carried = data[-(BATCH_BYTES - 1) :]
+        offset += len(piece)
+    return None
+
+
+def _headers(data: bytes, salt: int, start: int, stop: int) -> Iterator[tuple[int, BatchHeader]]:
+    """(offset, header) of each batch header that begins before `data[stop:]`; `data` is at offset `start`."""
+    found = data.find(MAGIC, 0, stop)
+    while found >= 0:
+        header = decode_header(data, found, salt, start + found)
+        if header is not None:
+            yield start + found, header
+        found = data.find(MAGIC, found + 1, stop)

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from paxmux.engine.storage import CLEAN_BYTES_PER_S, LogIdentity
 from paxmux.plugins.storage.directory import Directory
-from paxmux.plugins.storage.segmented import SegmentedLog, check_segment_bytes
+from paxmux.plugins.storage.segment_file import check_segment_bytes
+from paxmux.plugins.storage.segmented import SegmentedLog
 
 
 class SegmentLog(SegmentedLog):
@@ -25,6 +26,7 @@ class SegmentLog(SegmentedLog):
         create: bool = True,
         max_bytes: int = 0,
         clean_bytes_per_s: int = CLEAN_BYTES_PER_S,
+        scrub_bytes_per_s: int = 0,
     ) -> None:
         """Lock the directory, make it if it is missing, and check every segment's header.
 
@@ -33,7 +35,7 @@ class SegmentLog(SegmentedLog):
             identity: whose log it is; stamped into new files, required of existing ones.
             segment_bytes: size of a segment; a larger batch gets a larger one.
             create: whether `recover` makes the log if it is not there.
-            max_bytes, clean_bytes_per_s: as `OpenLog` says.
+            max_bytes, clean_bytes_per_s, scrub_bytes_per_s: as `OpenLog` says.
 
         Raises:
             ValueError: `segment_bytes` out of range.
@@ -50,4 +52,5 @@ class SegmentLog(SegmentedLog):
             clock=time.monotonic,
             max_bytes=max_bytes,
             clean_bytes_per_s=clean_bytes_per_s,
+            scrub_bytes_per_s=scrub_bytes_per_s,
         )

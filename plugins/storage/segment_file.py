@@ -14,17 +14,19 @@ import errno
 import os
 import struct
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Final, NamedTuple
 from zlib import crc32
 
 from paxmux.engine.errors import DataDirError
 from paxmux.engine.storage import LogIdentity, StorageDamaged
-from paxmux.plugins.storage.record import MAX_BATCH_BYTES
+from paxmux.plugins.storage.record import BATCH_BYTES, MAX_BATCH_BYTES, decode_header
 
 MAGIC: Final = b"PXMSEG\r\n"
 VERSION: Final = 1
 HEADER_BYTES: Final = 4096
+MIN_SEGMENT_BYTES: Final = 16 << 10
 MAX_SEGMENT_BYTES: Final = MAX_BATCH_BYTES
 PIECE_BYTES: Final = 1 << 20
 """Files are looked through and overwritten in pieces of this size."""
@@ -240,19 +242,120 @@ def stamped_bytes(data: bytes) -> int:
     return int(_FIELDS.unpack_from(data)[3]) if len(data) >= STAMP_BYTES else 0
 
 
-def load_segments(directory: Path, identity: LogIdentity) -> dict[int, SegmentFile]:
-    """Every segment of the directory by number, in order; leftovers of unfinished ones are removed.
+class Loaded(NamedTuple):
+    """The segments of a log, as they are found."""
+
+    segments: dict[int, SegmentFile]
+    """By number, in order: those that can be read."""
+    lost: dict[int, str]
+    """Why one cannot be read, or not to its end."""
+
+
+def load_segments(directory: Path, identity: LogIdentity) -> Loaded:
+    """Every segment of the directory; leftovers of unfinished ones are removed.
+
+    A header that is damaged is no reason to give up what is behind it, if its salt can be told. A segment
+    is made whole and full of zeros before it has its name, so one that is shorter has lost something.
 
     Raises:
-        DataDirError, StorageDamaged: as `load_segment`; damaged too if a number is missing.
+        DataDirError, StorageDamaged: a file is another log's, of another format or has another's name.
     """
     for leftover in directory.glob(f"*{UNFINISHED}"):
         leftover.unlink()
-    found: dict[int, SegmentFile] = {}
+    loaded = Loaded({}, {})
     for path in sorted(directory.glob(f"*{SUFFIX}")):
-        segment = load_segment(path, identity)
-        found[segment.number] = segment
-    for before, after in zip(found, list(found)[1:], strict=False):
-        if after != before + 1:
-            raise StorageDamaged(f"{segment_path(directory, before + 1)}: missing, though later ones exist")
-    return found
+        with path.open("rb") as file:
+            start = file.read(HEADER_BYTES + BATCH_BYTES)
+            length = file.seek(0, os.SEEK_END)
+        number = int(path.stem) if path.stem.isdecimal() else -1
+        admit(loaded, number, start, path, length, identity, blank=partial(_blank, path))
+    return loaded
+
+
+def _blank(path: Path) -> bool:
+    """Whether nothing was ever written behind the header."""
+    with path.open("rb") as file:
+        file.seek(HEADER_BYTES)
+        while piece := file.read(PIECE_BYTES):
+            if piece != ZEROS[: len(piece)]:
+                return False
+    return True
+
+
+def admit(
+    loaded: Loaded,
+    number: int,
+    start: bytes,
+    path: Path,
+    length: int,
+    identity: LogIdentity,
+    *,
+    blank: Callable[[], bool],
+) -> None:
+    """Take in a segment, whole or damaged.
+
+    Args:
+        loaded: where.
+        number: of the segment, by its name.
+        start: its header and the first `BATCH_BYTES` behind it, or what there is of them.
+        path: where it is.
+        length: bytes of the file.
+        identity: whose it must be.
+        blank: whether nothing was ever written behind the header.
+
+    Raises:
+        DataDirError, StorageDamaged: as `load_segments`.
+    """
+    try:
+        loaded.segments[number] = decode_stamp(start[:STAMP_BYTES], path, length, identity)
+        return
+    except StorageDamaged as error:
+        reason = str(error)
+        stamp = _stamp_of(start)
+        if stamp is not None and stamp[1] != number:
+            # Whole, and under another name: somebody moved it.
+            raise
+    if stamp is not None:
+        # Everything but the length is right.
+        size, salt = min(stamp[0], length), stamp[2]
+        if length < stamp[0]:
+            loaded.lost[number] = reason
+        if size > HEADER_BYTES:
+            loaded.segments[number] = SegmentFile(path, number, size, salt)
+        return
+    for salt in _salts(start, number, length, identity):
+        if decode_header(start, HEADER_BYTES, salt, HEADER_BYTES) is not None:
+            loaded.segments[number] = SegmentFile(path, number, length, salt)
+            return
+    # One that was made ahead and never used is made again.
+    if length <= HEADER_BYTES or not blank():
+        loaded.lost[number] = reason
+
+
+def _stamp_of(start: bytes) -> tuple[int, int, int] | None:
+    """(size, number, salt) of a stamp whose CRC is right."""
+    if len(start) < STAMP_BYTES:
+        return None
+    _, _, number, size, *_ = _FIELDS.unpack_from(start)
+    (crc,) = _CRC.unpack_from(start, _FIELDS.size)
+    return (int(size), int(number), int(crc)) if crc32(start[: _FIELDS.size]) == crc else None
+
+
+def _salts(start: bytes, number: int, length: int, identity: LogIdentity) -> tuple[int, ...]:
+    """What the salt may be if the stamp is damaged: its CRC as it is there, or as it should be. Which of them
+    it is the first batch shows. None if it may be another log's segment."""
+    if len(start) < STAMP_BYTES:
+        return ()
+    *_, cluster, node, seat, log, _, random = _FIELDS.unpack_from(start)
+    (crc,) = _CRC.unpack_from(start, _FIELDS.size)
+    if LogIdentity(cluster, node, seat, log) == identity:
+        return crc, crc32(start[: _FIELDS.size])
+    return (crc,) if encode_stamp(identity, number, length, random)[1] == crc else ()
+
+
+def check_segment_bytes(segment_bytes: int) -> None:
+    """Raise a `ValueError` if no log has segments of this size."""
+    if not MIN_SEGMENT_BYTES <= segment_bytes <= MAX_SEGMENT_BYTES:
+        raise ValueError(
+            f"segment_bytes {segment_bytes}: expected {MIN_SEGMENT_BYTES} .. {MAX_SEGMENT_BYTES}"
+        )

@@ -17,42 +17,48 @@ from paxmux.engine.storage import (
     CLEAN_BYTES_PER_S,
     HardState,
     LogStats,
+    NoRoom,
     Record,
     StorageDamaged,
 )
 from paxmux.plugins.storage.cleaner import Cleaner
+from paxmux.plugins.storage.losses import Losses
 from paxmux.plugins.storage.opening import batch_bytes, opening_records
 from paxmux.plugins.storage.place import IndexUnusable, Place
 from paxmux.plugins.storage.reader import Reader
-from paxmux.plugins.storage.record import OPENS_SEGMENT, UPKEEP, encode_batch, position
+from paxmux.plugins.storage.record import (
+    DECIDED,
+    FORGOTTEN,
+    OPENS_SEGMENT,
+    RELEASED,
+    UPKEEP,
+    encode_batch,
+    position,
+)
+from paxmux.plugins.storage.scrub import Scrub
 from paxmux.plugins.storage.segment_file import (
     HEADER_BYTES,
     MAX_SEGMENT_BYTES,
     SegmentFile,
     segment_path,
 )
+from paxmux.plugins.storage.size_limit import SizeLimit
 from paxmux.plugins.storage.startup import Startup
 
 FIRST_SEGMENT_BYTES: Final = 4 << 20
 """The first segment is no larger, the next ones double up to `segment_bytes`: a young or small log
 starts fast and takes little room."""
-MIN_SEGMENT_BYTES: Final = 16 << 10
 FLUSH_CHUNKS: Final = 8192
 """If so much waits for the index, `sync` stores a slice, whoever forgot to call `housekeep`."""
 FILL_BELOW_BYTES: Final = 64 << 10
 """With batches smaller than this the next segment is filled with zeros ahead: it makes their syncs
 shorter. With larger ones the disk is busy enough: zeros would halve what it can take."""
+LOST: Final = "with it is lost what this node has promised, and it must not vote in its present seat again"
 UNSYNCED_WAIT_S: Final = 0.005
 LIMIT_WAIT_S: Final = 0.1
 """How often a log that is as large as it may be looks whether it is smaller."""
-
-
-def check_segment_bytes(segment_bytes: int) -> None:
-    """Raise a `ValueError` if no log has segments of this size."""
-    if not MIN_SEGMENT_BYTES <= segment_bytes <= MAX_SEGMENT_BYTES:
-        raise ValueError(
-            f"segment_bytes {segment_bytes}: expected {MIN_SEGMENT_BYTES} .. {MAX_SEGMENT_BYTES}"
-        )
+MAKES_ROOM: Final = frozenset({DECIDED, FORGOTTEN, RELEASED})
+"""A batch of these alone may take the segment that `max_bytes` keeps free."""
 
 
 class SegmentedLog:
@@ -71,6 +77,7 @@ class SegmentedLog:
         clock: Callable[[], float],
         max_bytes: int = 0,
         clean_bytes_per_s: int = CLEAN_BYTES_PER_S,
+        scrub_bytes_per_s: int = 0,
     ) -> None:
         """
         Args:
@@ -80,14 +87,15 @@ class SegmentedLog:
                 larger one.
             create: whether `recover` makes the log if it is not there.
             clock: seconds from any start, never backwards; says when the index is due.
-            max_bytes, clean_bytes_per_s: as `OpenLog` says.
+            max_bytes, clean_bytes_per_s, scrub_bytes_per_s: as `OpenLog` says.
         """
         self._path = path
         self._place = place
         self._segments = place.segments
         self._segment_bytes = segment_bytes
-        self._max_bytes = max_bytes
+        self._limit = SizeLimit(path, max_bytes, segment_bytes)
         self._clean_bytes_per_s = clean_bytes_per_s
+        self._scrub_bytes_per_s = scrub_bytes_per_s
         self._create = create
         self._clock = clock
         self._unusable: str | None = "recover comes before anything else"
@@ -95,18 +103,21 @@ class SegmentedLog:
         self._started = self._closed = False
         self._offset = self._position = self._synced = 0
         """Where the next batch goes, within the segment and as a position; and what is durable."""
-        self._appends = self._syncs = self._records = self._bytes = 0
+        self._appends = self._syncs = self._records = self._bytes = self._taken = 0
         self._recovered = self._cut = self._disk_bytes = 0
-        self._limit: str | None = None
-        """In words: the next segment is not made, since the log is as large as it may be."""
+        self._damaged = 0
+        self._doubt: str | None = None
+        self._opened_at: int | None = None
+        """Where the log had ended, if recovery has opened a segment."""
         self._reader = Reader(place)
 
     def recover(self) -> dict[int, HardState]:
         """See `Log.recover`.
 
         Raises:
-            StorageDamaged: something that was durable is missing or bad; nothing was changed.
-            StorageFailed: the disk failed, or there is no room for the first segment.
+            StorageDamaged: the log is not there, or not a segment of it can be read; nothing was changed.
+            StorageFailed: the disk failed, or there is no room for the first segment, or for the one that
+                says that something was lost.
         """
         if self._started or self._closed:
             raise StorageFailed(f"{self._path}: recover is called once, on an open log")
@@ -117,54 +128,88 @@ class SegmentedLog:
                 self._found_log()
             found = self._start.recover()
             self._recovered, self._cut = found.records, found.cut_bytes
+            self._damaged = found.gaps
             self._use(found.segment, found.offset)
-            if self._offset == HEADER_BYTES:
-                self._open_segment(self._opening(), 0)
-                self._place.sync(self._segment)
             self._synced = self._position
+            self._begin_upkeep(found.reserved)
+            if found.doubt is not None:
+                # Behind everything that is there, so that nothing that is damaged is written over.
+                self._start.table.distrust()
+                self._opened_at = self._position
+                number = max([*self._segments, *self._place.lost, found.segment.number]) + 1
+                self._roll(0, number, upkeep=True)
+                self._sync()
+            elif self._offset == HEADER_BYTES:
+                if not self._create:
+                    raise StorageDamaged(
+                        f"{found.segment.path}, offset {HEADER_BYTES}: nothing is there; {LOST}"
+                    )
+                self._open_segment(self._opening(), 0)
+                self._sync()
             self._start.complete(self._synced)
             states = self._start.hard_states(self._reader)
+            self._damaged += self._start.damaged
+            self._doubt = found.doubt
+            if self._doubt is None and self._start.table.doubt:
+                self._doubt = "some that may have held promises were damaged at an earlier start"
             self._place.remove_mark()
         except StorageDamaged as error:
             self._unusable = str(error)
             raise
         except (OSError, IndexUnusable, StorageFailed) as error:
             raise self._fail("recovery", error) from error
-        reserved = found.reserved
+        self._request_next()
+        self._unusable = None
+        return states
+
+    def _begin_upkeep(self, reserved: SegmentFile | None) -> None:
+        """What goes on beside the log; `reserved` is a segment that an earlier life has made ahead."""
         self._disk_bytes = sum(each.size for each in self._segments.values())
         if reserved is not None:
             # Not a part of the log before it is taken.
             del self._segments[reserved.number]
             self._disk_bytes -= reserved.size
         self._place.start_reserving(reserved)
+        self._losses = Losses(self._start.table, self._reader)
+        self._scrub = Scrub(self._place, self._losses, bytes_per_s=self._scrub_bytes_per_s, clock=self._clock)
         self._cleaner = Cleaner(
             self._place,
             self._start.table,
+            losses=self._losses,
             segment_bytes=self._segment_bytes,
             bytes_per_s=self._clean_bytes_per_s,
             clock=self._clock,
         )
-        self._request_next()
-        self._unusable = None
-        return states
 
     def _found_log(self) -> None:
         """Make the first segment of a log that has none, unless it once had."""
         if not self._create:
-            raise StorageDamaged(
-                f"{self._path}: the log is not there, and with it is lost what this node has promised;"
-                " it must not vote in its present seat again"
-            )
+            raise StorageDamaged(f"{self._path}: the log is not there; {LOST}")
+        if self._place.lost:
+            raise StorageDamaged(f"no segment can be read: {'; '.join(self._place.lost.values())}")
         if self._place.mark is not None or self._start.index.position is not None:
             raise StorageDamaged(f"{segment_path(self._path, 0)}: missing, and so is every other segment")
         self._place.found(self._size(0))
+
+    def doubt(self) -> str | None:
+        """See `Log.doubt`."""
+        return self._doubt
+
+    def damage(self) -> list[tuple[int, int]]:
+        """See `Log.damage`."""
+        if self._unusable is not None:
+            raise StorageFailed(self._unusable)
+        found, self._losses.found = self._losses.found, []
+        return found
 
     def append(self, records: Sequence[Record]) -> None:
         """See `Log.append`.
 
         Raises:
             ValueError: records that no log can hold; nothing is written and the log stays usable.
-            StorageFailed: the write failed, or the log needs a new segment and there is no room.
+            NoRoom: the log needs a new segment and there is no room; nothing is written and the log stays
+                usable.
+            StorageFailed: the write failed.
         """
         if self._unusable is not None:
             raise StorageFailed(self._unusable)
@@ -178,13 +223,17 @@ class SegmentedLog:
         )
         try:
             if self._offset + len(data) > segment.size:
-                self._roll(len(data))
+                self._roll(len(data), upkeep=bool(flags) or all(each[0] in MAKES_ROOM for each in records))
                 segment = self._segment
                 data, positions = encode_batch(
                     records, segment.number, segment.salt, self._offset, self._synced, flags
                 )
             self._write(data)
+            if not flags:
+                self._taken += len(data)
             self._start.table.note(records, positions)
+        except NoRoom:
+            raise
         except (OSError, StorageFailed, StorageDamaged, IndexUnusable) as error:
             raise self._fail("append", error) from error
         self._appends += 1
@@ -219,18 +268,27 @@ class SegmentedLog:
         self._position += len(data)
         self._bytes += len(data)
 
-    def _roll(self, needed: int) -> None:
-        """Go on in the next segment; `needed` bytes will follow its opening."""
+    def _roll(self, needed: int, number: int = 0, *, upkeep: bool) -> None:
+        """Go on in the next segment, or in the one of a number; `needed` bytes will follow its opening.
+        `upkeep`: they make room, or cannot wait for any.
+
+        Raises:
+            NoRoom: there is no segment for them; all is as before.
+        """
         if self._synced != self._position:
             # Before anything is written to the next one: what is durable must always be a prefix.
             self._sync()
         previous = self._position
         opening = self._opening()
-        number = self._segment.number + 1
+        number = number or self._segment.number + 1
         least = HEADER_BYTES + batch_bytes(opening) + needed
         if least > MAX_SEGMENT_BYTES:
             raise ValueError(f"a batch of {needed} bytes fits no segment")
-        segment = self._place.take(number, max(self._size(number), least), least)
+        size = max(self._size(number), least)
+        if not upkeep and self._limit.refuses(size, self._size(number), self._segments_bytes()):
+            self._request_next()
+            raise self._limit.no_room()
+        segment = self._place.take(number, size, least)
         self._segments[number] = segment
         self._disk_bytes += segment.size
         self._use(segment, HEADER_BYTES)
@@ -260,16 +318,8 @@ class SegmentedLog:
     def _request_next(self) -> None:
         number = self._segment.number + 1
         size = self._size(number)
-        has = self._segments_bytes()
-        self._limit = None
-        if self._max_bytes and has + 2 * size > self._max_bytes:
-            # One more is made, if it fits: what is moved out of old segments goes there.
-            self._limit = (
-                f"{self._path}: {has} bytes of log, too little room for segments of {size} below"
-                f" storage.max_bytes {self._max_bytes}"
-            )
-            if has + size > self._max_bytes:
-                return
+        if not self._limit.may_be_made(size, self._segments_bytes()):
+            return
         fill = self._bytes < FILL_BELOW_BYTES * max(1, self._appends)
         self._place.request(number, size, fill=fill)
 
@@ -303,7 +353,13 @@ class SegmentedLog:
             at = self._find(group, instance)
             if not at:
                 break
-            round_, node, value = self._read(at, group, instance)
+            try:
+                round_, node, value = self._read(at, group, instance)
+            except StorageDamaged:
+                if found:
+                    break
+                self._damaged += 1
+                raise
             left -= len(value)
             if left < 0 and found:
                 break
@@ -329,7 +385,7 @@ class SegmentedLog:
 
     def healthy(self) -> str | None:
         """See `Log.healthy`."""
-        return self._unusable or self._limit or self._place.trouble() or self._start.flusher.trouble
+        return self._unusable or self._limit.reached or self._place.trouble() or self._start.flusher.trouble
 
     def housekeep(self) -> float | None:
         """See `Log.housekeep`."""
@@ -337,7 +393,7 @@ class SegmentedLog:
             raise StorageFailed(self._unusable)
         if self._synced != self._position:
             return UNSYNCED_WAIT_S
-        if self._limit is not None:
+        if self._limit.reached is not None:
             self._request_next()
         try:
             # No segment goes that the index does not have.
@@ -346,8 +402,8 @@ class SegmentedLog:
             raise self._fail("index", error) from error
         if pause == 0.0:
             return pause
-        waits = [wait for wait in (pause, self._clean()) if wait is not None]
-        if self._limit is not None:
+        waits = [wait for wait in (pause, self._clean(), self._look_over()) if wait is not None]
+        if self._limit.reached is not None:
             waits.append(LIMIT_WAIT_S)
         return min(waits, default=None)
 
@@ -359,7 +415,7 @@ class SegmentedLog:
         )
         try:
             records, pause = self._cleaner.slice(
-                segment.number, self._start.index.position, may_move=may_move
+                segment.number, self._start.index.position, taken_bytes=self._taken, may_move=may_move
             )
         except IndexUnusable as error:
             self._cleaner.trouble = str(error)
@@ -369,9 +425,23 @@ class SegmentedLog:
             self._cleaner.trouble = str(error)
             return None
         if records:
-            self._append(records, UPKEEP)
+            try:
+                self._append(records, UPKEEP)
+            except NoRoom:
+                self._cleaner.repeat()
+                return LIMIT_WAIT_S
             self.sync()
         return pause
+
+    def _look_over(self) -> float | None:
+        """One slice of looking for damage."""
+        if not self._losses.busy:
+            return self._scrub.slice(self._segment.number)
+        try:
+            self._losses.slice()
+        except IndexUnusable as error:
+            raise self._fail("index", error) from error
+        return 0.0
 
     def set_cleaning(self, on: bool) -> None:
         """See `Log.set_cleaning`."""
@@ -394,6 +464,9 @@ class SegmentedLog:
             "removed_segments": self._cleaner.removed_segments if begun else 0,
             "recovered_records": self._recovered,
             "cut_bytes": self._cut,
+            "damaged_records": self._damaged + (self._scrub.damaged if begun else 0),
+            "scrubbed_bytes": self._scrub.scrubbed_bytes if begun else 0,
+            "scrub_rounds": self._scrub.rounds if begun else 0,
         }
 
     def close(self, *, clean: bool) -> None:

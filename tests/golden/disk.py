@@ -19,7 +19,9 @@ from paxmux.plugins.storage.record import (
     ACCEPT,
     BATCH_BYTES,
     CARRIED,
+    CLEARED,
     DECIDED,
+    DOUBT,
     FORGOTTEN,
     HARD_STATE,
     LEARNED,
@@ -27,6 +29,7 @@ from paxmux.plugins.storage.record import (
     OPENS_SEGMENT,
     PROMISE,
     RELEASED,
+    SUSPECT,
     UPKEEP,
     decode_header,
     decode_records,
@@ -111,6 +114,7 @@ _BATCHES: dict[str, tuple[int, list[Record]]] = {
     "decided": (0, [(DECIDED, 1, 2, 0, 0, b"")]),
     "forgotten": (0, [(FORGOTTEN, 1, 2, 0, 0, b"")]),
     "released": (0, [(RELEASED, 1, 0, 0, 0, b"")]),
+    "cleared and suspect": (0, [(CLEARED, 1, 2, 3, 4, b""), (SUSPECT, 5, 0, 0, 0, b"")]),
     "upkeep": (UPKEEP, [(LEARNED, 1, 2, 3, 4, b"moved"), (OPENING, 0, 2, 0, 0, b"")]),
     "largest numbers": (0, [(ACCEPT, 2**16 - 1, 2**63 - 1, MOST, MOST, b"")]),
     "several groups": (
@@ -121,6 +125,7 @@ _BATCHES: dict[str, tuple[int, list[Record]]] = {
         OPENS_SEGMENT,
         [
             (OPENING, 0, 1, 0, 0, b""),
+            (DOUBT, 0, 0, 0, 0, b""),
             (ACCEPT, 0, 7, 2, 3, b"copied"),
             (HARD_STATE, 0, 7, 5, 6, CARRIED.pack(2, 3, 0)),
             (HARD_STATE, 1, 8, 5, 6, CARRIED.pack(2, 3, position(1, 0x5000))),
@@ -169,8 +174,8 @@ BATCHES = Format(
 
 _META, _STATE, _CHUNK = "meta: log", "states: group 1", "chunks: group 1, chunk 2"
 _INDEX = {
-    _META: (position(3, 0x5000), position(3, 0x6000), 2),
-    _STATE: {1: (0x101, 2, 3, 4, 5, position(3, 0x4100), 0x81, 0x1234)},
+    _META: (position(3, 0x5000), position(3, 0x6000), 2, True),
+    _STATE: {1: (0x101, 2, 3, 4, 5, position(3, 0x4100), 0x81, 0x1234, 2)},
     _CHUNK: (1, 2, {0: position(3, 0x4000), 1: position(3, 0x4100), 5: position(3, 0x4200)}),
 }
 _DATABASES = {_META: (b"meta", 3), _STATE: (b"states", 2), _CHUNK: (b"chunks", 10)}
@@ -187,6 +192,7 @@ def _state(state: GroupState) -> tuple[int, ...]:
         state.accepted_at,
         state.first,
         state.live_bytes,
+        state.standing,
     )
 
 
@@ -208,6 +214,7 @@ def _encode_index(folder: Path) -> dict[str, Fields]:
             ("oldest segment", 8),
             ("digest of all chunks", 4),
             ("digest of all states", 4),
+            ("in doubt", 1),
         ),
         _STATE: (
             ("instance", 8),
@@ -218,6 +225,7 @@ def _encode_index(folder: Path) -> dict[str, Fields]:
             ("accepted: position", 8),
             ("first", 8),
             ("live bytes", 8),
+            ("standing", 1),
         ),
         _CHUNK: tuple((f"position of instance {256 + i}", 8) for i in range(6)),
     }
@@ -245,7 +253,7 @@ def _decode_index(cases: Mapping[str, bytes], folder: Path) -> dict[str, Any]:
     group, number, _ = _INDEX[_CHUNK]
     positions = index.chunk(group, number)
     found = {
-        _META: (index.position, index.proven, index.oldest),
+        _META: (index.position, index.proven, index.oldest, index.doubt),
         _STATE: {group: _state(state) for group, state in index.states.items()},
         _CHUNK: (group, number, {i: at for i, at in enumerate(positions or ()) if at}),
     }
@@ -325,7 +333,7 @@ UNSYNCED = Format(
 _KEYS = {"values": (("key: group", 2), ("key: instance", 8)), "states": (("key: group", 2),)}
 _LMDB: dict[str, Any] = {
     "values: group 1, instance 2": (3, 4, b"value"),
-    "states: group 1": (1, lmdb_record.GroupState(2, (3, 4), (5, 6), 1)),
+    "states: group 1": (1, lmdb_record.GroupState(2, (3, 4), (5, 6), 1, True)),
     "about: log": None,
     "about: groups": [0, 1, 255],
     "about: starts": 9,
@@ -350,6 +358,7 @@ def _encode_lmdb(_: Path) -> dict[str, Fields]:
                 ("accepted: round", 8),
                 ("accepted: node", 8),
                 ("first", 8),
+                ("suspect", 1),
             ),
         ),
         "about: log": (lmdb_record.STAMP_KEY, lmdb_record.seal_stamp(OWNER), (("version", 4), *OWNED)),

@@ -111,6 +111,9 @@ MESSAGES: dict[str, list[tuple[Any, ...]]] = {
     "forward_refusals": [(1, 2, 3, 4), (255, HIGH, HIGH, MOST)],
     "chain_asks": [(1, 2, 3), (255, HIGH, 2**32 - 1)],
     "chain_replies": [(1, 2, 3), (255, HIGH, 2**32 - 1)],
+    "vow_asks": [(1, 2), (255, MOST)],
+    "vow_replies": [(1, 2, 3, 4, 5), (255, MOST, HIGH, MOST, HIGH)],
+    "mend_asks": [(1, 2, 3), (255, HIGH, HIGH)],
 }
 
 

@@ -54,6 +54,7 @@ class GroupLog:
         "records",
         "round",
         "runs",
+        "suspect",
         "unsure",
         "value",
     )
@@ -76,6 +77,8 @@ class GroupLog:
         """Where."""
         self.checked = False
         """Its chain was compared with the value before."""
+        self.suspect = False
+        """Promises of it may be lost."""
         self.unsure = False
         """A newer value may have been lost."""
         self.held: Held | None = None

@@ -21,7 +21,9 @@ from paxmux.engine.paxos.value import Chain, chain_after, chain_in
 from paxmux.plugins.storage.record import (
     ACCEPT,
     CARRIED,
+    CLEARED,
     DECIDED,
+    DOUBT,
     FORGOTTEN,
     HARD_STATE,
     LEARNED,
@@ -30,6 +32,7 @@ from paxmux.plugins.storage.record import (
     PROMISE,
     RECORD_BYTES,
     RELEASED,
+    SUSPECT,
     UPKEEP,
 )
 from paxmux.plugins.storage.scan import Batch
@@ -47,6 +50,8 @@ class Groups:
         self.faults: list[Fault] = []
         """Taken out by whoever looks at them."""
         self._whole = from_start
+        self.doubt = False
+        """Promises may be lost, also of groups that nothing is known of."""
         self._skipped = False
         """Segments were left out; what the groups are is not known before the next one says."""
 
@@ -55,6 +60,14 @@ class Groups:
         self._whole = False
         for group in self.groups.values():
             group.unsure = group.value is not None
+
+    def _distrust(self) -> None:
+        """The log says that before this place something was lost that may have been a promise, now or at an
+        earlier start; then groups that are not suspect follow."""
+        self.doubt = True
+        self.damaged()
+        for group in self.groups.values():
+            group.suspect = True
 
     def skipped(self) -> None:
         """The next segment to be read is not the next one of the log: it tells where all groups stand."""
@@ -73,6 +86,9 @@ class Groups:
         ):
             if kind == OPENING:
                 continue
+            if kind == DOUBT:
+                self._distrust()
+                continue
             if kind == RELEASED:
                 # If it comes back, that is another life.
                 self.groups.pop(index, None)
@@ -82,6 +98,7 @@ class Groups:
             if group is None:
                 # Where a segment opens with it, the older ones are gone: what they said is said again.
                 group = self.groups[index] = GroupLog(index, instance if opens else 0)
+                group.suspect = self.doubt
                 if opens and self._whole:
                     self._fault(group, instance, at, "the segment begins with a group that was not there")
             group.records += 1
@@ -97,6 +114,11 @@ class Groups:
                 self._learned(group, instance, (round_, node), value, at, out)
             elif kind == DECIDED:
                 self._advance(group, instance + 1, out)
+            elif kind == CLEARED:
+                self._vote(group, instance, (round_, node), at, out)
+                group.suspect = False
+            elif kind == SUSPECT:
+                group.suspect = True
             elif kind == PROMISE:
                 self._vote(group, instance, (round_, node), at, out)
             elif kind == HARD_STATE:
@@ -153,10 +175,8 @@ class Groups:
             self._advance(group, instance, out)
             self._put(group, instance, ballot, value, chain_after(value), at, out)
             self._advance(group, instance + 1, out)
-        elif instance in group.runs or instance < group.first:
-            self._fault(group, instance, at, f"learned again, while it stood at {group.instance}")
         else:
-            # It was lost, and a peer had it.
+            # It was lost, and a peer had it; what is here may have been too damaged for its node.
             self._late(group, instance, ballot, value, at, out)
 
     def _copied(

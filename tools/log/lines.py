@@ -17,7 +17,9 @@ from paxmux.engine.storage import Record
 from paxmux.plugins.storage.record import (
     ACCEPT,
     CARRIED,
+    CLEARED,
     DECIDED,
+    DOUBT,
     FORGOTTEN,
     HARD_STATE,
     LEARNED,
@@ -26,6 +28,7 @@ from paxmux.plugins.storage.record import (
     OPENING,
     PROMISE,
     RELEASED,
+    SUSPECT,
 )
 from paxmux.tools.log.fault import ballot_text, chain_text
 from paxmux.tools.log.find import Found, FoundValue
@@ -39,10 +42,13 @@ KINDS = {
     DECIDED: "decided",
     FORGOTTEN: "forgotten",
     RELEASED: "released",
+    CLEARED: "cleared",
+    SUSPECT: "suspect",
     OPENING: "opening",
     HARD_STATE: "hard_state",
+    DOUBT: "doubt",
 }
-WITHOUT_BALLOT = frozenset({DECIDED, FORGOTTEN, RELEASED})
+WITHOUT_BALLOT = frozenset({DECIDED, FORGOTTEN, RELEASED, SUSPECT})
 WITH_VALUE = frozenset({ACCEPT, LEARNED})
 PREVIEW_BYTES = 48
 
@@ -58,6 +64,8 @@ def record_document(log: int, at: int, record: Record, *, upkeep: bool) -> dict[
     }
     if kind == OPENING:
         return document | {"oldest_needed": instance}
+    if kind == DOUBT:
+        return document
     document["group"] = group
     if kind not in WITHOUT_INSTANCE:
         document["instance"] = instance
@@ -81,6 +89,8 @@ def record_line(log: int, at: int, record: Record, *, upkeep: bool) -> str:
     place = f"{log} {at >> OFFSET_BITS}:{at & OFFSET_MASK:<10} {KINDS.get(kind, kind):<10}"
     if kind == OPENING:
         return f"{place} oldest segment needed {instance}"
+    if kind == DOUBT:
+        return f"{place} promises before this may be lost"
     text = f"{place} group {group}"
     if kind not in WITHOUT_INSTANCE:
         text += f" instance {instance}"

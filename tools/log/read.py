@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
 
-from paxmux.plugins.storage.record import OPENING, RELEASED
+from paxmux.plugins.storage.record import DOUBT, OPENING, RELEASED, SUSPECT
 from paxmux.plugins.storage.scan import Batch
 from paxmux.plugins.storage.segment_file import SegmentFile
 from paxmux.tools.log.directory import LogDirectory
@@ -21,7 +21,7 @@ from paxmux.tools.log.groups import Groups
 from paxmux.tools.log.survey import Survey
 from paxmux.tools.log.walk import Begin, Damage, Event, Removed, Reserved, Tail, Used, Walk
 
-WITHOUT_INSTANCE: Final = frozenset({OPENING, RELEASED})
+WITHOUT_INSTANCE: Final = frozenset({OPENING, RELEASED, SUSPECT, DOUBT})
 """Records of these kinds are about no instance in particular."""
 
 
@@ -151,5 +151,5 @@ def _of_groups(batch: Batch, groups: frozenset[int] | None) -> Batch:
     if groups is None or groups.issuperset([record[1] for record in batch.records]):
         return batch
     pairs = zip(batch.records, batch.positions, strict=True)
-    kept = [pair for pair in pairs if pair[0][1] in groups or pair[0][0] == OPENING]
+    kept = [pair for pair in pairs if pair[0][1] in groups or pair[0][0] in (OPENING, DOUBT)]
     return batch._replace(records=[pair[0] for pair in kept], positions=[pair[1] for pair in kept])

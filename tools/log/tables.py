@@ -98,6 +98,12 @@ def _log(reading: LogReading, holder: int | None) -> Iterator[RenderableType]:
         yield Text(f"tail: {tail.path}, offset {tail.offset}: {tail.length} bytes, {what}", style="yellow")
     for removed in reading.removed:
         yield Text(f"note: segments {removed.first} .. {removed.last} were removed meanwhile", style="yellow")
+    suspect = [str(index) for index, group in groups if group.suspect]
+    if suspect or reading.groups.doubt:
+        of_groups = (
+            f": groups {', '.join(suspect)} may have lost some" if suspect else ", of no group that is here"
+        )
+        yield Text(f"doubt: promises may be lost{of_groups}", style="yellow")
     for words in reading.damage:
         yield Text(f"damage: {words}", style="red")
 
@@ -106,6 +112,7 @@ def _log_document(reading: LogReading) -> dict[str, Any]:
     return {
         "log": reading.log.identity.log,
         "clean": reading.clean,
+        "doubt": reading.groups.doubt,
         "segments": [
             {
                 "segment": use.segment.number,
@@ -136,6 +143,7 @@ def _group_document(group: GroupLog) -> dict[str, Any]:
         "first_value": group.first_value,
         "last_value": group.last_value,
         "values": group.values,
+        "suspect": group.suspect,
         "forgotten": group.forgotten,
         "moved": group.moved,
         "records": group.records,

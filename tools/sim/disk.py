@@ -26,8 +26,8 @@ from paxmux.plugins.storage.record import (
     position,
     record_bytes,
 )
-from paxmux.plugins.storage.segment_file import HEADER_BYTES, STAMP_BYTES, SegmentFile
-from paxmux.plugins.storage.segmented import SegmentedLog, check_segment_bytes
+from paxmux.plugins.storage.segment_file import HEADER_BYTES, STAMP_BYTES, SegmentFile, check_segment_bytes
+from paxmux.plugins.storage.segmented import SegmentedLog
 from paxmux.tools.sim.breach import Breach
 from paxmux.tools.sim.disk_place import Medium, SimPlace
 from paxmux.tools.sim.platter import Image, Unsynced
@@ -66,6 +66,7 @@ class SimDisk:
         *,
         segment_bytes: int = SEGMENT_BYTES,
         clock: Callable[[], float] | None = None,
+        scrub_bytes_per_s: int = 0,
     ) -> None:
         """A new, empty disk.
 
@@ -74,6 +75,7 @@ class SimDisk:
             segment_bytes: size of a segment, in range for the production log.
             clock: seconds, never backwards; says when the index is due. Without one, time passes by
                 `SYNC_S` with each sync.
+            scrub_bytes_per_s: of the log on it.
 
         Raises:
             ValueError: `segment_bytes` out of range.
@@ -81,6 +83,7 @@ class SimDisk:
         check_segment_bytes(segment_bytes)
         self.identity = identity
         self.segment_bytes = segment_bytes
+        self.scrub_bytes_per_s = scrub_bytes_per_s
         self.batches: list[tuple[Record, ...]] = []
         """What was appended, in order; after a crash what survived it. For judges alone."""
         self.synced = 0
@@ -101,6 +104,12 @@ class SimDisk:
         """Something durable says that the log was durable up to here."""
         self._ends: dict[int, int] = {}
         """Where the data of a segment ends, as far as it is durable."""
+        self.hurt = False
+        """A bit of what was synced has turned."""
+        self._flipped = 0
+        """The last such position,"""
+        self._told = 0
+        """and up to where the log itself says that it was synced."""
         self._flips: list[tuple[Unsynced, int]] = []
         """Bits that turn on their way to the platter: a sync, which writes again, makes them good."""
 
@@ -166,6 +175,8 @@ class SimDisk:
             if place is None:
                 return None
             self.platter.flip(*place, mask)
+            self.hurt = True
+            self._flipped = max(self._flipped, position(*place))
             return Flip(*place, bit)
         at = self._unsynced_byte(rng)
         if at is None:
@@ -187,9 +198,13 @@ class SimDisk:
         """
         self.platter.arm(Random(rng.getrandbits(64)), rng.randrange(2) if calls is None else calls)
 
-    def spoil_index(self) -> None:
-        """The index is found to be unusable when it is opened next."""
+    def spoil_index(self) -> bool:
+        """The index is found to be unusable when it is opened next; False if it alone says of a bad byte that
+        it was synced: nothing could tell that byte from a torn one then."""
+        if self.hurt and self._flipped >= self._told:
+            return False
         self.medium.notebook.spoilt = True
+        return True
 
     # What the log tells
 
@@ -215,7 +230,8 @@ class SimDisk:
         # Whatever the log believes: while an older segment is not durable, nothing behind it counts.
         if self._live and not self.platter.dirty:
             # The batch just synced says in its header how far the log was durable before.
-            self._proven = max(self._proven, self._durable)
+            self._told = max(self._told, self._durable)
+            self._proven = max(self._proven, self._told)
             self._durable = position(segment.number, end)
             self._ends[segment.number] = end
             self.synced = len(self.batches) - self._writing
@@ -235,14 +251,22 @@ class SimDisk:
                 self.platter.flip_unsynced(at, mask)
         self._flips.clear()
 
-    def recovered(self, end: int) -> None:
+    def recovered(self, end: int, goes_on: int, words: str | None) -> None:
         """A log has recovered everything up to a position and calls it durable.
 
+        Args:
+            end: that position.
+            goes_on: where the log goes on: behind it, if it has opened a segment.
+            words: what it says is missing before; None if nothing.
+
         Raises:
-            Breach: that is less than was synced, or something else than was appended.
+            Breach: that is less than was synced, or something else than was appended, or nothing is missing.
         """
+        if words is not None and not self.hurt:
+            raise Breach("damage has a cause", f"{self.medium.path}: {words}")
         tail = self._tail()
-        if end < self._durable:
+        # Where a segment cannot be read at all, nothing says how much was in it.
+        if end < self._durable and goes_on == end:
             words = f"{self.medium.path}: recovered up to {_words(end)}, synced was {_words(self._durable)}"
             raise Breach("what was synced stays", words)
         kept = sum(each <= end for each in tail.ends)
@@ -252,8 +276,9 @@ class SimDisk:
             raise Breach("recovery invents nothing", words)
         del self.batches[self.synced + kept :]
         self.synced = len(self.batches)
-        self._durable = end
         self._ends[end >> OFFSET_BITS] = end & OFFSET_MASK
+        self._durable = goes_on
+        self._ends[goes_on >> OFFSET_BITS] = goes_on & OFFSET_MASK
         self._live = True
 
     # Bytes
@@ -301,7 +326,7 @@ class SimDisk:
         for number in sorted(self.platter.images):
             if number > proven >> OFFSET_BITS:
                 break
-            last = proven & OFFSET_MASK if number == proven >> OFFSET_BITS else self._ends[number]
+            last = proven & OFFSET_MASK if number == proven >> OFFSET_BITS else self._ends.get(number, 0)
             ranges.append((number, _STAMP_BEGIN, STAMP_BYTES))
             if last > HEADER_BYTES:
                 ranges.append((number, HEADER_BYTES, last))
@@ -341,6 +366,7 @@ class SimLog(SegmentedLog):
             segment_bytes=disk.segment_bytes,
             create=create,
             clock=disk.clock,
+            scrub_bytes_per_s=disk.scrub_bytes_per_s,
         )
         self.disk = disk
 
@@ -352,8 +378,24 @@ class SimLog(SegmentedLog):
             Breach: what was recovered is not what was appended.
         """
         states = super().recover()
-        self.disk.recovered(self._position)
+        end, words = self._position, None
+        if self._damaged:
+            words = self._doubt or f"{self._damaged} values"
+        if self._opened_at is not None:
+            end = self._opened_at
+        self.disk.recovered(end, self._position, words)
         return states
+
+    def housekeep(self) -> float | None:
+        """See `Log.housekeep`.
+
+        Raises:
+            Breach: it finds damage where none was done.
+        """
+        pause = super().housekeep()
+        if self._scrub.damaged and not self.disk.hurt:
+            raise Breach("damage has a cause", f"{self.disk.medium.path}: the scrub finds some")
+        return pause
 
     def append(self, records: Sequence[Record]) -> None:
         """See `Log.append`."""

@@ -9,17 +9,19 @@ from __future__ import annotations
 import errno
 from array import array
 from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Final, Protocol
 
-from paxmux.engine.errors import StorageFailed
-from paxmux.engine.storage import LogIdentity
+from paxmux.engine.storage import LogIdentity, NoRoom
 from paxmux.plugins.storage.group_table import GroupState, Positions
 from paxmux.plugins.storage.place import IndexUnusable
+from paxmux.plugins.storage.record import BATCH_BYTES
 from paxmux.plugins.storage.segment_file import (
-    STAMP_BYTES,
+    HEADER_BYTES,
+    Loaded,
     SegmentFile,
-    decode_stamp,
+    admit,
     encode_stamp,
     segment_path,
 )
@@ -34,6 +36,7 @@ _STATE_FIELDS: Final = (
     "accepted_at",
     "first",
     "live_bytes",
+    "standing",
 )
 _WEYL: Final = 0x9E3779B97F4A7C15
 """Odd: its multiples are all different within 64 bits."""
@@ -45,6 +48,7 @@ class Notebook:
     def __init__(self) -> None:
         self.position: int | None = None
         self.proven = self.oldest = 0
+        self.doubt = False
         self.chunks: dict[tuple[int, int], Positions] = {}
         self.states: dict[int, tuple[int, ...]] = {}
         self.spoilt = False
@@ -78,27 +82,31 @@ class Medium:
         platter.images[number] = Image(size, stamp, salt)
         return SegmentFile(self._path(number), number, size, salt)
 
-    def load(self) -> dict[int, SegmentFile]:
-        """Every segment, its stamp checked.
-
-        Raises:
-            StorageDamaged: a stamp is bad.
-        """
-        return {
-            number: decode_stamp(
-                bytes(image.cache[:STAMP_BYTES]),
+    def load(self) -> Loaded:
+        """Every segment, as `load_segments` finds them on a real disk."""
+        loaded = Loaded({}, {})
+        for number, image in self.platter.images.items():
+            data = image.cache
+            admit(
+                loaded,
+                number,
+                bytes(data[: HEADER_BYTES + BATCH_BYTES]),
                 self._path(number),
-                len(image.cache),
+                len(data),
                 self.identity,
+                blank=partial(_blank, data),
             )
-            for number, image in self.platter.images.items()
-        }
+        return loaded
 
     def _path(self, number: int) -> Path:
         path = self._paths.get(number)
         if path is None:
             path = self._paths[number] = segment_path(self.path, number)
         return path
+
+
+def _blank(data: bytearray) -> bool:
+    return not any(data[HEADER_BYTES:])
 
 
 class Keeper(Protocol):
@@ -133,6 +141,7 @@ class SimIndex:
         self.position = notebook.position
         self.proven = notebook.proven
         self.oldest = notebook.oldest
+        self.doubt = notebook.doubt
         self.states: dict[int, GroupState] = {}
         if notebook.position is not None:
             self.states = {group: GroupState(*fields) for group, fields in notebook.states.items()}
@@ -152,6 +161,7 @@ class SimIndex:
         position: int | None,
         proven: int,
         oldest: int,
+        doubt: bool,
     ) -> None:
         """See `StoredIndex.write`."""
         notebook = self._notebook
@@ -163,8 +173,9 @@ class SimIndex:
             self.position = position
         if self.position is not None:
             notebook.position, notebook.proven, notebook.oldest = self.position, proven, oldest
+            notebook.doubt = doubt
             self._keeper.proved(proven)
-        self.proven, self.oldest = proven, oldest
+        self.proven, self.oldest, self.doubt = proven, oldest, doubt
 
     def drop(self, group: int) -> bool:
         """See `StoredIndex.drop`: a chunk at a time."""
@@ -190,12 +201,8 @@ class SimPlace:
     """A `Medium` for its one owner; implements `paxmux.plugins.storage.place.Place`."""
 
     def __init__(self, medium: Medium, keeper: Keeper) -> None:
-        """Open it.
-
-        Raises:
-            StorageDamaged: the stamp of a segment is bad.
-        """
-        self.segments = medium.load()
+        """Open it."""
+        self.segments, self.lost = medium.load()
         self.mark = medium.mark
         self._medium = medium
         self._platter = medium.platter
@@ -240,6 +247,9 @@ class SimPlace:
         """See `Place.discarding_bytes`."""
         return 0
 
+    def drop_cache(self, segment: SegmentFile, offset: int, length: int) -> None:
+        """See `Place.drop_cache`: everything is in memory."""
+
     def release(self) -> None:
         """See `Place.release`: nothing is held."""
 
@@ -254,12 +264,13 @@ class SimPlace:
 
     def take(self, number: int, size: int, least: int) -> SegmentFile:
         """See `Place.take`."""
-        ready, self._ready = self._ready, None
-        if ready is not None and ready.size >= least:
-            return ready
-        if self._medium.full is not None:
-            raise StorageFailed(f"no room for the log to go on: {self._medium.full}")
-        return self._medium.make(number, size)
+        ready = self._ready
+        if ready is None or ready.size < least:
+            if self._medium.full is not None:
+                raise NoRoom(f"no room for the log to go on: {self._medium.full}")
+            ready = self._medium.make(number, size)
+        self._ready = None
+        return ready
 
     def trouble(self) -> str | None:
         """See `Place.trouble`."""

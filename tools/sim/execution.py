@@ -87,6 +87,7 @@ class Execution:
 
     def _entries(self) -> list[Entry]:
         """What this machine has to execute in the instance; it must be chosen, and durable here."""
+        self._witness.known(self._group, self._instance)
         entries = self._witness.entries.get((self._group, self._instance))
         if entries is None:
             raise Breach("execute what is chosen", f"{self._where()}: nothing is chosen")

@@ -119,6 +119,7 @@ class Faults:
         node.crash(power=scope != "node_crash")
         if scope == "wiped_disk":
             node.seat += 1000
+            node.hurt = False
             cluster.witness.wiped(node.number)
             for each in node.workers:
                 each.make_disk()
@@ -128,22 +129,38 @@ class Faults:
     def _synced_flip(self) -> None:
         cluster = self._cluster
         node = cluster.rng.choice(cluster.nodes)
-        if not (self._may_lose_a_node() and node.votes):
+        if not (node.hurt or (self._may_lose_a_node() and node.votes)):
             return
         worker = cluster.rng.choice(node.workers)
         if worker.disk.medium.notebook.spoilt:
             return  # what proved the bytes to be durable is gone: a bad one would look torn
         where = worker.disk.flip(cluster.rng, synced=True)
         if where is not None:
-            node.failed = True
+            node.hurt = True
             cluster.witness.damaged.add(node.number)
             cluster.counts["synced_flip"] += 1
             self._say(f"{worker.name}: a synced bit flips: {where}")
 
+    def ruin(self) -> None:
+        """Bits of any disk turn, and often its owner dies, be there a majority left without damage or not."""
+        cluster, rng = self._cluster, self._cluster.rng
+        node = rng.choice([each for each in cluster.nodes if not each.failed])
+        worker = rng.choice(node.workers)
+        if not worker.disk.medium.notebook.spoilt:
+            for _ in range(rng.randint(0, 3)):
+                where = worker.disk.flip(rng, synced=True)
+                if where is not None:
+                    node.hurt = True
+                    cluster.witness.damaged.add(node.number)
+                    self._say(f"{worker.name}: a synced bit flips: {where}")
+        if worker.up and worker.node.up and rng.random() < 0.8:
+            if rng.random() < 0.5:
+                worker.disk.spoil_index()
+            self.crash(worker, rng.choice(("worker_crash", "power_cut")), Point.IDLE)
+
     def _lost_index(self) -> None:
         worker = self._a_worker()
-        if worker is not None and worker.node.healthy:
-            worker.disk.spoil_index()
+        if worker is not None and worker.node.healthy and worker.disk.spoil_index():
             self._cluster.counts["lost_index"] += 1
             self._say(f"{worker.name} loses its index")
             self.crash(worker, "worker_crash", Point.IDLE)
@@ -276,7 +293,7 @@ class Faults:
         return self._cluster.rng.choice(up) if up else None
 
     def _may_lose_a_node(self) -> bool:
-        return sum(1 for node in self._cluster.nodes if not node.votes) < self._spare
+        return sum(1 for node in self._cluster.nodes if node.hurt or not node.votes) < self._spare
 
     def _say(self, text: str) -> None:
         if self._cluster.trace.wordy:

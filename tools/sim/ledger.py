@@ -154,7 +154,7 @@ class Ledger:
             raise Breach("answers make sense", f"{request.words()} ended with {code}: {request.result!r}")
         if code != Code.OK:
             return
-        if following and (request.group, following - 1) not in self._witness.chosen:
+        if following and self._witness.known(request.group, following - 1) is None:
             raise Breach("reads of what is chosen", f"{request.words()}: from a state up to {following}")
         durable = self._witness.disks[request.node].instance.get(request.group, 0)
         if following < durable and request.kind != CallKind.LINEARIZABLE_QUERY:

@@ -37,6 +37,8 @@ class SimNode:
         self.up = False
         self.failed = False
         """Its disk lost something for good: from now on it counts as gone, though it may still run."""
+        self.hurt = False
+        """Bits of its disk have turned: it has to find that out, and get well again with the others' help."""
         self.life = 0
         self.incarnation = 0
         self.rate = cluster.plan.drift[number - 1]

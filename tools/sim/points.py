@@ -70,6 +70,12 @@ class WatchedLog:
         self.states = self._log.recover()
         return self.states
 
+    def doubt(self) -> str | None:
+        return self._log.doubt()
+
+    def damage(self) -> list[tuple[int, int]]:
+        return self._log.damage()
+
     def append(self, records: Sequence[Record]) -> None:
         self._log.append(records)
 

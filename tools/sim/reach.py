@@ -20,8 +20,10 @@ PACKAGES = ("paxmux.engine.paxos",)
 MODULES = (
     "paxmux.shards.applier",
     "paxmux.shards.calls",
+    "paxmux.shards.repairs",
     "paxmux.shards.retention",
     "paxmux.shards.serving",
+    "paxmux.shards.slice",
     "paxmux.shards.turn",
     "paxmux.plugins.storage.cleaner",
 )

@@ -19,6 +19,7 @@ from paxmux.tools.sim.cluster import Cluster
 from paxmux.tools.sim.ledger import Request
 from paxmux.tools.sim.load import Load
 from paxmux.tools.sim.machines import JOURNAL
+from paxmux.tools.sim.node import SimNode
 from paxmux.tools.sim.worker import SimWorker, State
 
 WINDOW = 1000 * MS
@@ -69,7 +70,8 @@ class Windows:
         local = worker.node.clock.at(cluster.now)
         if not worker.due(local) and not worker.turn.fx.records:
             for index, applier in worker.turn.appliers.items():
-                if applier.next < worker.turn.groups[index].instance:
+                waits = worker.turn.repairs.lacks(index, applier.next)
+                if applier.next < worker.turn.groups[index].instance and not waits:
                     raise Breach("nothing rests", f"{worker.name}: decided in {index}, not executed")
         if cluster.now - worker.resumed_at < 2 * LATE:
             return
@@ -99,7 +101,7 @@ class Rest:
             (node, group)
             for node in cluster.nodes
             for group in range(cluster.plan.groups)
-            if node.votes and node.takes(group)
+            if node.votes and node.takes(group) and node.worker_of(group).turn.groups[group].voter
         ]
         if not places:
             raise Breach("progress", "no healthy node is up after the faults")
@@ -209,12 +211,25 @@ class Rest:
             for node in healthy:
                 turn = node.worker_of(group).turn
                 here = turn.groups[group]
-                if here.acceptor.accepted != NULL or turn.appliers[group].next < here.instance:
+                if turn.appliers[group].next < here.instance:
+                    return False
+                # What a suspect has accepted waits for whoever may vote.
+                if here.acceptor.accepted != NULL and here.voter:
+                    return False
+                if not here.voter and node.votes and self._curable(node, group):
                     return False
                 instances.add(here.instance)
             if len(instances) != 1:
                 return False
         return True
+
+    def _curable(self, node: SimNode, group: int) -> bool:
+        """Whether all others can vouch for what a group has promised."""
+        others = [other for other in self._cluster.nodes if other is not node]
+        return all(
+            other.votes and other.worker_of(group).turn.groups[group].doubt.suspect is None
+            for other in others
+        )
 
     def _state(self) -> str:
         parts = []

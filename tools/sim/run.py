@@ -11,6 +11,7 @@ from contextlib import contextmanager
 import msgspec
 
 from paxmux.engine.paxos.timers import MS
+from paxmux.plugins.storage import scrub
 from paxmux.shards import applier, serving
 from paxmux.tools.sim.breach import Breach
 from paxmux.tools.sim.cluster import Cluster
@@ -26,6 +27,12 @@ STIR_MAX = 15_000 * MS
 without them."""
 ROUNDS_LAST = 4000
 """Where too few kinds of fault found anything to strike: a node that is alone may stand still for long."""
+SCRUB_ROUND_S = 0.05
+"""On the disk's own clock, on which a sync takes a ms."""
+RUIN_ROUNDS = 60
+RUIN = 0.5
+"""Chance of damage with each of them."""
+RUIN_LAST = 10_000 * MS
 PATIENCE = 10
 """While nothing gets decided, or callers have to wait, rounds are so much rarer."""
 STALLED = 30
@@ -71,7 +78,8 @@ def _settings(plan: Plan) -> Iterator[None]:
     """Bounds of production code that a run makes small, so that what they bound takes many turns; and no
     words from it, nor collections of garbage in its midst."""
     log = logging.getLogger("paxmux")
-    before = (applier.REPLAY_COUNT, serving.SERVE_COUNT, log.level, gc.isenabled())
+    before = (applier.REPLAY_COUNT, serving.SERVE_COUNT, log.level, gc.isenabled(), scrub.ROUND_S)
+    scrub.ROUND_S = SCRUB_ROUND_S
     applier.REPLAY_COUNT, serving.SERVE_COUNT = plan.replay_count, plan.serve_count
     log.setLevel(logging.CRITICAL + 1)
     gc.disable()
@@ -80,6 +88,7 @@ def _settings(plan: Plan) -> Iterator[None]:
     finally:
         applier.REPLAY_COUNT, serving.SERVE_COUNT = before[:2]
         log.setLevel(before[2])
+        scrub.ROUND_S = before[4]
         if before[3]:
             gc.enable()
 
@@ -100,6 +109,8 @@ def _run(plan: Plan, rng: random.Random, trace: Trace) -> Report:
     cluster.ledger.check_outcomes()
     cluster.ledger.check_registers()
     rest.idle()
+    if "synced_flip" in plan.faults:
+        _ruin(cluster, load, rest)
     return Report(
         seed=plan.seed,
         digest=trace.digest,
@@ -111,6 +122,19 @@ def _run(plan: Plan, rng: random.Random, trace: Trace) -> Report:
         faults=dict(cluster.counts),
         points=dict(cluster.points),
     )
+
+
+def _ruin(cluster: Cluster, load: Load, rest: Rest) -> None:
+    """Damage wherever it may strike, of as many nodes as it likes. Nothing need ever be decided again; but
+    what is decided, acknowledged and shown must go together with everything before."""
+    for _ in range(RUIN_ROUNDS):
+        load.round(cluster.plan.callers)
+        if cluster.rng.random() < RUIN:
+            cluster.faults.ruin()
+        rest.advance(load.pause_ns())
+    rest.advance(RUIN_LAST)
+    cluster.ledger.check_outcomes()
+    cluster.ledger.check_registers()
 
 
 def _stir(cluster: Cluster, load: Load, windows: Windows) -> None:

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from paxmux.engine.frame import HEADER_BYTES, parse_header
 from paxmux.engine.paxos import value as values
-from paxmux.engine.paxos.effects import ACCEPT, LEARNED, PROMISE
+from paxmux.engine.paxos.effects import ACCEPT, CLEARED, LEARNED, PROMISE
 from paxmux.engine.paxos.messages import KINDS
 from paxmux.engine.storage import HardState, Record
 from paxmux.shards.codec import decode_sections
@@ -61,6 +61,10 @@ class Disk:
         """The ballot that it was accepted under; NULL if it was learned."""
         self.voted: dict[int, int] = {}
         """Group -> the highest instance in which it accepted anything."""
+        self.suspect: set[int] = set()
+        """Groups that may have lost promises, and know it."""
+        self.vowed: dict[int, Ballot] = {}
+        """Group -> the highest ballot of another that was ever promised, whatever was lost since."""
 
 
 class Witness:
@@ -70,7 +74,7 @@ class Witness:
         self.seatless: set[int] = set()
         """Nodes without their seat, which must learn and never vote."""
         self.damaged: set[int] = set()
-        """Nodes with a wrong bit on disk or in memory, whose groups may find that out and be fenced."""
+        """Nodes with a wrong bit on disk or in memory, whose groups may find that out."""
         self.disks = {node: Disk() for node in nodes}
         self.majority = len(self.disks) // 2 + 1
         self.chosen: dict[tuple[int, int], bytes] = {}
@@ -84,6 +88,9 @@ class Witness:
         self.swallowed: Breach | None = None
         """One that was raised within a machine's call, where production code catches everything."""
         self._voters: dict[tuple[int, int, Ballot], set[int]] = {}
+        self._ghosts: dict[tuple[int, int, Ballot], set[int]] = {}
+        """Voters whose vote is lost, with what it told still under way to whoever asked for it: it counts as
+        long as that one lives, and is known to have counted only by what follows."""
         self._value_of: dict[tuple[int, int, Ballot], bytes] = {}
         """What was accepted or asked for under a ballot, by whomever."""
         self._promises: dict[tuple[int, int, Ballot], dict[int, tuple[Ballot, bytes]]] = {}
@@ -106,12 +113,13 @@ class Witness:
             for kind, group, instance, round, voter, value in batch:
                 if kind in (PROMISE, ACCEPT):
                     self._vote(node, mine, kind, group, instance, (round, voter), value)
+                elif kind == CLEARED:
+                    self._cleared(node, mine, group, instance, (round, voter))
                 elif kind == LEARNED:
                     current = mine.instance.get(group, 0)
                     if instance < current:
-                        raise Breach(
-                            "learn forwards", f"node {node} learned {group}/{instance}, it stood at {current}"
-                        )
+                        self._mended(node, mine, group, instance, value)
+                        continue
                     self._pass(node, mine, group, instance)
                     mine.last[group, instance] = value
                     mine.last_ballot[group, instance] = NULL
@@ -127,8 +135,76 @@ class Witness:
         ballot = disk.last_ballot.get((group, instance), NULL)
         value = disk.last[group, instance] if ballot != NULL else b""
         durable = HardState(instance, disk.promised.get(group, NULL), ballot, value)
-        if state != durable:
+        self._end_life(node, group)
+        if node in self.damaged:
+            if state.suspect:
+                self._doubts(node, disk, group, state, durable)
+                return
+            if state.lost:
+                durable = durable._replace(value=b"", lost=True)
+        if state != durable or group in disk.suspect:
             raise Breach("recovery", f"node {node}, group {group}: read {state}, durable is {durable}")
+
+    def _end_life(self, node: int, group: int) -> None:
+        """Nobody counts any more what was sent to an earlier life of a node."""
+        for key in [key for key in self._ghosts if key[0] == group and key[2][1] == node]:
+            del self._ghosts[key]
+
+    def _doubts(self, node: int, disk: Disk, group: int, state: HardState, durable: HardState) -> None:
+        """A group may have lost anything: what is left of it is what counts from now on."""
+        if state.promised > durable.promised or state.instance > durable.instance:
+            raise Breach("recovery", f"node {node}, group {group}: read {state}, durable is {durable}")
+        disk.suspect.add(group)
+        kept = (group, state.instance, state.accepted)
+        for key, voters in self._voters.items():
+            if key[0] == group and node in voters and key != kept and key[:2] not in self.chosen:
+                voters.remove(node)
+                self._ghosts.setdefault(key, set()).add(node)
+        held = disk.accepts.get(kept[:2], {})
+        for place in [place for place in disk.accepts if place[0] == group]:
+            del disk.accepts[place]
+        disk.instance[group], disk.promised[group] = state.instance, state.promised
+        disk.voted.pop(group, None)
+        if state.accepted != NULL:
+            if held.get(state.accepted) != state.value and not state.lost:
+                raise Breach("recovery", f"node {node}, group {group}: read {state}, accepted was {held}")
+            disk.accepts[kept[:2]] = {state.accepted: held[state.accepted]}
+            disk.last[kept[:2]], disk.last_ballot[kept[:2]] = held[state.accepted], state.accepted
+            disk.voted[group] = state.instance
+        else:
+            disk.last_ballot[kept[:2]] = NULL
+
+    def _cleared(self, node: int, disk: Disk, group: int, instance: int, ballot: Ballot) -> None:
+        """A group that was suspect is not any more."""
+        self._pass(node, disk, group, instance)
+        if group not in disk.suspect:
+            raise Breach("recovery", f"{_where(node, group, instance, ballot)}: was not in doubt")
+        promised = max(disk.promised.get(group, NULL), disk.vowed.get(group, NULL))
+        if ballot < promised:
+            words = f"{_where(node, group, instance, ballot)}: {promised} was promised before it was lost"
+            raise Breach("promises are kept", words)
+        disk.suspect.remove(group)
+        disk.promised[group] = ballot
+        disk.ballots.add((group, ballot))
+
+    def _mended(self, node: int, disk: Disk, group: int, instance: int, value: bytes) -> None:
+        """A value that was lost is written again."""
+        if node not in self.damaged:
+            current = disk.instance.get(group, 0)
+            raise Breach("learn forwards", f"node {node} learned {group}/{instance}, it stood at {current}")
+        if self.known(group, instance) != value:
+            raise Breach("the log holds what is chosen", f"node {node} mends {group}/{instance}: {value!r}")
+        disk.last[group, instance] = value
+
+    def known(self, group: int, instance: int) -> bytes | None:
+        """What is chosen, as somebody has just shown to know: votes that were lost since may have counted."""
+        if (group, instance) not in self.chosen:
+            for key, ghosts in self._ghosts.items():
+                voters = self._voters.get(key, set()) | ghosts
+                if key[:2] == (group, instance) and len(voters) >= self.majority:
+                    self._choose(min(voters), *key, self._value_of[key])
+                    break
+        return self.chosen.get((group, instance))
 
     def wiped(self, node: int) -> None:
         """A node lost its disks, and with them its seat."""
@@ -141,6 +217,10 @@ class Witness:
         promised = disk.promised.get(group, NULL)
         if node in self.seatless:
             raise Breach("no vote without a seat", _where(node, group, instance, ballot))
+        if group in disk.suspect:
+            raise Breach("no vote in doubt", _where(node, group, instance, ballot))
+        if ballot[1] != node:
+            disk.vowed[group] = max(disk.vowed.get(group, NULL), ballot)
         self._pass(node, disk, group, instance)
         current = disk.instance.get(group, 0)
         if instance != current:
@@ -163,7 +243,7 @@ class Witness:
             self._same_value(node, (group, instance, ballot), value)
             voters = self._voters.setdefault((group, instance, ballot), set())
             voters.add(node)
-            if len(voters) == self.majority:
+            if len(voters) >= self.majority:
                 self._choose(node, group, instance, ballot, value)
         disk.promised[group] = ballot
         disk.ballots.add((group, ballot))
@@ -217,7 +297,7 @@ class Witness:
         if instance <= current:
             return
         for passed in range(current, instance):
-            chosen = self.chosen.get((group, passed))
+            chosen = self.known(group, passed)
             if chosen is None:
                 words = f"node {node}, group {group}, instance {passed}: left, though nothing is chosen"
                 raise Breach("left when chosen", words)
@@ -248,17 +328,21 @@ class Witness:
     def _leaves(self, node: int, body: Sequence[Sequence[Any]]) -> None:
         disk = self.disks[node]
         for group, instance, _, _, value in body[_AT["learned"]]:
-            known = self.chosen.get((group, instance))
+            known = self.known(group, instance)
             if known != value:
                 words = f"node {node} serves {group}/{instance}: {value!r}, chosen is {known!r}"
                 raise Breach("serve what is chosen", words)
         for group, instance, round in body[_AT["chosen"]]:
-            voters = self._voters.get((group, instance, (round, node)), ())
+            key = (group, instance, (round, node))
+            voters = self._voters.get(key, set()) | self._ghosts.get(key, set())
+            self.known(group, instance)
             if len(voters) < self.majority:
                 raise Breach(
                     "chosen by a majority", f"{_where(node, group, instance, (round, node))}: {voters}"
                 )
         for group, instance, round in body[_AT["prepares"]]:
+            if group in disk.suspect:
+                raise Breach("no vote in doubt", _where(node, group, instance, (round, node)))
             if disk.promised.get(group, NULL) < (round, node):
                 words = (
                     f"{_where(node, group, instance, (round, node))}: Prepare before its promise is synced"
@@ -271,9 +355,15 @@ class Witness:
             self._lead(node, disk, group, instance, (round, node), value)
             self._same_value(node, (group, instance, (round, node)), value)
         for group, instance, *_ in body[_AT["positions"]]:
-            if instance and (group, instance - 1) not in self.chosen:
+            if instance and self.known(group, instance - 1) is None:
                 raise Breach("left when chosen", f"node {node} claims to stand at {group}/{instance}")
 
+        for group, _, round, ballot_node, _ in body[_AT["vow_replies"]]:
+            if group in disk.suspect:
+                raise Breach("no vote in doubt", f"node {node}, group {group}: vouches for another")
+            if disk.promised.get(group, NULL) < (round, ballot_node):
+                words = f"node {node}, group {group}: tells of {(round, ballot_node)} before its sync"
+                raise Breach("nothing before its sync", words)
         for group, _, top, _ in body[_AT["top_replies"]]:
             if top < disk.voted.get(group, -1):
                 words = f"node {node}, group {group}: says {top}, has accepted in {disk.voted[group]}"
@@ -281,6 +371,9 @@ class Witness:
 
     def _replies(self, node: int, dest: int, body: Sequence[Sequence[Any]]) -> None:
         disk = self.disks[node]
+        for group, instance, round, *_ in (*body[_AT["prepare_replies"]], *body[_AT["accept_replies"]]):
+            if group in disk.suspect:
+                raise Breach("no vote in doubt", _where(node, group, instance, (round, dest)))
         for group, instance, round, rejected_by, at_round, at_node, value in body[_AT["prepare_replies"]]:
             if not rejected_by:
                 self._promise(node, group, instance, (round, dest), (at_round, at_node), value)

@@ -89,7 +89,9 @@ class SimWorker:
         node = self.node
         plan = node.cluster.plan
         self.disk = SimDisk(
-            LogIdentity(CLUSTER, node.number, node.seat, self.index), segment_bytes=plan.storage.segment_bytes
+            LogIdentity(CLUSTER, node.number, node.seat, self.index),
+            segment_bytes=plan.storage.segment_bytes,
+            scrub_bytes_per_s=plan.storage.scrub_bytes_per_s,
         )
         self._shelves = {
             (group, smid): Shelf() if plan.durable else None
@@ -161,11 +163,13 @@ class SimWorker:
         self.resumed_at = cluster.now
         cluster.counts["cut_tail"] += log.stats()["cut_bytes"] > 0
         cluster.witness.synced(node.number, self.index, self.disk)
-        for group in self.groups:
-            cluster.witness.recovered(node.number, group, log.states.get(group, EMPTY_STATE))
+        unknown = EMPTY_STATE._replace(suspect=log.doubt() is not None)
+        states = {group: log.states.get(group, unknown) for group in self.groups}
+        for group, state in states.items():
+            cluster.witness.recovered(node.number, group, state)
         if cluster.trace.wordy:
-            states = {group: log.states.get(group, EMPTY_STATE)[:3] for group in self.groups}
-            cluster.trace.say(f"{self.name} boots, generation {self.generation}, recovered {states}")
+            found = [state[:3] for state in states.values()]
+            cluster.trace.say(f"{self.name} boots, generation {self.generation}, recovered {found}")
         self.turn.start(local)
         self._run(cluster.now + LOOP_NS)
 
@@ -201,7 +205,7 @@ class SimWorker:
 
     def _refuse(self, error: StorageDamaged) -> None:
         if not self.node.failed:
-            raise Breach("damage has a cause", f"{self.name} refuses to boot: {error}")
+            raise Breach("damage is repaired", f"{self.name} refuses to boot: {error}")
         self.state = State.REFUSED
         self.disk.crash(self.node.cluster.rng, power=False)
         self.node.cluster.trace.say(f"{self.name} refuses to boot: {error}")
@@ -333,7 +337,7 @@ class SimWorker:
         self.reached(Point.ANSWERED)
         if cluster.now >= self._housekeep_at:
             self._housekeep_at = cluster.now + HOUSEKEEP_NS
-            turn.log.housekeep()
+            turn.housekeep(local)
         self._rest()
 
     def _rest(self) -> None:
@@ -392,7 +396,7 @@ class SimWorker:
             self.node.worker_died(self)
         except StorageDamaged as error:
             if not self.node.failed:
-                raise Breach("damage has a cause", f"{self.name}: {error}") from error
+                raise Breach("damage is repaired", f"{self.name}: {error}") from error
             self.node.cluster.trace.say(f"{self.name} dies of {error}")
             self.die(power=False)
             self._deaths += 1
