@@ -189,6 +189,29 @@ class Node:
             raise error_of(reply)
         return Done(reply[2], reply[4], reply[3])
 
+    def submit(
+        self,
+        group: int,
+        value: bytes,
+        smid: int = 0,
+        context: bytes | None = None,
+        timeout_s: float | None = 5.0,
+    ) -> asyncio.Future[Reply]:
+        """As `propose`, without a coroutine: for callers that have thousands under way and no task for each.
+
+        Returns:
+            The future of the reply (sequence number, code, instance id, batch index, result). It never holds
+            an exception: an error is a code other than 0, with its message as the result.
+
+        Raises:
+            InvalidRequest, NodeStopped, Overloaded: as in `propose`; nothing was proposed.
+        """
+        size = self._check_value(group, value, smid, context)
+        deadline_ns = _deadline_ns(timeout_s)
+        worker = self._worker_of[group]
+        self._admission.enter(worker, size)
+        return self._exchange.propose(worker, group, deadline_ns, smid, value, context, size)
+
     async def propose_many(
         self,
         group: int,
@@ -297,6 +320,20 @@ class Node:
             Timeout: no answer in time.
             PaxmuxError: code -1: the group is fenced here; its status says why.
         """
+        reply = await self.submit_query(group, request, smid, consistency, timeout_s)
+        if reply[1]:
+            raise error_of(reply)
+        return reply[4] or b""
+
+    def submit_query(
+        self,
+        group: int,
+        request: bytes,
+        smid: int = 1,
+        consistency: str = "local",
+        timeout_s: float | None = 5.0,
+    ) -> asyncio.Future[Reply]:
+        """As `query`, without a coroutine; returns and raises as `submit`."""
         if consistency not in _CONSISTENCIES:
             raise InvalidRequest(
                 f"expected a consistency of {', '.join(map(repr, _CONSISTENCIES))}, got {consistency!r}"
@@ -304,8 +341,10 @@ class Node:
         self._check_value(group, request, smid, None)
         if smid < MIN_SMID:
             raise InvalidRequest(f"expected a state machine id of {MIN_SMID} .. {MAX_SMID}, got {smid}")
-        reply = await self._call(_CONSISTENCIES[consistency], group, smid, request, timeout_s)
-        return reply[4] or b""
+        deadline_ns = _deadline_ns(timeout_s)
+        worker = self._worker_of[group]
+        self._admission.enter(worker, len(request))
+        return self._exchange.call(worker, _CONSISTENCIES[consistency], group, smid, request, deadline_ns)
 
     async def now_instance_id(self, group: int, timeout_s: float | None = 5.0) -> int:
         """The first instance of a group that is not known here to be decided: the count of those that are.
