@@ -106,7 +106,7 @@ class OpenLoad:
         self._loop: asyncio.AbstractEventLoop
         self._done: asyncio.Future[None] | None = None
         self.values = 0
-        """Proposals answered so far."""
+        """Requests answered so far."""
 
     def progress(self) -> dict[str, Any]:
         """Counts so far."""
@@ -155,9 +155,9 @@ class OpenLoad:
                 continue
             row.answer(group, now - due_ns, read)
             row_of_now.completed += 1
+            self.values += 1
             if not read:
                 row_of_now.completed_values += 1
-                self.values += 1
 
     def _on_time(self) -> None:
         assert self._done is not None

@@ -8,7 +8,7 @@ number 0 are the warm-up; those behind the last one only take late answers.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -41,9 +41,9 @@ class Row(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     groups: dict[int, list[int]] = {}
     """Group -> [offered, answered, refused]."""
     latencies: dict[str, Any] = {}
-    """`Latencies.dump()` of what was answered, once the row is closed."""
+    """`Latencies.dump()` of the proposals that were answered, once the row is closed."""
     read_latencies: dict[str, Any] = {}
-    """Of the reads among them."""
+    """Of the reads."""
 
     @property
     def settled(self) -> bool:
@@ -73,9 +73,7 @@ class OpenRow:
         """One of them was answered."""
         self.row.answered += 1
         self.row.groups[group][1] += 1
-        self.latencies.add(latency_ns)
-        if read:
-            self.read_latencies.add(latency_ns)
+        (self.read_latencies if read else self.latencies).add(latency_ns)
 
     def fail(self, group: int, code: int) -> None:
         """One of them was refused, has timed out, or failed."""
@@ -161,16 +159,17 @@ def _sum(index: int, rows: list[Row]) -> Row:
         for group, counts in row.groups.items():
             kept = total.groups.setdefault(group, [0] * len(counts))
             total.groups[group] = [have + more for have, more in zip(kept, counts, strict=True)]
-    total.latencies = latencies_of(rows).dump()
-    total.read_latencies = latencies_of(rows, reads=True).dump()
+    total.latencies = latencies_of(rows, "latencies").dump()
+    total.read_latencies = latencies_of(rows, "read_latencies").dump()
     return total
 
 
-def latencies_of(rows: list[Row], *, reads: bool = False) -> Latencies:
-    """Latencies of all requests that were due in these rows, or of the reads among them."""
+def latencies_of(rows: list[Row], *names: Literal["latencies", "read_latencies"]) -> Latencies:
+    """Latencies of what was due in these rows: of proposals, of reads, or of both."""
     total = Latencies()
     for row in rows:
-        dump = row.read_latencies if reads else row.latencies
-        if dump:
-            total.merge(Latencies.load(**dump))
+        for name in names:
+            dump = getattr(row, name)
+            if dump:
+                total.merge(Latencies.load(**dump))
     return total
