@@ -19,6 +19,7 @@ _PLOT_HEIGHT = HEIGHT - _TOP - _BOTTOM
 _CELL, _CELL_GAP, _CELLS_A_LINE = 20, 2, 32
 _HEAT_LEFT = 76
 _FAINTEST = 0.06
+MARK_DASH = "4 3"
 
 
 class Line(NamedTuple):
@@ -71,7 +72,7 @@ def line_chart(times: Times, lines: Sequence[Line], unit: str, *, logarithmic: b
     values = [value for line in lines for value in line.values if value is not None]
     scale: Scale = log(values) if logarithmic else linear_from_zero(max(values, default=0.0))
     across = linear(times.low, times.high, 8)
-    parts = [_shade(across.share, times), _axes(scale, across, unit, "s")]
+    parts = [_shade(across.share, times), _axes(scale, across, unit, "s of the measured time")]
     parts += [_path(line, times, scale, across, logarithmic) for line in lines]
     for index, (point, length) in enumerate(zip(times.points, times.lengths, strict=True)):
         told = [f"{round(point - length / 2, 3):g} s"]
@@ -85,12 +86,12 @@ def line_chart(times: Times, lines: Sequence[Line], unit: str, *, logarithmic: b
     return _svg(WIDTH, HEIGHT, parts)
 
 
-def histogram(bars: Sequence[tuple[float, float]], marks: Sequence[tuple[str, float]], unit: str) -> str:
+def histogram(bars: Sequence[tuple[float, float]], marks: Sequence[tuple[float, int]], unit: str) -> str:
     """Shares of a whole over a logarithmic axis.
 
     Args:
         bars: (upper end, count) of fine buckets, in order, all ends above 0.
-        marks: (name, value) of what is marked on the axis.
+        marks: (value, colour) of what is marked on the axis.
         unit: of the values.
     """
     across = log([end for end, _ in bars])
@@ -113,14 +114,10 @@ def histogram(bars: Sequence[tuple[float, float]], marks: Sequence[tuple[str, fl
             )
         low, high = (across.low * step ** ((index + more) / columns) for more in (0, 1))
         parts.append(_hit(left, right - left, f"{read(low)} … {read(high)} {unit}: {share:.2f} %"))
-    for place, (name, value) in enumerate(marks):
+    for value, color in marks:
         x = _x(across.share(value))
-        y = _TOP - 12 if place % 2 == 0 else _TOP
-        parts.append(f'<line class="mark" x1="{x:.1f}" x2="{x:.1f}" y1="{y}" y2="{_TOP + _PLOT_HEIGHT}"/>')
-        anchor = "end" if x > WIDTH - 110 else "start"
         parts.append(
-            f'<text class="label" x="{x + (4 if anchor == "start" else -4):.1f}" y="{y + 8}" '
-            f'text-anchor="{anchor}">{escape(name)} {read(value)}</text>'
+            f'<path class="line c{color}" d="M{x:.1f} {_TOP}V{_TOP + _PLOT_HEIGHT}"{_dashed(MARK_DASH)}/>'
         )
     return _svg(WIDTH, HEIGHT, parts)
 
@@ -215,7 +212,7 @@ def _axes(scale: Scale, across: Scale, unit: str, across_unit: str) -> str:
         )
     parts.append(f'<line class="axis" x1="{_LEFT}" x2="{WIDTH - _RIGHT}" y1="{bottom}" y2="{bottom}"/>')
     parts.append(
-        f'<text class="label" x="{WIDTH - _RIGHT}" y="{HEIGHT - 4}" text-anchor="end">'
+        f'<text class="label" x="{_LEFT + _PLOT_WIDTH / 2}" y="{HEIGHT - 4}" text-anchor="middle">'
         f"{escape(across_unit)}</text>"
     )
     return "".join(parts)

@@ -10,14 +10,16 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any
 
-from paxmux.tools.report_charts import Cell, Line, Times, heat_map, histogram, line_chart, swatch
+from paxmux.tools.report_charts import MARK_DASH, Cell, Line, Times, heat_map, histogram, line_chart, swatch
 from paxmux.tools.report_points import points
 from paxmux.tools.report_scales import read
 from paxmux.tools.report_style import COLORS, style_sheet
 from paxmux.tools.skew import UNIFORM
 
 _DASHES = ("", "7 3", "2 3", "7 3 2 3", "12 3", "4 2")
+_BENCH_COLOR = COLORS - 1
 _PERCENTILES = (("p50", 0), ("p90", 2), ("p99", 1), ("max", 3))
+_MARKS = (("p50", 2), ("p99", 1), ("p999", 3))
 
 
 def page(report: dict[str, Any]) -> str:
@@ -113,8 +115,10 @@ def _rates(rows: list[dict[str, Any]], name: str) -> list[float | None]:
 
 
 def _throughput(rows: list[dict[str, Any]], times: Times) -> str:
+    # Nothing is offered once the measured time is over: not even nothing.
+    offered = zip(_rates(rows, "offered"), times.points, strict=True)
     lines = [
-        Line("offered", _rates(rows, "offered"), 7, "5 4"),
+        Line("offered", [rate if point < times.measured_s else None for rate, point in offered], 7, "5 4"),
         Line("answered", _rates(rows, "completed"), 0, fill=True),
     ]
     return _figure(
@@ -143,8 +147,10 @@ def _histogram(report: dict[str, Any]) -> str:
     text = "all answered requests of the measured time"
     if not bars:
         return _figure("Distribution of latencies", "nothing was answered", [], "")
-    marks = [(name, report["latency_ms"][name]) for name in ("p50", "p99", "p999")]
-    return _figure("Distribution of latencies", text, [], histogram(bars, marks, "ms"))
+    marks = [(name, report["latency_ms"][name], color) for name, color in _MARKS]
+    lines = [Line(f"{name} {read(value)} ms", [], color, MARK_DASH) for name, value, color in marks]
+    drawing = histogram(bars, [(value, color) for _, value, color in marks], "ms")
+    return _figure("Distribution of latencies", text, lines, drawing)
 
 
 def _shed(rows: list[dict[str, Any]], times: Times) -> str:
@@ -169,8 +175,8 @@ def _shares(rows: list[dict[str, Any]], name: str) -> list[float | None]:
 def _processes(
     rows: list[dict[str, Any]], times: Times, figure: str, title: str, unit: str, divisor: float
 ) -> str:
-    names = sorted({name for row in rows for name in row["processes"]})
-    owners = sorted({name.split(" ")[0] for name in names})
+    names = sorted({name for row in rows for name in row["processes"]}, key=_of_nodes_first)
+    owners = list(dict.fromkeys(name.split(" ")[0] for name in names))
     places: dict[str, int] = dict.fromkeys(owners, 0)
     lines = []
     for name in names:
@@ -179,10 +185,17 @@ def _processes(
             row["processes"][name][figure] / divisor if name in row["processes"] else None for row in rows
         ]
         dash = _DASHES[places[owner] % len(_DASHES)]
-        lines.append(Line(name, values, owners.index(owner) % COLORS, dash))
+        color = _BENCH_COLOR if owner == "bench" else owners.index(owner) % _BENCH_COLOR
+        lines.append(Line(name, values, color, dash))
         places[owner] += 1
     text = "a colour for each node, a pattern for each of its processes"
     return _figure(title, text, lines, line_chart(times, lines, unit))
+
+
+def _of_nodes_first(name: str) -> tuple[int, str]:
+    """The order of processes: nodes, clients, the tool itself."""
+    kinds = ("node", "client")
+    return next((place for place, kind in enumerate(kinds) if name.startswith(kind)), len(kinds)), name
 
 
 def _groups(report: dict[str, Any]) -> str:

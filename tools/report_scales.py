@@ -64,8 +64,9 @@ def linear(low: float, high: float, ticks: int = 5) -> Linear:
 
 def linear_from_zero(high: float, ticks: int = 5) -> Linear:
     """A scale from 0 to the first tick that is not below `high`."""
-    step = _nice((high if high > 0 else 1) / ticks)
-    return Linear(0, max(1, ceil(high / step - 1e-9)) * step, step)
+    high = high if high > 0 else 1.0
+    step = _nice(high / ticks)
+    return Linear(0, ceil(high / step - 1e-9) * step, step)
 
 
 def log(values: list[float]) -> Log:

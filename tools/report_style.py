@@ -88,7 +88,6 @@ CHART_RULES = """
 .line,.swatch line{fill:none;stroke-width:1.8;stroke-linejoin:round}
 .area{stroke:none;fill-opacity:.13}
 .bar{fill:var(--c0)}
-.mark{stroke:var(--c3);stroke-width:1.2;stroke-dasharray:4 3}
 .hit{fill:transparent}
 .hit:hover{fill:var(--hover)}
 .cell{fill:var(--c0)}
