@@ -123,6 +123,7 @@ class _Serving(asyncio.Protocol):
         self._frames = Frames()
         self._gate: LoadGate | None = None
         self._transport: asyncio.Transport | None = None
+        self._paused = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # Those of uvloop are transports by their methods alone.
@@ -148,10 +149,12 @@ class _Serving(asyncio.Protocol):
             self._transport.abort()
 
     def pause_writing(self) -> None:
+        self._paused = True
         if self._transport is not None:
             self._transport.pause_reading()
 
     def resume_writing(self) -> None:
+        self._paused = False
         if self._transport is not None:
             self._transport.resume_reading()
 

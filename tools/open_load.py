@@ -61,7 +61,7 @@ class OpenResult(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 
     rows: list[Row]
     unmatched: int
-    """Outcomes that came after their request had timed out."""
+    """Answers that came after their request had timed out."""
     late: dict[str, Any]
     """How late the oldest request of each batch was sent: `Latencies.dump()`."""
 
@@ -143,7 +143,7 @@ class OpenLoad:
         """Outcomes came back."""
         now = monotonic_ns()
         row_of_now = self._rows.at(now)[0].row
-        pop = self._under_way.pop
+        pop, timeout_ns = self._under_way.pop, self._timeout_ns
         for number, code in answers:
             entry = pop(number, None)
             if entry is None:
@@ -152,6 +152,11 @@ class OpenLoad:
             due_ns, row, group, read = entry
             if code:
                 row.fail(group, code)
+                continue
+            if now - due_ns > timeout_ns:
+                # Too late, also where the sweep has not come by yet.
+                self._unmatched += 1
+                row.fail(group, Code.TIMEOUT)
                 continue
             row.answer(group, now - due_ns, read)
             row_of_now.completed += 1
