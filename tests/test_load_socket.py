@@ -221,6 +221,7 @@ async def test_who_does_not_read_is_not_read_from() -> None:
     sent = len(fake.calls)
     assert 0 < sent < 400 * 5000
     assert not sending.done()
+    assert not any(each._transport.is_reading() for each in server._connections if each._transport)
     # Reading again sets it going again.
     got = 0
     while len(fake.calls) == sent:

@@ -25,8 +25,8 @@ from paxmux.tools.time_series import OpenRow, Row, Rows
 
 BATCH = 512
 """Requests that leave together at most: then the event loop has its turn."""
-GAP_NS = 250_000
-"""What is due within so long leaves together: a wake-up for each request would cost more than it."""
+GAP_NS = 500_000
+"""What is due within so long leaves together: a wake-up costs more than many requests."""
 SWEEP_NS = 50_000_000
 UNDER_WAY_BYTES = 256 * 1024 * 1024
 _SECOND_NS = 1_000_000_000
