@@ -1,4 +1,4 @@
-"""When a call is too late: timeouts of callers as deadlines on the clock that all processes of a node share."""
+"""When a call is too late: timeouts as deadlines on the clock that all processes of a node share."""
 
 from __future__ import annotations
 

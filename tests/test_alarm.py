@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import select
 from time import monotonic_ns
 
 from paxmux.shards.event_loop import new_loop
@@ -21,6 +22,7 @@ async def test_it_rings_once_and_not_early() -> None:
     assert rung[0] >= at_ns
     await asyncio.sleep(0.01)
     assert len(rung) == 1
+    assert select.select([alarm._fd], [], [], 0)[0] == [], "the loop would be woken for ever"
     alarm.set(0)
     await until(lambda: len(rung) == 2)
     alarm.close()

@@ -18,10 +18,12 @@ from paxmux.tools.bench_open import OpenOptions, specs, targets
 from paxmux.tools.bench_run import MACHINE, BenchOptions
 from paxmux.tools.cluster import Cluster
 from paxmux.tools.load_process import LoadProcess
+from paxmux.tools.main import INTERRUPTED
 from paxmux.tools.skew import weights
 from paxmux.tools.time_series import latencies_of
-from tests.command import run_command
+from tests.command import DEADLINE_S, Command, run_command, wait_gone
 from tests.event_loop import in_loop
+from tests.test_cmd_bench import family_of
 from tests.test_open_load import dues_of, spec_of, total
 
 TINY = ("--groups", 6, "--seconds", 1.5, "--warmup-s", 0.3, "--seed", 4)
@@ -163,6 +165,21 @@ async def test_a_node_or_a_client_that_dies_is_told(tmp_path: Path) -> None:
                 await client.close()
 
 
+@pytest.mark.xdist_group("cluster")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_no_client_is_left_however_it_ends(tmp_path: Path, number: signal.Signals) -> None:
+    words = ("--groups", 4, "--seconds", 60, "--rate", 50, "--client-processes", 2)
+    with Command("bench", *words, folder=tmp_path) as bench:
+        family = family_of(bench, 9)
+        bench.until_error("measuring")
+        bench.process.send_signal(number)
+        assert bench.process.wait(DEADLINE_S) == (INTERRUPTED if number == signal.SIGINT else -number)
+        wait_gone(family)
+    assert "Traceback" not in bench.errors()
+    if number != signal.SIGKILL:
+        assert list(tmp_path.iterdir()) == [], "a temporary folder is left"
+
+
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
@@ -176,6 +193,8 @@ async def test_a_node_or_a_client_that_dies_is_told(tmp_path: Path) -> None:
         (("--rate", 5, "--mode", "batch"), "--mode: expected `propose`"),
         (("--rate", 5, "--behind", 10), "--behind: expected neither --rate nor --ramp"),
         (("--ramp", "1:2", "--recovery", 10), "--recovery: expected neither --rate nor --ramp"),
+        (("--rate", 5, "--report", "no/x.html"), "--report: expected a file in a folder that exists"),
+        (("--json", "no/x.json"), "--json: expected a file in a folder that exists"),
         (("--client-processes", 2), "--client-processes: expected --rate or --ramp too"),
         (("--report", "x.html"), "--report: expected --rate or --ramp too"),
         (("--read", 0.5), "--read: expected --rate or --ramp too"),

@@ -169,6 +169,11 @@ def _wrong(args: argparse.Namespace) -> str | None:
         parse_groups(args.work_on, args.groups)
     except ConfigError as error:
         return f"--work-on: {error}"
+    for name in ("json", "parquet", "report"):
+        place = getattr(args, name)
+        # Known before the run, not after it.
+        if place is not None and not Path(place).parent.is_dir():
+            return f"--{name}: expected a file in a folder that exists, got {place!r}"
     return wrong_together(args)
 
 
