@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Sequence
-from time import monotonic_ns
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -32,18 +31,17 @@ from paxmux.engine.state_machine import MAX_SMID, MIN_SMID
 from paxmux.shards.admission import Admission
 from paxmux.shards.assembly import Assembly
 from paxmux.shards.batcher import Batcher
+from paxmux.shards.deadline import deadline_ns as _deadline_ns
 from paxmux.shards.exchange import Exchange
 from paxmux.shards.layout import Layout
 from paxmux.shards.many_done import Outcomes, error_of
 from paxmux.shards.packer import Packer
-from paxmux.shards.pending import NEVER_NS, Done
+from paxmux.shards.pending import Done
 from paxmux.shards.requests import CallKind, Reply
 
 if TYPE_CHECKING:
     import pyarrow
 
-_FOREVER_S = 1e9
-"""A longer timeout is none at all."""
 _MAX_INSTANCE = 2**64 - 1
 _CONSISTENCIES = {"local": CallKind.QUERY, "linearizable": CallKind.LINEARIZABLE_QUERY}
 
@@ -189,6 +187,20 @@ class Node:
             raise error_of(reply)
         return Done(reply[2], reply[4], reply[3])
 
+    def submit(
+        self, group: int, value: bytes, smid: int, context: bytes | None, timeout_s: float | None
+    ) -> asyncio.Future[Reply]:
+        """As `propose`, without a coroutine: for callers that have thousands under way and no task for each.
+
+        Returns the future of the reply, which never holds an exception: where nothing was refused at once,
+        an error is a reply with another code than 0, and its message as the result.
+        """
+        size = self._check_value(group, value, smid, context)
+        deadline_ns = _deadline_ns(timeout_s)
+        worker = self._worker_of[group]
+        self._admission.enter(worker, size)
+        return self._exchange.propose(worker, group, deadline_ns, smid, value, context, size)
+
     async def propose_many(
         self,
         group: int,
@@ -297,6 +309,15 @@ class Node:
             Timeout: no answer in time.
             PaxmuxError: code -1: the group is fenced here; its status says why.
         """
+        reply = await self.submit_query(group, request, smid, consistency, timeout_s)
+        if reply[1]:
+            raise error_of(reply)
+        return reply[4] or b""
+
+    def submit_query(
+        self, group: int, request: bytes, smid: int, consistency: str, timeout_s: float | None
+    ) -> asyncio.Future[Reply]:
+        """As `query`, without a coroutine; returns and raises as `submit`."""
         if consistency not in _CONSISTENCIES:
             raise InvalidRequest(
                 f"expected a consistency of {', '.join(map(repr, _CONSISTENCIES))}, got {consistency!r}"
@@ -304,8 +325,10 @@ class Node:
         self._check_value(group, request, smid, None)
         if smid < MIN_SMID:
             raise InvalidRequest(f"expected a state machine id of {MIN_SMID} .. {MAX_SMID}, got {smid}")
-        reply = await self._call(_CONSISTENCIES[consistency], group, smid, request, timeout_s)
-        return reply[4] or b""
+        deadline_ns = _deadline_ns(timeout_s)
+        worker = self._worker_of[group]
+        self._admission.enter(worker, len(request))
+        return self._exchange.call(worker, _CONSISTENCIES[consistency], group, smid, request, deadline_ns)
 
     async def now_instance_id(self, group: int, timeout_s: float | None = 5.0) -> int:
         """The first instance of a group that is not known here to be decided: the count of those that are.
@@ -469,13 +492,3 @@ def _check_bound(key: str, value: int) -> None:
     least, most = BOUNDS[key]
     if type(value) is not int or not least <= value <= most:
         raise InvalidRequest(f"expected {least} .. {most}, got {value!r}")
-
-
-def _deadline_ns(timeout_s: float | None) -> int:
-    if timeout_s is None:
-        return NEVER_NS
-    if not timeout_s > 0:
-        raise InvalidRequest(f"expected a timeout above 0 s, or None to wait for ever, got {timeout_s!r}")
-    if timeout_s > _FOREVER_S:
-        return NEVER_NS
-    return monotonic_ns() + int(timeout_s * 1e9)

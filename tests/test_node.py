@@ -60,6 +60,32 @@ async def test_a_proposal_comes_back_with_its_result(tmp_path: Path, free_ports:
 
 
 @in_loop
+async def test_a_submitted_request_is_a_future_of_its_reply(tmp_path: Path, free_ports: Ports) -> None:
+    async with running(lone_options(tmp_path / "n", free_ports(1)[0], workers=2)) as node:
+        futures = [node.submit(group, b"v", 3, b"ctx", 5) for group in (0, 0, 1)]
+        replies = [(await future)[1:] for future in futures]
+        # What comes in one turn shares an instance, as with `propose`.
+        assert [(code, result) for code, _, _, result in replies] == [(0, b"v|ctx")] * 3
+        assert (await node.submit_query(3, b"abc", 1, "local", 5))[4] == b"cba"
+        assert (await node.submit(0, b"code:14", 0, None, 5))[1] == Code.CONFLICT, "an error is a reply, too"
+        assert (await node.submit(0, b"silent", 0, None, 0.05))[1] == Code.TIMEOUT
+        with pytest.raises(GroupWrong):
+            node.submit(99, b"", 0, None, 5)
+        with pytest.raises(GroupWrong):
+            node.submit_query(99, b"", 1, "local", 5)
+        with pytest.raises(InvalidRequest, match="consistency"):
+            node.submit_query(0, b"", 1, "soon", 5)
+        with pytest.raises(InvalidRequest, match="state machine id"):
+            node.submit_query(0, b"", 0, "local", 5)
+        held = (await node.status())["pending"]["admitted"]
+    with pytest.raises(NodeStopped):
+        node.submit(0, b"", 0, None, 5)
+    with pytest.raises(NodeStopped):
+        node.submit_query(0, b"", 1, "local", 5)
+    assert held >= 5
+
+
+@in_loop
 async def test_many_callers_each_get_their_own(tmp_path: Path, free_ports: Ports) -> None:
     async with running(lone_options(tmp_path / "n", free_ports(1)[0], workers=2)) as node:
 

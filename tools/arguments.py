@@ -32,6 +32,11 @@ def wholes(low: int, high: int) -> Callable[[str], list[int]]:
 
 def seconds(low: float, high: float) -> Callable[[str], float]:
     """A number of seconds of `low` .. `high`."""
+    return number(low, high, "seconds")
+
+
+def number(low: float, high: float, what: str = "a number") -> Callable[[str], float]:
+    """A number of `low` .. `high`; `what` it is called."""
 
     def parse(text: str) -> float:
         try:
@@ -39,7 +44,7 @@ def seconds(low: float, high: float) -> Callable[[str], float]:
         except ValueError:
             value = float("nan")
         if not low <= value <= high:
-            raise argparse.ArgumentTypeError(f"expected seconds of {low:g} .. {high:g}, got {text!r}")
+            raise argparse.ArgumentTypeError(f"expected {what} of {low:g} .. {high:g}, got {text!r}")
         return value
 
     return parse

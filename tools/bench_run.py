@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +18,7 @@ import psutil
 
 import paxmux
 from paxmux.engine.errors import PaxmuxError
+from paxmux.engine.groups import parse_groups
 from paxmux.engine.options import StorageOptions
 from paxmux.tools import processes
 from paxmux.tools.bench_machine import Chain, read_answer
@@ -43,6 +45,7 @@ from paxmux.tools.surroundings import (
 )
 
 MACHINE = "paxmux.tools.bench_machine:Chain"
+BUSY_MACHINE = "paxmux.tools.busy_machine:BusyChain"
 TIMEOUT_S = 10.0
 """Of each request."""
 SLACK_S = 30.0
@@ -66,6 +69,10 @@ class BenchOptions(msgspec.Struct, frozen=True, kw_only=True):
     router: Literal["inline", "process"] = "inline"
     storage: str = StorageOptions().plugin
     seed: int = 0
+    work_us: int = 0
+    """CPU time that the state machine burns on each value."""
+    work_on: str = "all"
+    """The groups whose machine does."""
 
 
 def shares(options: BenchOptions) -> list[tuple[list[int], int]]:
@@ -129,10 +136,30 @@ def start_cluster(options: BenchOptions, folder: Path, steps: Steps) -> Cluster:
         folder,
         workers=[options.workers] * options.nodes,
         groups=options.groups,
-        machines=[MACHINE],
+        machines=[],
         router=options.router,
-        options={"storage": {"plugin": options.storage}},
+        options={"storage": {"plugin": options.storage}, "state_machines": machines(options)},
     )
+
+
+def machines(options: BenchOptions) -> list[dict[str, Any]]:
+    """The state machines of the nodes' configs: each group has one.
+
+    Raises:
+        ConfigError: `work_on` names no groups.
+    """
+    busy = parse_groups(options.work_on, options.groups) if options.work_us else ()
+    rest = [group for group in range(options.groups) if group not in busy]
+    made: list[dict[str, Any]] = []
+    if busy:
+        made.append({"class": BUSY_MACHINE, "groups": _listed(busy), "args": {"work_us": options.work_us}})
+    if rest:
+        made.append({"class": MACHINE, "groups": _listed(rest)})
+    return made
+
+
+def _listed(groups: Iterable[int]) -> str:
+    return ",".join(map(str, groups))
 
 
 def settings(options: BenchOptions, folder: Path, sync_us: float) -> dict[str, Any]:
@@ -160,16 +187,16 @@ async def _measure(cluster: Cluster, options: BenchOptions, steps: Steps) -> dic
                 loaded.append(node)
                 first += clients
         steps.step("warming up", options.warmup_s)
-        await _watch(loaded, options.warmup_s, steps)
+        await watch(loaded, options.warmup_s, steps)
         begin = [await read_node(node) for node in nodes]
         foreign = ForeignCpu([*processes.marked(cluster.mark), psutil.Process()])
         steps.step("measuring", options.seconds)
-        await _watch(loaded, options.seconds, steps)
+        await watch(loaded, options.seconds, steps)
         foreign_percent = foreign.percent()
         end = [await read_node(node) for node in nodes]
     return {
         **merged([load.result() for load in loads]),
-        **_figures(nodes, begin, end),
+        **figures(nodes, begin, end),
         "foreign_cpu_percent": round(foreign_percent, 1),
     }
 
@@ -200,7 +227,7 @@ def spec_of(options: BenchOptions, groups: list[int], clients: int, first: int) 
     )
 
 
-async def _watch(loaded: list[NodeHandle], total_s: float, steps: Steps) -> None:
+async def watch(loaded: list[NodeHandle], total_s: float, steps: Steps) -> None:
     """Let the time pass, and show how it goes."""
     start = time.monotonic()
     last_s, last_values, note = 0.0, await _values(loaded), ""
@@ -240,7 +267,7 @@ def merged(results: list[LoadResult]) -> dict[str, Any]:
     }
 
 
-def _figures(nodes: list[NodeHandle], begin: list[Reading], end: list[Reading]) -> dict[str, Any]:
+def figures(nodes: list[NodeHandle], begin: list[Reading], end: list[Reading]) -> dict[str, Any]:
     """What the nodes used and counted within the window."""
     pairs = {node.name: pair for node, *pair in zip(nodes, begin, end, strict=True)}
     return {

@@ -14,12 +14,23 @@ import orjson
 from rich.console import Console
 from rich.table import Table
 
-from paxmux.engine.errors import ExitCode
+from paxmux.engine.errors import ConfigError, ExitCode
+from paxmux.engine.groups import parse_groups
 from paxmux.tools import event_loop
 from paxmux.tools.arguments import seconds, whole, wholes
 from paxmux.tools.bench_behind import run_behind
+from paxmux.tools.bench_open import run_open
 from paxmux.tools.bench_recovery import run_recovery
 from paxmux.tools.bench_run import TIMEOUT_S, BenchOptions, run_bench
+from paxmux.tools.open_arguments import EPILOG as OPEN_EPILOG
+from paxmux.tools.open_arguments import (
+    add_open_arguments,
+    is_open,
+    open_options,
+    show_open,
+    write_files,
+    wrong_together,
+)
 from paxmux.tools.progress import Steps
 from paxmux.tools.scratch import Scratch
 
@@ -48,6 +59,10 @@ more (at most 1,000,000). Only --groups, --size, --storage, --data-dir and --jso
 What is counted comes within --seconds after --warmup-s; errors count at any time. A request times out
 after {TIMEOUT_S:g} s. Afterwards all replicas must agree in count and hash of all bytes applied.
 
+With --work-us the state machine burns so many µs of the CPU on each value, in all groups or those of
+--work-on: a machine that cannot keep up.
+
+{OPEN_EPILOG}
 `valid` is false on a file system in memory, or if other processes used more than 10 % of the CPUs.
 The exit code is 0 only if the replicas agree and something was answered.
 """
@@ -86,6 +101,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--storage", default=default.storage, metavar="DOTTED", help="storage plugin (default: %(default)s)"
     )
+    parser.add_argument(
+        "--work-us",
+        type=whole(0, 1_000_000),
+        default=default.work_us,
+        metavar="N",
+        help="µs of the CPU that the state machine burns on each value",
+    )
+    parser.add_argument(
+        "--work-on",
+        default=default.work_on,
+        metavar="GROUPS",
+        help="the groups whose machine does, as `0-9,20` (default: %(default)s)",
+    )
     parser.add_argument("--seed", type=whole(0, 2**32), default=default.seed, metavar="N")
     parser.add_argument(
         "--data-dir",
@@ -93,31 +121,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="keep the data in DIR/node1 …, which must not exist yet (default: a temporary folder)",
     )
     parser.add_argument("--json", metavar="FILE", help="write the report there; - is standard output")
+    add_open_arguments(parser)
     parser.epilog = _EPILOG
 
 
 def run(args: argparse.Namespace) -> int:
     """Measure, show, and say whether the replicas agree."""
-    if args.workers > args.groups:
-        print(
-            f"paxmux bench: --workers: expected at most one worker per group ({args.groups}), "
-            f"got {args.workers}",
-            file=sys.stderr,
-        )
+    wrong = _wrong(args)
+    if wrong is not None:
+        print(f"paxmux bench: {wrong}", file=sys.stderr)
         return ExitCode.USAGE
     if args.recovery is not None:
         return _run_recovery(args)
     options = BenchOptions(**{name: getattr(args, name) for name in BenchOptions.__struct_fields__})
-    if args.behind is not None and args.nodes < 3:
-        print("paxmux bench: --behind: expected --nodes 3 or more: a majority goes on alone", file=sys.stderr)
-        return ExitCode.USAGE
     with Scratch(args.data_dir) as scratch:
         with Steps(Console(stderr=True)) as steps:
-            measure = (
-                run_bench(options, scratch.path, steps)
-                if args.behind is None
-                else run_behind(options, args.behind, scratch.path, steps)
-            )
+            if args.behind is not None:
+                measure = run_behind(options, args.behind, scratch.path, steps)
+            elif is_open(args):
+                measure = run_open(options, open_options(args), scratch.path, steps)
+            else:
+                measure = run_bench(options, scratch.path, steps)
             report = event_loop.run(measure)
         if not report["consistent"]:
             print(f"paxmux bench: the data are kept in {scratch.keep()}", file=sys.stderr)
@@ -127,9 +151,30 @@ def run(args: argparse.Namespace) -> int:
         if args.json != "-":
             _show_behind(report)
         return ExitCode.OK if report["consistent"] else ExitCode.FAILED
+    write_files(report, args)
     if args.json != "-":
+        if is_open(args):
+            show_open(report)
         _show(report)
     return ExitCode.OK if report["consistent"] and report["ok"] else ExitCode.FAILED
+
+
+def _wrong(args: argparse.Namespace) -> str | None:
+    """What is wrong with the arguments as a whole."""
+    if args.workers > args.groups:
+        return f"--workers: expected at most one worker per group ({args.groups}), got {args.workers}"
+    if args.behind is not None and args.nodes < 3:
+        return "--behind: expected --nodes 3 or more: a majority goes on alone"
+    try:
+        parse_groups(args.work_on, args.groups)
+    except ConfigError as error:
+        return f"--work-on: {error}"
+    for name in ("json", "parquet", "report"):
+        place = getattr(args, name)
+        # Known before the run, not after it.
+        if place is not None and not Path(place).parent.is_dir():
+            return f"--{name}: expected a file in a folder that exists, got {place!r}"
+    return wrong_together(args)
 
 
 def _run_recovery(args: argparse.Namespace) -> int:

@@ -26,7 +26,10 @@ from paxmux.shards.event_loop import new_loop
 from paxmux.shards.node import Node
 from paxmux.tools import node_wire
 from paxmux.tools.load import Load, LoadSpec
+from paxmux.tools.load_gate import LoadGate
+from paxmux.tools.load_socket import LoadServer
 from paxmux.tools.main import exit_code
+from paxmux.tools.open_load import OpenLoad, OpenSpec
 from paxmux.tools.register_clients import RegisterClients, RegisterSpec
 from paxmux.tools.writers import Writers, WriterSpec
 
@@ -41,7 +44,7 @@ class DrivenNode:
         self._node = node
         self._groups = range(groups)
         self._writer = writer
-        self._load: Load | None = None
+        self._load: Load | OpenLoad | LoadServer | None = None
         self._writers: Writers | RegisterClients | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self.drain_s: float | None = None
@@ -111,8 +114,20 @@ class DrivenNode:
 
     async def op_load(self, spec: dict[str, Any]) -> Any:
         """Run closed-loop clients; answers when they are done."""
-        self._load = Load(self._node, msgspec.convert(spec, LoadSpec))
-        return msgspec.to_builtins(await self._load.run())
+        load = self._load = Load(self._node, msgspec.convert(spec, LoadSpec))
+        return msgspec.to_builtins(await load.run())
+
+    async def op_open_load(self, spec: dict[str, Any], start_ns: int) -> Any:
+        """Run an open load in this process; answers when it is done."""
+        wanted = msgspec.convert(spec, OpenSpec)
+        load = self._load = OpenLoad(wanted)
+        gate = LoadGate(self._node, wanted.gate, load.answered)
+        return msgspec.to_builtins(await load.run(gate, start_ns))
+
+    async def op_serve_loads(self) -> str:
+        """Let loads of other processes in; the name of their socket."""
+        server = self._load = LoadServer(self._node)
+        return await server.start()
 
     async def op_load_progress(self) -> dict[str, Any] | None:
         """Counts of the load so far."""
@@ -120,7 +135,7 @@ class DrivenNode:
 
     async def op_load_halt(self) -> None:
         """End the load's window now."""
-        if self._load is not None:
+        if isinstance(self._load, Load):
             self._load.halt()
 
     async def op_write(self, spec: dict[str, Any]) -> None:
@@ -143,6 +158,8 @@ class DrivenNode:
 
     async def close(self) -> None:
         """The node is stopped: let the tool have the last outcomes."""
+        if isinstance(self._load, LoadServer):
+            self._load.close()
         await self._end_writers()
 
     async def _end_writers(self) -> None:

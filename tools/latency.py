@@ -87,6 +87,10 @@ class Latencies:
             "max": round(self.max_ns / 1e6, 4),
         }
 
+    def bars(self) -> list[tuple[int, int]]:
+        """(largest latency in ns, count) of each bucket that counts anything, in order."""
+        return [(_upper_ns(index), count) for index, count in enumerate(self.buckets) if count]
+
     def dump(self) -> dict[str, object]:
         """As JSON can say it; only buckets that count anything."""
         return {

@@ -24,7 +24,7 @@ COMMANDS = {
     "layout": "show which worker of a running node hosts which group, and move groups to other workers",
     "cleaner": "stop a running node from making room in its logs, and let it go on",
     "log": "look into the log of a node, running or stopped: show, get, dump, verify, export",
-    "bench": "measure a cluster on this machine",
+    "bench": "measure a cluster on this machine, with callers that wait or at a given rate",
     "chaos": "kill processes of a cluster under load, and check that nothing is lost",
     "sim": "simulate clusters with faults, from seeds, and judge every one",
     "demo": "show a cluster on this machine: load, a crash, the comparison of replicas",
