@@ -133,7 +133,7 @@ class StorageOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     (405), as on a full disk. 0: no limit but the disk's."""
     clean_bytes_per_s: int = 256 * 1024 * 1024
     """Old segments are removed, and what is still needed of them is moved, at no more than this rate."""
-    scrub_bytes_per_s: int = 4 * 1024 * 1024
+    scrub_bytes_per_s: int = 1024 * 1024
     """Old segments are read again and again, at no more than this rate, and every byte of them is checked:
     what is found damaged is asked for from other members. 0: they are not."""
     sync: bool = True
