@@ -186,7 +186,7 @@ EXECUTION = (
     ),
     one(
         "the position in a batch is off by one", "I20",
-        Applier, "_execute", "enumerate(entries)", "enumerate(entries, 1)",
+        Applier, "_execute", "position = 0", "position = 1",
     ),
     one(
         "everybody's value comes with a context", "I17",
@@ -201,9 +201,9 @@ EXECUTION = (
     ),
     one(
         "a result is given twice", "I17 I20",
-        Applier, "_execute", "self._replies((seq, code, instance, position, result))",
-        "self._replies((seq, code, instance, position, result)); "
-        "self._replies((seq, code, instance, position, result))",
+        Applier, "_execute", "self._replies((seq, code, instance, at, result))",
+        "self._replies((seq, code, instance, at, result)); "
+        "self._replies((seq, code, instance, at, result))",
     ),
     one(
         "a replay forgets who waits", "I19 I22",
