@@ -44,6 +44,7 @@ BOUNDS: Final[dict[str, tuple[int, int]]] = {
     "limits.max_value_bytes": (1, MAX_VALUE_BYTES),
     "limits.max_pending": (1, 16 * MIB),
     "limits.max_pending_bytes": (1, 1024 * GIB),
+    "limits.queue_delay_ms": (0, _HOUR_MS),
     "limits.batch_max_count": (1, 65_536),
     "limits.batch_max_bytes": (1, MAX_VALUE_BYTES),
     "limits.ring_bytes": (64 * KIB, GIB),

@@ -144,6 +144,11 @@ class Overloaded(ProposeError):
     code = Code.OVERLOADED
     retryable = True
 
+    def __init__(self, message: str, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+        """When it may be worth to try again: what a request takes now. None if that is not known."""
+
 
 class ResultTooLarge(ProposeError):
     """The value was executed, but what it returned is larger than `limits.max_value_bytes`."""

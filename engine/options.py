@@ -103,6 +103,9 @@ class LimitOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     """Requests of this node that have no answer yet; more are refused with 405."""
     max_pending_bytes: int = 256 * 1024 * 1024
     """Bytes of those requests."""
+    queue_delay_ms: int = 500
+    """While requests to a worker all take longer than this, no more are let in than it does in this time; the
+    others are refused at once (405), those of the busiest groups first. 0: they wait."""
     batch_max_count: int = 512
     """Values that one instance decides together."""
     batch_max_bytes: int = 1_048_576

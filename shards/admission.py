@@ -10,12 +10,13 @@ from __future__ import annotations
 
 from paxmux.engine.errors import NodeStopped, Overloaded
 from paxmux.engine.options import LimitOptions
+from paxmux.shards.shedding import Shedding, WorkerLoad
 
 
 class Admission:
     """The door of one node. Used in the node's event loop only."""
 
-    def __init__(self, limits: LimitOptions, workers: int) -> None:
+    def __init__(self, limits: LimitOptions, workers: int, groups: int = 0) -> None:
         self.max_count = limits.max_pending
         self.max_bytes = limits.max_pending_bytes
         self.count = 0
@@ -23,16 +24,20 @@ class Admission:
         self.bytes = 0
         """Bytes of the requests that hold them."""
         self.admitted = 0
-        self.refused = {"stopped": 0, "count": 0, "bytes": 0, "worker": 0, "ring": 0}
+        self.refused = {"stopped": 0, "count": 0, "bytes": 0, "worker": 0, "ring": 0, "delay": 0}
         """Refusals since the start, by what was exhausted or closed."""
         self._stopped = "the node is not started"
         self._closed: dict[int, str] = {}
         self._full: dict[int, bool] = {}
+        self.shedding = Shedding(limits.queue_delay_ms, groups) if limits.queue_delay_ms and groups else None
+        """None: nothing is refused because of how long requests take."""
         for worker in range(workers):
             self.add_worker(worker)
 
-    def enter(self, worker: int, size: int, count: int = 1) -> None:
+    def enter(self, worker: int, size: int, count: int = 1, group: int = -1) -> None:
         """Take a slot for a request of `size` bytes, or `count` slots for as many together.
+
+        `group`: that it is about; -1 for none.
 
         Raises:
             NodeStopped: the node does not take requests.
@@ -61,6 +66,15 @@ class Admission:
             raise Overloaded(
                 f"{self.bytes} bytes of requests wait (limits.max_pending_bytes); nothing was proposed"
             )
+        if self.shedding is not None and group >= 0:
+            load = self.shedding.loads[worker]
+            if load.count >= load.limit and not load.admits(self.shedding.by_group[group]):
+                self.refused["delay"] += 1
+                raise Overloaded(
+                    f"requests to worker {worker} take {load.delay_ns / 1e6:.0f} ms or more "
+                    "(limits.queue_delay_ms); nothing was proposed",
+                    retry_after_s=load.delay_ns / 1e9,
+                )
         self.count += count
         self.bytes = total
         self.admitted += count
@@ -69,6 +83,7 @@ class Admission:
         """There is one more worker; its door is closed until it serves."""
         self._closed[worker] = f"worker {worker} is starting"
         self._full[worker] = False
+        self._load(worker)
 
     def leave(self, count: int, size: int) -> None:
         """Give back `count` slots of `size` bytes together."""
@@ -87,6 +102,7 @@ class Admission:
         """The worker serves."""
         self._closed[worker] = ""
         self._full[worker] = False
+        self._load(worker)
 
     def close_worker(self, worker: int, reason: str) -> None:
         """The worker is down; `reason` is what refused callers read."""
@@ -99,3 +115,7 @@ class Admission:
     def set_ring_full(self, worker: int, full: bool) -> None:
         """What waits in front of the worker's ring is (no longer) above `limits.ring_backlog_bytes`."""
         self._full[worker] = full
+
+    def _load(self, worker: int) -> None:
+        if self.shedding is not None:
+            self.shedding.loads.setdefault(worker, WorkerLoad())

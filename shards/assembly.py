@@ -141,6 +141,9 @@ class Assembly:
         store.record_logs()
         self._lag.start()
         stack.callback(self._lag.stop)
+        if self.admission.shedding is not None:
+            self.admission.shedding.start(self._loop)
+            stack.callback(self.admission.shedding.stop)
         self.admission.open_node()
         self.serving = True
         log.info(

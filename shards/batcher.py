@@ -70,7 +70,7 @@ class Batcher:
             NodeStopped, Overloaded: it was not taken.
         """
         group = key[0]
-        self._admission.enter(self._worker_of[group], size)
+        self._admission.enter(self._worker_of[group], size, 1, group)
         batch = self._open.get(key)
         if batch is None:
             batch = self._open[key] = _Batch(self._schedule(key, self.delays_ms[group]))
@@ -105,7 +105,7 @@ class Batcher:
         start = 0
         try:
             packs = self._packer.packs(batch.values, batch.contexts)
-            self._admission.enter(worker, sum(one.size for one in packs), len(packs))
+            self._admission.enter(worker, sum(one.size for one in packs), len(packs), group)
         except PaxmuxError as error:
             _settle(batch.futures, [type(error)(str(error)) for _ in batch.futures])
             return

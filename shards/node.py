@@ -71,7 +71,7 @@ class Node:
         self._max_value_bytes = options.limits.max_value_bytes
         self._packer = Packer(options.limits)
         self._worker_of = [self._layout.worker_of(group) for group in range(options.groups)]
-        self._admission = Admission(options.limits, self._layout.workers)
+        self._admission = Admission(options.limits, self._layout.workers, options.groups)
         self._assembly: Assembly | None = None
         self._exchange: Exchange
         self._batcher: Batcher | None = None
@@ -181,7 +181,7 @@ class Node:
         size = self._check_value(group, value, smid, context)
         deadline_ns = _deadline_ns(timeout_s)
         worker = self._worker_of[group]
-        self._admission.enter(worker, size)
+        self._admission.enter(worker, size, 1, group)
         reply = await self._exchange.propose(worker, group, deadline_ns, smid, value, context, size)
         if reply[1]:
             raise error_of(reply)
@@ -198,7 +198,7 @@ class Node:
         size = self._check_value(group, value, smid, context)
         deadline_ns = _deadline_ns(timeout_s)
         worker = self._worker_of[group]
-        self._admission.enter(worker, size)
+        self._admission.enter(worker, size, 1, group)
         return self._exchange.propose(worker, group, deadline_ns, smid, value, context, size)
 
     async def propose_many(
@@ -237,7 +237,7 @@ class Node:
                 f"bytes (limits.max_pending, limits.batch_max_bytes), got {len(packs)}"
             )
         worker = self._worker_of[group]
-        self._admission.enter(worker, sum(one.size for one in packs), len(packs))
+        self._admission.enter(worker, sum(one.size for one in packs), len(packs), group)
         propose, smid = self._exchange.propose, smid | pack.PACK
         futures = [
             propose(worker, group, deadline_ns, smid, one.payload, one.contexts, one.size) for one in packs
@@ -327,7 +327,7 @@ class Node:
             raise InvalidRequest(f"expected a state machine id of {MIN_SMID} .. {MAX_SMID}, got {smid}")
         deadline_ns = _deadline_ns(timeout_s)
         worker = self._worker_of[group]
-        self._admission.enter(worker, len(request))
+        self._admission.enter(worker, len(request), 1, group)
         return self._exchange.call(worker, _CONSISTENCIES[consistency], group, smid, request, deadline_ns)
 
     async def now_instance_id(self, group: int, timeout_s: float | None = 5.0) -> int:
@@ -451,7 +451,7 @@ class Node:
     ) -> Reply:
         deadline_ns = _deadline_ns(timeout_s)
         worker = self._worker_of[group]
-        self._admission.enter(worker, len(payload))
+        self._admission.enter(worker, len(payload), 1, group)
         reply = await self._exchange.call(worker, kind, group, argument, payload, deadline_ns)
         if reply[1]:
             raise error_of(reply)

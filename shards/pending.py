@@ -48,6 +48,7 @@ class Pending:
     def __init__(self, loop: asyncio.AbstractEventLoop, admission: Admission) -> None:
         self._loop = loop
         self._admission = admission
+        self._shedding = admission.shedding
         self._entries: dict[int, Entry] = {}
         self._owed: dict[int, tuple[int, int, int]] = {}
         """(worker, size, group) by sequence number."""
@@ -82,13 +83,15 @@ class Pending:
         seq = self._seq = self._seq + 1
         future: asyncio.Future[Reply] = self._loop.create_future()
         self._entries[seq] = (future, deadline_ns, size, worker, group)
+        if self._shedding is not None and group >= 0:
+            self._shedding.note(worker, group, seq)
         if deadline_ns < self._sweep_at_ns:
             self._arm(deadline_ns)
         return seq, future
 
     def resolve(self, replies: list[Reply]) -> None:
         """Hand replies to whoever waits for them, and give their slots back."""
-        pop = self._entries.pop
+        pop, shedding = self._entries.pop, self._shedding
         count = size = 0
         for reply in replies:
             entry = pop(reply[0], None)
@@ -97,12 +100,15 @@ class Pending:
                 if owed is None:
                     self.unmatched += 1
                     continue
-                size += owed[1]
+                worker, its_size, group = owed
+                size += its_size
             else:
-                future = entry[0]
-                size += entry[2]
+                future, _, its_size, worker, group = entry
+                size += its_size
                 if not future.done():
                     future.set_result(reply)
+            if shedding is not None and group >= 0:
+                shedding.answered(worker, group, reply[0])
             count += 1
         self._leave(count, size)
 
@@ -115,12 +121,17 @@ class Pending:
 
     def reassign(self, group: int, old: int, new: int) -> None:
         """What `old` owes of a group is owed by `new` from now on."""
+        moved = []
         for seq, entry in self._entries.items():
             if entry[4] == group and entry[3] == old:
                 self._entries[seq] = (*entry[:3], new, group)
+                moved.append(seq)
         for seq, owed in self._owed.items():
             if owed[2] == group and owed[0] == old:
                 self._owed[seq] = (new, owed[1], group)
+                moved.append(seq)
+        if self._shedding is not None:
+            self._shedding.moved(group, old, new, moved)
 
     def fail_all(self, reason: str) -> int:
         """Nobody will answer any more: all outcomes stay unknown. Returns how many waited."""
@@ -154,7 +165,13 @@ class Pending:
             self._timer = None
 
     def _forget(self, seqs: list[int]) -> None:
-        self._leave(len(seqs), sum(self._owed.pop(seq)[1] for seq in seqs))
+        size = 0
+        for seq in seqs:
+            worker, its_size, group = self._owed.pop(seq)
+            size += its_size
+            if self._shedding is not None and group >= 0:
+                self._shedding.answered(worker, group, seq)
+        self._leave(len(seqs), size)
 
     def _leave(self, count: int, size: int) -> None:
         self._admission.leave(count, size)

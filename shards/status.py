@@ -82,6 +82,7 @@ def pending_picture(admission: Admission, pending: Pending) -> dict[str, Any]:
         "owed": pending.owed,
         "admitted": admission.admitted,
         "refused": dict(admission.refused),
+        "workers": {} if admission.shedding is None else admission.shedding.picture(),
         "timeouts": pending.timeouts,
         "unmatched": pending.unmatched,
     }

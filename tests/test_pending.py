@@ -161,5 +161,5 @@ async def test_the_door_counts_what_it_refuses() -> None:
     admission.close_node("the node is stopping")
     with pytest.raises(NodeStopped, match="stopping"):
         admission.enter(0, 1)
-    assert admission.refused == {"stopped": 1, "count": 1, "bytes": 1, "worker": 1, "ring": 1}
+    assert admission.refused == {"stopped": 1, "count": 1, "bytes": 1, "worker": 1, "ring": 1, "delay": 0}
     assert (admission.count, admission.bytes, admission.admitted) == (0, 0, 3)
