@@ -103,7 +103,7 @@ class LimitOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     """Requests of this node that have no answer yet; more are refused with 405."""
     max_pending_bytes: int = 256 * 1024 * 1024
     """Bytes of those requests."""
-    queue_delay_ms: int = 500
+    queue_delay_ms: int = 0
     """While requests to a worker all take longer than this, no more are let in than it does in this time; the
     others are refused at once (405), those of the busiest groups first. 0: they wait."""
     batch_max_count: int = 512
