@@ -245,7 +245,7 @@ class Applier:
     def _execute_pack(
         self, machine: StateMachine, instance: int, payload: bytes, contexts: bytes | None
     ) -> bytes | None:
-        """Have the machine execute a pack; what its values gave, as `many_done.Outcomes` reads it."""
+        """Have the machine execute a pack; what its values gave, as `outcomes.Outcomes` reads it."""
         values = column(payload) if machine.columnar else decode(payload)
         results = machine.execute_many(
             instance, values, None if contexts is None else decode_contexts(contexts)

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable
+from copy import copy
 
 from paxmux.engine.errors import PaxmuxError
 from paxmux.engine.options import ProposalOptions
 from paxmux.engine.pack import PACK
 from paxmux.shards.admission import Admission
 from paxmux.shards.exchange import Exchange
-from paxmux.shards.many_done import Outcomes
+from paxmux.shards.outcomes import Outcomes
 from paxmux.shards.packer import Packer
 from paxmux.shards.pending import Done
 from paxmux.shards.requests import Reply
@@ -107,7 +108,8 @@ class Batcher:
             packs = self._packer.packs(batch.values, batch.contexts)
             self._admission.enter(worker, sum(one.size for one in packs), len(packs), group)
         except PaxmuxError as error:
-            _settle(batch.futures, [type(error)(str(error)) for _ in batch.futures])
+            # Each its own: a traceback belongs to one caller.
+            _settle(batch.futures, [copy(error) for _ in batch.futures])
             return
         for one in packs:
             callers = batch.futures[start : start + one.count]

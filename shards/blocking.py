@@ -19,8 +19,8 @@ from paxmux.engine import pack
 from paxmux.engine.errors import NodeStopped
 from paxmux.engine.options import Options
 from paxmux.shards.event_loop import new_loop
-from paxmux.shards.many_done import Outcomes
 from paxmux.shards.node import Node
+from paxmux.shards.outcomes import Outcomes
 from paxmux.shards.pending import Done
 
 if TYPE_CHECKING:

@@ -34,7 +34,7 @@ from paxmux.shards.batcher import Batcher
 from paxmux.shards.deadline import deadline_ns as _deadline_ns
 from paxmux.shards.exchange import Exchange
 from paxmux.shards.layout import Layout
-from paxmux.shards.many_done import Outcomes, error_of
+from paxmux.shards.outcomes import Outcomes, error_of
 from paxmux.shards.packer import Packer
 from paxmux.shards.pending import Done
 from paxmux.shards.requests import CallKind, Reply
@@ -178,11 +178,7 @@ class Node:
             Timeout: unknown outcome (404): it may be executed or not, now or later.
             Conflict, Refused, ExecuteFailed, ResultTooLarge, NotAMember, Follower: as they say.
         """
-        size = self._check_value(group, value, smid, context)
-        deadline_ns = _deadline_ns(timeout_s)
-        worker = self._worker_of[group]
-        self._admission.enter(worker, size, 1, group)
-        reply = await self._exchange.propose(worker, group, deadline_ns, smid, value, context, size)
+        reply = await self.submit(group, value, smid, context, timeout_s)
         if reply[1]:
             raise error_of(reply)
         return Done(reply[2], reply[4], reply[3])

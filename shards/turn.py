@@ -32,9 +32,9 @@ from paxmux.shards.applier import Applier
 from paxmux.shards.backlog import Backlog
 from paxmux.shards.calls import Calls
 from paxmux.shards.codec import BodyError, decode_sections
+from paxmux.shards.given_up import given_up
 from paxmux.shards.held_turn import NO_ENDS, HeldTurn
 from paxmux.shards.log_sync import LogSync
-from paxmux.shards.outcomes import given_up
 from paxmux.shards.outlet import Outlet
 from paxmux.shards.rare_messages import take_rare
 from paxmux.shards.repairs import Repairs

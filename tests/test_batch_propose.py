@@ -145,6 +145,30 @@ async def test_a_batch_that_meets_a_closed_door_was_not_proposed(tmp_path: Path,
         assert await node.now_instance_id(0) == 0
 
 
+def test_the_hint_of_a_refusal_reaches_each_caller(
+    tmp_path: Path, free_ports: Ports, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise Overloaded("later", retry_after_s=0.5)
+
+    @in_loop
+    async def scenario() -> None:
+        async with running(lone_options(tmp_path / "n", free_ports(1)[0])) as node:
+            node.set_batch_delay(0, LONG_MS)
+            calls = [asyncio.create_task(node.batch_propose(0, value)) for value in (b"a", b"b")]
+            await asyncio.sleep(0)
+            assert node._batcher is not None
+            with monkeypatch.context() as patched:
+                patched.setattr(node._admission, "enter", refuse)
+                node._batcher.flush()
+            for call in calls:
+                with pytest.raises(Overloaded, match="later") as caught:
+                    await call
+                assert caught.value.retry_after_s == 0.5
+
+    scenario()
+
+
 @in_loop
 async def test_a_stop_proposes_what_waits(tmp_path: Path, free_ports: Ports) -> None:
     async with running(lone_options(tmp_path / "n", free_ports(1)[0])) as node:
