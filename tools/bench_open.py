@@ -21,15 +21,13 @@ import psutil
 
 from paxmux.engine.errors import PaxmuxError
 from paxmux.tools import processes
-from paxmux.tools.bench_machine import Chain, read_answer
+from paxmux.tools.bench_machine import Chain
 from paxmux.tools.bench_run import (
     SLACK_S,
     TIMEOUT_S,
     BenchOptions,
-    doubts,
     figures,
-    settings,
-    start_cluster,
+    report_of,
     watch,
 )
 from paxmux.tools.cluster import Cluster
@@ -41,9 +39,8 @@ from paxmux.tools.open_load import OpenResult, OpenSpec
 from paxmux.tools.open_report import answers, interval_of, open_loop, series
 from paxmux.tools.process_samples import ProcessSamples
 from paxmux.tools.progress import Steps
-from paxmux.tools.replicas import compare
 from paxmux.tools.skew import UNIFORM, weights
-from paxmux.tools.surroundings import ForeignCpu, fdatasync_p50_us, file_system
+from paxmux.tools.surroundings import ForeignCpu
 
 START_NS = 200_000_000
 """Loads begin so long after they were told."""
@@ -128,27 +125,13 @@ async def run_open(
     Raises:
         PaxmuxError: a node or a process of loads did not start, or died.
     """
-    sync_us = fdatasync_p50_us(folder)
-    async with start_cluster(options, folder, steps) as cluster:
-        measured = await _measure(cluster, options, open_options, steps)
-        steps.step("comparing the replicas")
-        verdict = await compare(cluster.nodes, options.groups, smid=Chain.smid, request=b"", read=read_answer)
-        steps.step("stopping")
-        await cluster.stop()
-    foreign = measured.pop("foreign_cpu_percent")
-    reasons = doubts(file_system(folder), foreign)
-    return {
-        **measured,
-        "consistent": verdict.consistent,
-        "differences": verdict.differences,
-        "valid": not reasons,
-        "invalid_because": reasons,
-        "settings": {
-            **settings(options, folder, sync_us),
-            "open_loop": msgspec.to_builtins(open_options),
-            "foreign_cpu_percent": foreign,
-        },
-    }
+    return await report_of(
+        options,
+        folder,
+        steps,
+        lambda cluster: _measure(cluster, options, open_options, steps),
+        open_loop=msgspec.to_builtins(open_options),
+    )
 
 
 async def _measure(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -110,9 +110,24 @@ async def run_bench(options: BenchOptions, folder: Path, steps: Steps) -> dict[s
     Raises:
         PaxmuxError: a node did not start, or died.
     """
+    return await report_of(options, folder, steps, lambda cluster: _measure(cluster, options, steps))
+
+
+async def report_of(
+    options: BenchOptions,
+    folder: Path,
+    steps: Steps,
+    measure: Callable[[Cluster], Awaitable[dict[str, Any]]],
+    **more_settings: Any,
+) -> dict[str, Any]:
+    """What `measure` says of a cluster in an empty folder, whether its replicas agree, and the settings.
+
+    Raises:
+        PaxmuxError: a node did not start, or died.
+    """
     sync_us = fdatasync_p50_us(folder)
     async with start_cluster(options, folder, steps) as cluster:
-        measured = await _measure(cluster, options, steps)
+        measured = await measure(cluster)
         steps.step("comparing the replicas")
         verdict = await compare(cluster.nodes, options.groups, smid=Chain.smid, request=b"", read=read_answer)
         steps.step("stopping")
@@ -125,7 +140,11 @@ async def run_bench(options: BenchOptions, folder: Path, steps: Steps) -> dict[s
         "differences": verdict.differences,
         "valid": not reasons,
         "invalid_because": reasons,
-        "settings": {**settings(options, folder, sync_us), "foreign_cpu_percent": foreign},
+        "settings": {
+            **settings(options, folder, sync_us),
+            **more_settings,
+            "foreign_cpu_percent": foreign,
+        },
     }
 
 

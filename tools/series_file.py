@@ -15,16 +15,8 @@ import orjson
 import pyarrow
 from pyarrow import parquet
 
-_COUNTS = (
-    "offered",
-    "not_sent",
-    "answered",
-    "refused",
-    "timed_out",
-    "failed",
-    "completed",
-    "completed_values",
-)
+from paxmux.tools.time_series import COUNTS
+
 _OF_GROUPS = ("offered", "answered", "refused")
 _SCHEMA = pyarrow.schema(
     [
@@ -53,7 +45,7 @@ def write_series(report: dict[str, Any], place: Path) -> None:
 
 def _lines(row: dict[str, Any]) -> Iterator[_Line]:
     t_s, length_s = row["t_s"], row["length_s"]
-    for name in _COUNTS:
+    for name in COUNTS:
         yield t_s, length_s, "all", "", name, row[name]
     for code, count in row["errors"].items():
         yield t_s, length_s, "all", "", f"error_{code}", count

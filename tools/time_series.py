@@ -15,6 +15,18 @@ import msgspec
 from paxmux.engine.errors import Code
 from paxmux.tools.latency import Latencies
 
+COUNTS = (
+    "offered",
+    "not_sent",
+    "answered",
+    "refused",
+    "timed_out",
+    "failed",
+    "completed",
+    "completed_values",
+)
+"""What is counted in each interval, one by one."""
+
 
 class Row(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     """One interval of one load, or of several."""
@@ -137,21 +149,9 @@ def merge(parts: list[list[Row]]) -> list[Row]:
     return [_sum(index, found.get(index, [])) for index in range(min(found), max(found) + 1)]
 
 
-_COUNTS = (
-    "offered",
-    "not_sent",
-    "answered",
-    "refused",
-    "timed_out",
-    "failed",
-    "completed",
-    "completed_values",
-)
-
-
 def _sum(index: int, rows: list[Row]) -> Row:
     total = Row(index=index, groups={}, errors={})
-    for name in _COUNTS:
+    for name in COUNTS:
         setattr(total, name, sum(getattr(row, name) for row in rows))
     for row in rows:
         for code, count in row.errors.items():
