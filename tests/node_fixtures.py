@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import os
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -11,8 +13,10 @@ from typing import Any
 
 import psutil
 
+from paxmux.engine.errors import PaxmuxError
 from paxmux.engine.options import LayoutOptions, Options, WorkerOptions
 from paxmux.shards.node import Node
+from tests.event_loop import DEADLINE_S
 
 QUICK_RESTARTS = WorkerOptions(restart_first_ms=1, restart_max_ms=20, hang_warn_ms=300)
 
@@ -73,3 +77,18 @@ def _fds() -> list[str]:
         except FileNotFoundError:
             continue  # the descriptor of the listing itself
     return found
+
+
+async def started(options: Options) -> Node:
+    """A node, as soon as the processes of the one before are gone: they die with it, a moment later."""
+    deadline = time.monotonic() + DEADLINE_S
+    while True:
+        node = Node(options)
+        try:
+            await node.start(30)
+        except PaxmuxError as error:
+            if "in use by the process" not in str(error) or time.monotonic() > deadline:
+                raise
+            await asyncio.sleep(0.02)
+        else:
+            return node

@@ -27,7 +27,7 @@ from paxmux.tools.bench_machine import Chain, read_answer
 from paxmux.tools.log.directory import read_directory
 from paxmux.tools.main import main
 from tests.event_loop import DEADLINE_S, in_loop
-from tests.node_fixtures import check_traces, running, traces
+from tests.node_fixtures import check_traces, running, started, traces
 from tests.test_node_cluster import caught_up, history
 
 Ports = Callable[[int], list[int]]
@@ -315,21 +315,6 @@ def test_the_node_is_killed_on_the_way(tmp_path: Path, free_ports: Ports, point:
         assert [log.identity.log for log in read_directory(data).logs] == [0, 1]
 
     scenario()
-
-
-async def started(options: Options) -> Node:
-    """A node, as soon as the processes of the one before are gone: they die with it, a moment later."""
-    deadline = time.monotonic() + DEADLINE_S
-    while True:
-        node = Node(options)
-        try:
-            await node.start(30)
-        except PaxmuxError as error:
-            if "in use by the process" not in str(error) or time.monotonic() > deadline:
-                raise
-            await asyncio.sleep(0.02)
-        else:
-            return node
 
 
 @in_loop

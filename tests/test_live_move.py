@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from paxmux.engine.errors import ConfigError, InvalidRequest, NodeStopped, PaxmuxError
+from paxmux.engine.errors import ConfigError, InvalidRequest, NodeStopped
 from paxmux.engine.options import LayoutOptions, MachineOptions, Options, StorageOptions, WorkerOptions
 from paxmux.plugins.storage.kind import LMDB
 from paxmux.shards import live_move
@@ -28,7 +28,7 @@ from paxmux.tools.bench_machine import Chain, read_answer
 from paxmux.tools.main import main
 from tests.event_loop import DEADLINE_S, in_loop, until
 from tests.moving_load import Clients, options_for
-from tests.node_fixtures import check_traces, running, traces
+from tests.node_fixtures import check_traces, running, started, traces
 from tests.test_node_cluster import caught_up, history
 
 Ports = Callable[[int], list[int]]
@@ -308,9 +308,10 @@ elif point == "done":
 async def call(node, group):
     for number in range(10 ** 9):
         value = b"%d-%d" % (group, number)
-        print("asked", group, value.decode(), flush=True)
+        # One call for each line: it is killed while it writes, and half a line would say nothing.
+        os.write(1, b"asked %d %b\\n" % (group, value))
         await node.propose(group, value, smid=Chain.smid, timeout_s=30)
-        print("done", group, value.decode(), flush=True)
+        os.write(1, b"done %d %b\\n" % (group, value))
 
 async def main():
     options, wanted = (msgspec.json.decode(text, type=Options) for text in sys.argv[1].split("\\n"))
@@ -357,7 +358,7 @@ def test_the_node_dies_at_each_step(tmp_path: Path, free_ports: Ports, point: st
         assert process.returncode == -signal.SIGKILL
         lines = [line.split() for line in said.splitlines()]
         assert read_identity(tmp_path / "node0").hosts == (0, worker, 1, 1)
-        node = await _started(options)
+        node = await started(options)
         try:
             for group in range(GROUPS):
                 answer = await node.query(group, b"", Chain.smid, "linearizable", timeout_s=30)
@@ -372,21 +373,6 @@ def test_the_node_dies_at_each_step(tmp_path: Path, free_ports: Ports, point: st
             await node.stop(1)
 
     scenario()
-
-
-async def _started(options: Options) -> Node:
-    """A node, as soon as the processes of the one before are gone: they die with it, a moment later."""
-    deadline = time.monotonic() + DEADLINE_S
-    while True:
-        node = Node(options)
-        try:
-            await node.start(30)
-        except PaxmuxError as error:
-            if "in use by the process" not in str(error) or time.monotonic() > deadline:
-                raise
-            await asyncio.sleep(0.02)
-        else:
-            return node
 
 
 @in_loop
