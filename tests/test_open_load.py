@@ -231,6 +231,10 @@ async def test_an_answer_after_the_timeout_is_not_one() -> None:
 async def test_a_lost_way_and_a_defect_end_it() -> None:
     with pytest.raises(PaxmuxError, match="gone"):
         await run(spec_of(), lambda load, requests: load.lost("gone"))
+    before = OpenLoad(spec_of())
+    before.lost("gone before it began")
+    with pytest.raises(PaxmuxError, match="gone before it began"):
+        await asyncio.wait_for(before.run(FakeGate(lambda requests: None), monotonic_ns()), DEADLINE_S)
 
     def fail(load: OpenLoad, requests: list[Request]) -> None:
         raise ZeroDivisionError

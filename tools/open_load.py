@@ -105,6 +105,7 @@ class OpenLoad:
         self._alarm: Alarm
         self._loop: asyncio.AbstractEventLoop
         self._done: asyncio.Future[None] | None = None
+        self._lost: str | None = None
         self.values = 0
         """Requests answered so far."""
 
@@ -113,7 +114,8 @@ class OpenLoad:
         return {"values": self.values}
 
     def lost(self, reason: str) -> None:
-        """The way to the node is gone."""
+        """The way to the node is gone; it may be before `run`, which raises then."""
+        self._lost = reason
         if self._done is not None and not self._done.done():
             self._done.set_exception(PaxmuxError(reason))
 
@@ -123,6 +125,8 @@ class OpenLoad:
         Raises:
             PaxmuxError: the way to the node was lost.
         """
+        if self._lost is not None:
+            raise PaxmuxError(self._lost)
         spec = self._spec
         loop = self._loop = asyncio.get_running_loop()
         self._gate = gate
