@@ -157,7 +157,7 @@ async def test_answers_that_wait_count_from_when_the_request_was_due() -> None:
     latencies = latencies_of(result.rows, "latencies")
     assert latencies.count == len(dues)
     assert latencies.max_ns <= given - start_ns - dues[0]
-    assert latencies.sum_ns >= sum(200_000_000 - due for due in dues)
+    assert latencies.sum_ns >= sum(dues[-1] - due for due in dues)
     # The rows in which they were due have the latencies, that of the answers the throughput.
     assert total([row for row in result.rows if row.index in (0, 1)], "answered") == len(dues)
     assert next(row.index for row in result.rows if row.completed) >= 1
