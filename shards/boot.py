@@ -44,6 +44,8 @@ class WorkerBoot(msgspec.Struct, tag="worker", forbid_unknown_fields=True, kw_on
     log_sync: dict[int, bool] = {}
     """What `Node.set_log_sync` last said of groups."""
     cpus: list[int]
+    direct: str | None
+    """Dotted path of the `engine.network.Direct` to send small frames by; None: all go through the router."""
     sys_path: list[str]
 
 

@@ -34,6 +34,7 @@ WORKER = (
     "busy_ns",
     "frames_in",
     "frames_out",
+    "frames_direct",
     "frames_dropped",
     "messages_in",
     "proposals",

@@ -24,6 +24,7 @@ from typing import Literal
 from paxmux.engine import plugin
 from paxmux.engine.errors import ConfigError, ExitCode, PaxmuxError, StorageFailed
 from paxmux.engine.groups import parse_groups
+from paxmux.engine.network import Direct, OpenDirect
 from paxmux.engine.options import Options
 from paxmux.engine.paxos.quorum import Members
 from paxmux.engine.paxos.timers import MS, NEVER
@@ -122,6 +123,7 @@ class Worker:
         self._machines = build_machines(options, boot.groups)
         self._path = make_log_directory(Path(options.data_dir), boot.worker)
         self._log = self._open_log(boot)
+        self._direct = _open_direct(boot)
         self._turn = self._build_turn(boot)
         self._turn.calls.set_cleaning(boot.cleaning)
         self._stop: Stop | None = None
@@ -174,6 +176,7 @@ class Worker:
             strays=strays,
             storage=options.storage,
             log_sync=log_sync,
+            direct=self._direct,
         )
         # They live in other logs, for good: what is here was left behind, or is a copy that was cut off.
         turn.fx.records += [(RecordKind.RELEASED, group, 0, 0, 0, b"") for group in strays]
@@ -340,6 +343,8 @@ class Worker:
             self._send_replies()
         self._answers.commit()
         self._wire.commit()
+        if self._direct is not None:
+            self._direct.close()
         self._turn.log_sync.close()
         self._log.close(clean=True)
         self._publish(monotonic_ns())
@@ -356,6 +361,7 @@ class Worker:
             ("busy_ns", self._busy),
             ("frames_in", self._in),
             ("frames_out", outlet.sent),
+            ("frames_direct", outlet.sent_direct),
             ("frames_dropped", outlet.dropped + turn.bad_frames),
             ("messages_in", turn.messages),
             ("proposals", self._proposals),
@@ -384,6 +390,16 @@ class Worker:
             ("machine_failures", sum(len(applier.stopped) for applier in turn.appliers.values())),
         ):
             slots[slot[name]] = value
+
+
+def _open_direct(boot: WorkerBoot) -> Direct | None:
+    if boot.direct is None:
+        return None
+    open_direct: OpenDirect = plugin.load(boot.direct)
+    others = [member for member in boot.options.seed_members() if member.node_id != boot.node_id]
+    return open_direct(
+        {member.node_id: (member.host, member.port) for member in others}, boot.options.network
+    )
 
 
 def _log_identity(boot: WorkerBoot) -> LogIdentity:
