@@ -3,13 +3,13 @@
     python -m tests.kill_campaign --kills 10 --seed 1 --json report.json
     python -m tests.kill_campaign --merge report1.json report2.json
 
-Three nodes with two workers each; all requests go to node 1, at a steady rate of half of what 100 callers get
-there (measured first, unless --rate says it). At each kill: p99 of the other slice over the 2 s before and the
-2 s after it, and the longest gap between two completions of the slice that was lost. In the end the replicas
-are compared, and each acknowledged value must have been executed once, no refused one ever. State machines keep
-their state (tests/kept_journal.py), so that a restart is that of the engine. Kills are far apart in service: each
-is a first death here too (`crash_window_s: 1`), with a back-off of `restart_first_ms`. The exit code is 0 only
-if nothing was lost.
+Three nodes with two workers each; all requests go to node 1, at a steady rate of half of what 100 callers
+get there (measured first, unless --rate says it). At each kill: p99 of the other slice over the 2 s before
+and the 2 s after it, and the longest gap between two completions of the slice that was lost. In the end the
+replicas are compared, and each acknowledged value must have been executed once, no refused one ever. State
+machines keep their state (tests/kept_journal.py), so that a restart is that of the engine. Kills are far
+apart in service: each is a first death here too (`crash_window_s: 1`), with a back-off of
+`restart_first_ms`. The exit code is 0 only if nothing was lost.
 """
 
 from __future__ import annotations
