@@ -88,7 +88,7 @@ async def campaign(rate_per_s: float, kills: int, seed: int, folder: Path, steps
             str(code): count for code, count in sorted(Counter(one.code for one in load.traced).items())
         },
         "wrong": wrong,
-        "log": [line for line in log.splitlines() if "worker" in line][-200:],
+        "log": [line for line in log.splitlines() if "worker" in line or "blocked" in line][-200:],
     }
 
 
