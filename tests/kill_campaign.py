@@ -119,10 +119,22 @@ def figures(traced: list[Traced], lost: set[int], killed_ns: int) -> dict[str, A
         "after_p99_ms": round(after, 2),
         "ratio": round(after / normal, 2),
         "gap_ms": round(gap_ns / 1e6, 1),
+        "longest_ms_by_100_ms": longest_by_step(traced, others, killed_ns),
         "unknown": sum(one.code == Code.TIMEOUT for one in meant),
         "refused": sum(one.code == Code.OVERLOADED for one in meant),
         "errors_elsewhere": sum(one.code != Code.OK and one.group in others for one in meant),
     }
+
+
+def longest_by_step(traced: list[Traced], groups: set[int], killed_ns: int) -> list[float]:
+    """The longest latency of what was due in each 100 ms, from 1 s before the kill on."""
+    begin_ns, step_ns = killed_ns - _SECOND_NS, _SECOND_NS // 10
+    found = [0.0] * 30
+    for one in traced:
+        step = (one.due_ns - begin_ns) // step_ns
+        if one.group in groups and 0 <= step < len(found):
+            found[step] = max(found[step], round((one.done_ns - one.due_ns) / 1e6, 1))
+    return found
 
 
 async def read_rows(node: NodeHandle, marks: list[Mark]) -> list[list[int]]:
@@ -174,10 +186,16 @@ def tell(reports: list[dict[str, Any]], console: Console) -> bool:
         values = [each[name] for each in kills]
         console.print(f"{name}: median {statistics.median(values)}, {min(values)} .. {max(values)}")
     within = sum(each["ratio"] <= 2 for each in kills)
+    before = after = 0
+    for report in reports:
+        twice = 2 * statistics.median(each["normal_p99_ms"] for each in report["kills"])
+        before += sum(each["normal_p99_ms"] > twice for each in report["kills"])
+        after += sum(each["after_p99_ms"] > twice for each in report["kills"])
     console.print(
         f"{len(kills)} kills at {[report['rate_per_s'] for report in reports]} values/s; "
         f"p99 of the other slice within 2 times its normal: {within}"
     )
+    console.print(f"above 2 times the median of its run: {before} windows before a kill, {after} after one")
     for words in wrong[:20]:
         console.print(f"WRONG {words}", markup=False)
     console.print("nothing was lost" if not wrong else f"{len(wrong)} WRONG")
