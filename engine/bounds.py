@@ -63,5 +63,7 @@ BOUNDS: Final[dict[str, tuple[int, int]]] = {
     "worker.crash_budget": (0, 1_000_000),
     "worker.crash_window_s": (1, _DAY_S),
     "worker.hang_warn_ms": (100, _HOUR_MS),
+    "worker.hang_kill_ms": (0, _HOUR_MS),
+    "worker.slow_warn_ms": (0, _HOUR_MS),
 }
 """Key -> smallest and largest value allowed; the unit is the last word of the key."""

@@ -163,6 +163,12 @@ class WorkerOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     crash_window_s: int = 60
     hang_warn_ms: int = 5000
     """A worker whose loop has not turned for so long is named in a warning, with its phase."""
+    hang_kill_ms: int = 15_000
+    """A worker, or router process, that stands still for so long is killed and replaced. A state machine that
+    was still busy with the same value then is stopped (15) in the successor. 0: never."""
+    slow_warn_ms: int = 200
+    """State machines that take longer than this in one turn are named in a warning and in the status.
+    0: never."""
 
 
 class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -75,8 +75,11 @@ class Backlog:
         """The first one of proposals whose execution waits for other members."""
         return min([self._appliers[index].deadline for index in self._blocked], default=NEVER)
 
-    def step(self, now: int) -> None:
+    def step(self, now: int) -> int | None:
         """Once a pass: go on with groups that have got what they waited for, and execute a slice.
+
+        Returns:
+            The group that has executed something; None if none has.
 
         Raises:
             StorageDamaged: a value is lost, and there is nobody to ask for it.
@@ -84,7 +87,7 @@ class Backlog:
         if self._blocked or self._short:
             self._unblock(now)
         if not self.behind:
-            return
+            return None
         index = next(iter(self.behind))
         del self.behind[index]
         applier = self._appliers[index]
@@ -95,6 +98,7 @@ class Backlog:
             if not self._repairs.want(index, applier.next, str(error), now):
                 raise
             self._blocked[index] = None  # reach: replay-waits-for-repair
+        return index
 
     def _unblock(self, now: int) -> None:
         for index in list(self._blocked):

@@ -36,6 +36,7 @@ from paxmux.shards.given_up import given_up
 from paxmux.shards.held_turn import NO_ENDS, HeldTurn
 from paxmux.shards.log_sync import LogSync
 from paxmux.shards.outlet import Outlet
+from paxmux.shards.pace import Pace
 from paxmux.shards.rare_messages import take_rare
 from paxmux.shards.repairs import Repairs
 from paxmux.shards.requests import Batch, Call, Proposal, Reply
@@ -81,8 +82,9 @@ class Turn:
         self.serving = Serving(self.groups, log, serve_max_bytes, self.repairs)
         self.retention = Retention(self.groups, self.appliers, log, storage)
         self.log_sync = log_sync or LogSync(log)
+        self.pace = pace = Pace(self.appliers)
         self.calls = Calls(
-            self.groups, self.appliers, log, self.retention, self.log_sync, self.repairs, replies
+            self.groups, self.appliers, log, self.retention, self.log_sync, self.repairs, pace, replies
         )
         self.fx = Effects()
         self.scan_at = 0
@@ -250,9 +252,11 @@ class Turn:
         self.prepares += done.prepares
         self.rejects += done.rejects
         self.resends += done.resends
+        in_order = self.pace.begin(decided)
         if decided:
-            self._apply(decided, now)
-        self.backlog.step(now)
+            self._apply(in_order, now)
+            self.decided += len(decided)
+        self.pace.end(decided, self.backlog.step(now))
         if done.serve or done.chain_reads or done.suspects or done.mends or self.serving.waiting:
             self.serving.take(done)
             box = self.serving.answer(fx, now)
@@ -476,7 +480,7 @@ class Turn:
         held.fx.readable = []
         self.scan_at = min(self.scan_at, now + RECHECK_EVERY)
 
-    def _apply(self, decided: list[Decided], now: int) -> None:
+    def _apply(self, decided: Iterable[Decided], now: int) -> None:
         if not self._unmarked:
             self.mark_at = now + MARK_EVERY
         for index, instance, entries, owned in decided:
@@ -488,4 +492,3 @@ class Turn:
             self.entries += len(entries) + sum(
                 [count_of(entry[5]) - 1 for entry in entries if entry[4] >= PACK]
             )
-        self.decided += len(decided)

@@ -44,6 +44,7 @@ from paxmux.shards.slice import GroupMaker, Identity, build_turn
 from paxmux.shards.sync_mark import SyncMark
 from paxmux.shards.transit import Transit
 from paxmux.shards.turn import Turn
+from paxmux.shards.whereabouts import Whereabouts
 
 log = logging.getLogger("paxmux.worker")
 
@@ -126,6 +127,7 @@ class Worker:
         self._direct = _open_direct(boot)
         self._turn = self._build_turn(boot)
         self._turn.calls.set_cleaning(boot.cleaning)
+        self._whereabouts = Whereabouts(self._block)
         self._stop: Stop | None = None
         self._stop_by = NEVER
         self._slot = self._block.index
@@ -178,6 +180,11 @@ class Worker:
             log_sync=log_sync,
             direct=self._direct,
         )
+        if options.worker.slow_warn_ms:
+            turn.pace.start(monotonic_ns, options.worker.slow_warn_ms * MS)
+        for hung in boot.stopped:
+            turn.appliers[hung.group].stopped[hung.smid] = hung.reason
+            log.error("group %d: %s", hung.group, hung.reason)
         # They live in other logs, for good: what is here was left behind, or is a copy that was cut off.
         turn.fx.records += [(RecordKind.RELEASED, group, 0, 0, 0, b"") for group in strays]
         maker = GroupMaker(
@@ -387,6 +394,7 @@ class Worker:
             ("resends", turn.resends),
             ("learned", turn.learned),
             ("replies", self._answers.messages),
+            ("slow_turns", turn.pace.slow_turns),
             ("machine_failures", sum(len(applier.stopped) for applier in turn.appliers.values())),
         ):
             slots[slot[name]] = value
