@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from paxmux.engine.frame import FrameKind, pack_frame
+from paxmux.engine.frame import VERSION, FrameKind, pack_frame
 from paxmux.engine.paxos.effects import Outbox
 from paxmux.engine.paxos.messages import Batch
 from paxmux.shards.codec import encode_section, encode_split, value_bytes
@@ -39,6 +39,7 @@ class Outlet:
         "_peers",
         "_seat",
         "_sink",
+        "_version",
         "dropped",
         "sent",
     )
@@ -55,8 +56,10 @@ class Outlet:
         worker: int,
         generation: int,
         groups: int,
+        version: int = VERSION,
     ) -> None:
-        """`groups`: bit set of this worker's groups; it goes into the header of every frame."""
+        """`groups`: bit set of this worker's groups; it goes into the header of every frame. `version`: of
+        the frames, see `frame.version_for`."""
         self._sink = sink
         self._peers = tuple(peers)
         self._me = me
@@ -66,6 +69,7 @@ class Outlet:
         self._log = worker
         self._generation = generation
         self._groups = groups
+        self._version = version
         self.sent = 0
         self.dropped = 0
 
@@ -112,6 +116,7 @@ class Outlet:
             groups=self._groups,
             log=self._log,
             generation=self._generation,
+            version=self._version,
         )
         if self._sink.send(frame, droppable=True):
             self.sent += 1

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from paxmux.engine.errors import DataDirError
+from paxmux.engine.frame import VERSION
 from paxmux.engine.options import LimitOptions, ProposalOptions, StorageOptions, TimerOptions
 from paxmux.engine.paxos import value as values
 from paxmux.engine.paxos.group import Group
@@ -122,6 +123,7 @@ def build_turn(
     storage: StorageOptions = DEFAULT_STORAGE,
     log_sync: LogSync | None = None,
     strays: list[int] | None = None,
+    version: int = VERSION,
 ) -> Turn:
     """Recover `log` and build the turn over it; it is not started yet.
 
@@ -137,6 +139,7 @@ def build_turn(
         timers, proposals, limits, storage: as in the options.
         log_sync: of the log, not begun; every turn is synced without one.
         strays: gets the groups that the log has records of and that are not hosted here.
+        version: of the frames.
 
     Raises:
         StorageDamaged, StorageFailed: by `Log.recover`; damaged too where something is lost that only
@@ -172,6 +175,7 @@ def build_turn(
         worker=identity.worker,
         generation=identity.generation,
         groups=sum(1 << index for index in machines),
+        version=version,
     )
     return Turn(
         groups,

@@ -18,7 +18,7 @@ import logging
 from collections.abc import Iterable, Mapping, Sequence
 
 from paxmux.engine.errors import Code
-from paxmux.engine.frame import HEADER_BYTES, parse_header
+from paxmux.engine.frame import parse_header
 from paxmux.engine.options import StorageOptions
 from paxmux.engine.pack import PACK, count_of
 from paxmux.engine.paxos.ballot import NULL
@@ -303,7 +303,7 @@ class Turn:
     def _frame(self, frame: bytes, now: int, fx: Effects) -> None:
         header = parse_header(frame)
         try:
-            bodies = decode_sections(frame, HEADER_BYTES)
+            bodies = decode_sections(frame, header.start)
         except BodyError:
             self.bad_frames += 1
             return

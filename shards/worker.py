@@ -23,6 +23,7 @@ from typing import Literal
 
 from paxmux.engine import plugin
 from paxmux.engine.errors import ConfigError, ExitCode, PaxmuxError, StorageFailed
+from paxmux.engine.frame import version_for
 from paxmux.engine.groups import parse_groups
 from paxmux.engine.options import Options
 from paxmux.engine.paxos.quorum import Members
@@ -174,6 +175,7 @@ class Worker:
             strays=strays,
             storage=options.storage,
             log_sync=log_sync,
+            version=version_for(options.groups),
         )
         # They live in other logs, for good: what is here was left behind, or is a copy that was cut off.
         turn.fx.records += [(RecordKind.RELEASED, group, 0, 0, 0, b"") for group in strays]
