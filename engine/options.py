@@ -183,7 +183,7 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     node_id: int | None = None
     """Explicit 64-bit id; required where the host is no IPv4 literal."""
     groups: int = 1
-    """Number of Paxos groups, 1 .. 256. Fixed when the cluster is founded."""
+    """Number of Paxos groups, 1 .. 1024. Fixed when the cluster is founded."""
     bootstrap: bool = False
     """Create the data directory if it is missing. Otherwise `paxmux init` must have made it."""
     router: Literal["inline", "process"] = "inline"

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from paxmux.engine.frame import FrameKind, pack_frame
+from paxmux.engine.frame import VERSION, FrameKind, pack_frame
 from paxmux.engine.network import Direct
 from paxmux.engine.paxos.effects import Outbox
 from paxmux.engine.paxos.messages import Batch
@@ -41,6 +41,7 @@ class Outlet:
         "_peers",
         "_seat",
         "_sink",
+        "_version",
         "dropped",
         "sent",
         "sent_direct",
@@ -59,9 +60,10 @@ class Outlet:
         generation: int,
         groups: int,
         direct: Direct | None = None,
+        version: int = VERSION,
     ) -> None:
         """`groups`: bit set of this worker's groups; it goes into the header of every frame. `direct`: tried
-        first, for what fits into a datagram."""
+        first, for what fits into a datagram. `version`: of the frames, see `frame.version_for`."""
         self._sink = sink
         self._peers = tuple(peers)
         self._me = me
@@ -72,6 +74,7 @@ class Outlet:
         self._generation = generation
         self._groups = groups
         self._direct = direct
+        self._version = version
         self.sent = 0
         self.sent_direct = 0
         """Those of them that did not go through the router."""
@@ -120,6 +123,7 @@ class Outlet:
             groups=self._groups,
             log=self._log,
             generation=self._generation,
+            version=self._version,
         )
         if self._direct is not None and self._direct.send(node, frame):
             self.sent += 1

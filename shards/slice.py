@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from paxmux.engine.errors import DataDirError
+from paxmux.engine.frame import VERSION
 from paxmux.engine.network import Direct
 from paxmux.engine.options import LimitOptions, ProposalOptions, StorageOptions, TimerOptions
 from paxmux.engine.paxos import value as values
@@ -124,6 +125,7 @@ def build_turn(
     log_sync: LogSync | None = None,
     strays: list[int] | None = None,
     direct: Direct | None = None,
+    version: int = VERSION,
 ) -> Turn:
     """Recover `log` and build the turn over it; it is not started yet.
 
@@ -140,6 +142,7 @@ def build_turn(
         direct: see `Outlet`.
         log_sync: of the log, not begun; every turn is synced without one.
         strays: gets the groups that the log has records of and that are not hosted here.
+        version: of the frames.
 
     Raises:
         StorageDamaged, StorageFailed: by `Log.recover`; damaged too where something is lost that only
@@ -176,6 +179,7 @@ def build_turn(
         generation=identity.generation,
         groups=sum(1 << index for index in machines),
         direct=direct,
+        version=version,
     )
     return Turn(
         groups,

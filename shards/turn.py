@@ -18,7 +18,7 @@ import logging
 from collections.abc import Iterable, Mapping, Sequence
 
 from paxmux.engine.errors import Code
-from paxmux.engine.frame import HEADER_BYTES, parse_header
+from paxmux.engine.frame import parse_header
 from paxmux.engine.options import StorageOptions
 from paxmux.engine.pack import PACK, count_of
 from paxmux.engine.paxos.ballot import NULL
@@ -28,6 +28,7 @@ from paxmux.engine.paxos.messages import Body, Chosen
 from paxmux.engine.paxos.timers import MS, NEVER
 from paxmux.engine.state_machine import NO_STATE_MACHINE
 from paxmux.engine.storage import Log, NoRoom
+from paxmux.shards.alarms import Alarms
 from paxmux.shards.applier import Applier
 from paxmux.shards.backlog import Backlog
 from paxmux.shards.calls import Calls
@@ -87,6 +88,7 @@ class Turn:
             self.groups, self.appliers, log, self.retention, self.log_sync, self.repairs, pace, replies
         )
         self.fx = Effects()
+        self.alarms = Alarms(self.groups)
         self.scan_at = 0
         self.mark_at = NEVER
         self.notice_at = NEVER
@@ -197,8 +199,10 @@ class Turn:
             if batch.calls:
                 self.calls.take(batch.calls, fx)
         if now >= self.scan_at:
-            fx.wake_at = NEVER
-            self.scan_at = min((group.on_timer(now, fx) for group in self.groups.values()), default=NEVER)
+            self.alarms.note(fx.timers)
+            fx.timers = []
+            self.alarms.ring(now, fx)
+            self.scan_at = self.alarms.next_at
         if now >= self.mark_at:
             self._mark(fx)
         if now >= self.repairs.due_at:
@@ -248,7 +252,10 @@ class Turn:
             self.outlet.send(done.after, now_box)
         elif done.after:
             self.outlet.send(done.after)
-        self.scan_at = min(self.scan_at, done.wake_at, fx.wake_at)
+        for timers in (done.timers, fx.timers):
+            if timers:
+                self.scan_at = min(self.scan_at, self.alarms.note(timers))
+        fx.timers = []
         self.prepares += done.prepares
         self.rejects += done.rejects
         self.resends += done.resends
@@ -307,7 +314,7 @@ class Turn:
     def _frame(self, frame: bytes, now: int, fx: Effects) -> None:
         header = parse_header(frame)
         try:
-            bodies = decode_sections(frame, HEADER_BYTES)
+            bodies = decode_sections(frame, header.start)
         except BodyError:
             self.bad_frames += 1
             return
@@ -474,6 +481,7 @@ class Turn:
         """The end of a pass in which the held turn has stayed."""
         self._give_up(held.fx)
         self._give_up(done)
+        held.fx.timers += done.timers
         for seq in held.late(now):
             self._fail(seq, Code.TIMEOUT, f"deadline passed before it was durable here: {self._no_room}")
         self.calls.answer(held.fx.readable, self.backlog.waiting() | held.ahead(), now)

@@ -23,6 +23,7 @@ from typing import Literal
 
 from paxmux.engine import plugin
 from paxmux.engine.errors import ConfigError, ExitCode, PaxmuxError, StorageFailed
+from paxmux.engine.frame import version_for
 from paxmux.engine.groups import parse_groups
 from paxmux.engine.network import Direct, OpenDirect
 from paxmux.engine.options import Options
@@ -179,6 +180,7 @@ class Worker:
             storage=options.storage,
             log_sync=log_sync,
             direct=self._direct,
+            version=version_for(options.groups),
         )
         if options.worker.slow_warn_ms:
             turn.pace.start(monotonic_ns, options.worker.slow_warn_ms * MS)

@@ -170,8 +170,8 @@ def test_a_node_that_dies_ends_it_with_words(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        (("--groups", 0), "expected a whole number of 1 .. 256, got '0'"),
-        (("--groups", 257), "expected a whole number of 1 .. 256, got '257'"),
+        (("--groups", 0), "expected a whole number of 1 .. 1024, got '0'"),
+        (("--groups", 1025), "expected a whole number of 1 .. 1024, got '1025'"),
         (("--nodes", "three"), "expected a whole number of 1 .. 9, got 'three'"),
         (("--seconds", "-1"), "expected seconds of 0.1 .. 86400"),
         (("--seconds", "nan"), "expected seconds of 0.1 .. 86400"),

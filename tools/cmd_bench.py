@@ -14,6 +14,7 @@ import orjson
 from rich.console import Console
 from rich.table import Table
 
+from paxmux.engine.bounds import BOUNDS
 from paxmux.engine.errors import ConfigError, ExitCode
 from paxmux.engine.groups import parse_groups
 from paxmux.tools import event_loop
@@ -73,7 +74,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     default = BenchOptions()
     parser.add_argument("--nodes", type=whole(1, 9), default=default.nodes, metavar="N")
     parser.add_argument("--workers", type=whole(1, 256), default=default.workers, metavar="N")
-    parser.add_argument("--groups", type=whole(1, 256), default=default.groups, metavar="N")
+    parser.add_argument("--groups", type=whole(*BOUNDS["groups"]), default=default.groups, metavar="N")
     parser.add_argument("--clients", type=whole(1, 60_000), default=default.clients, metavar="N")
     parser.add_argument(
         "--size", type=whole(1, 10_485_760), default=default.size, metavar="BYTES", help="of each value"

@@ -17,6 +17,7 @@ import orjson
 from rich.console import Console
 from rich.table import Table
 
+from paxmux.engine.bounds import BOUNDS
 from paxmux.engine.errors import Code, ExitCode
 from paxmux.tools import event_loop
 from paxmux.tools.arguments import seconds, whole
@@ -66,7 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="begin no more rounds after this (default: 60)",
     )
     parser.add_argument("--seed", type=whole(0, 2**64), metavar="N", help="default: a random one, printed")
-    parser.add_argument("--groups", type=whole(1, 256), default=8, metavar="N", help="default: 8")
+    parser.add_argument("--groups", type=whole(*BOUNDS["groups"]), default=8, metavar="N", help="default: 8")
     parser.add_argument(
         "--workers", type=_workers, default=[1, 2, 3], metavar="N,N,N", help="of each node (default: 1,2,3)"
     )
