@@ -7,23 +7,27 @@ import re
 import shutil
 import sys
 from array import array
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import psutil
 import pytest
+from rich.console import Console
 
 from paxmux.engine.errors import ExitCode, PaxmuxError
+from paxmux.tools.comparison import measure
 from paxmux.tools.comparison.__main__ import ENVIRONMENT, PAGE, RESULT, main, read
 from paxmux.tools.comparison.environment import PACKAGES
 from paxmux.tools.comparison.foreign_process import ForeignProcess
-from paxmux.tools.comparison.measure import Comparison, Line, joined
+from paxmux.tools.comparison.measure import Comparison, Line, compare, joined
 from paxmux.tools.comparison.protobuf import field, fields
-from paxmux.tools.comparison.systems import SYSTEMS, System, find
+from paxmux.tools.comparison.systems import SYSTEMS, Ready, System, find
 from paxmux.tools.comparison.table import BEGIN, END, markdown, put, within
-from paxmux.tools.comparison.work import LoadAnswer, Outcome
+from paxmux.tools.comparison.work import LoadAnswer, Outcome, Work
 from paxmux.tools.latency import LatencyMs
+from paxmux.tools.progress import Steps
 from paxmux.tools.repeats import Spread, turns
 from tests.command import run_command
 from tests.event_loop import in_loop
@@ -89,11 +93,11 @@ def test_what_must_not_be_believed_is_named() -> None:
     sound = comparison_of(line_of("etcd", 100, outcome_of(9000)))
     assert sound.doubts == []
     doubtful = comparison_of(
-        line_of("etcd", 100, outcome_of(1, agree=False), outcome_of(1, foreign_cpu_percent=31.5)),
+        line_of("etcd", 100, outcome_of(1, agree=False), outcome_of(1, errors=2)),
         file_system="tmpfs",
     )
     told = " ".join(doubtful.doubts)
-    for words in ("in memory (tmpfs)", "the nodes differ", "31.5 % of the CPUs"):
+    for words in ("in memory (tmpfs)", "the nodes differ", "2 errors"):
         assert words in told
 
 
@@ -204,9 +208,33 @@ async def test_a_foreign_process_answers_and_says_why_it_ended(tmp_path: Path) -
     assert not child.is_running()
 
 
+@in_loop
+async def test_runs_that_others_disturb_do_not_count(tmp_path: Path) -> None:
+    disturbed = [True, False, True, True, True]
+    folders = []
+
+    async def run(work: Work, folder: Path, mark: str, steps: Steps) -> Outcome:
+        folders.append(folder)
+        assert list(folder.iterdir()) == []
+        (folder / "data").write_bytes(b"left behind")
+        return outcome_of(len(folders), foreign_cpu_percent=10.1 if disturbed[len(folders) - 1] else 10.0)
+
+    ready = Ready(line_of("etcd", 4, outcome_of(1)).system, run)
+    work = Work(callers=4, size=100, seconds=1, warmup_s=0)
+    with Steps(Console(file=StringIO())) as steps:
+        result = await compare([ready], {}, [work], 2, 0, tmp_path, steps)
+    assert [[run.values_per_s for run in line.runs] for line in result.lines] == [[2]]
+    assert len(folders) == len(disturbed)
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.xdist_group("cluster")
-def test_a_tiny_comparison_with_what_is_here(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_tiny_comparison_with_what_is_here(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """All systems whose programs are here already; nothing is installed for a test."""
+    # Other tests run beside this one.
+    monkeypatch.setattr(measure, "FOREIGN_CPU_MAX_PERCENT", 100.0)
     names = ["paxmux"]
     if (ROOT / ENVIRONMENT / "stamp").is_file():
         names += ["pysyncobj", *(["etcd"] if shutil.which("etcd") else [])]
@@ -216,10 +244,10 @@ def test_a_tiny_comparison_with_what_is_here(tmp_path: Path, capsys: pytest.Capt
     result = read(file)
     assert {line.system.name for line in result.lines} == set(names)
     assert len(result.lines) == len(names) + 1
+    assert code == (ExitCode.FAILED if result.doubts else ExitCode.OK)
     for line in result.lines:
         assert line.values_per_s.min > 0
         assert 0 < line.latency_ms("p50").min <= line.latency_ms("max").max
-    assert code == (ExitCode.FAILED if result.doubts else ExitCode.OK)
     assert not any("differ" in doubt or "errors" in doubt for doubt in result.doubts)
     assert list(data.iterdir()) == []
     assert capsys.readouterr().out == markdown(result)

@@ -1,7 +1,8 @@
 """All runs of a comparison: one after the other, in turns, each in an empty folder of the same disk.
 
 Decides what the result file says. A run that a system does not end well ends the comparison: there is no
-figure without the work behind it. One that others disturb is taken again, whatever its figure.
+figure without the work behind it. One that others disturb does not count, whatever its figure, and is taken
+again.
 """
 
 from __future__ import annotations
@@ -73,9 +74,6 @@ class Comparison(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
                 found.append(f"{what}: the nodes differ")
             if errors := sum(run.errors for run in line.runs):
                 found.append(f"{what}: {errors} errors")
-            foreign = max(run.foreign_cpu_percent for run in line.runs)
-            if foreign > FOREIGN_CPU_MAX_PERCENT:
-                found.append(f"{what}: other processes used up to {foreign} % of the CPUs")
         return found
 
 
@@ -88,7 +86,7 @@ async def compare(
     folder: Path,
     steps: Steps,
 ) -> Comparison:
-    """Run everything.
+    """Run everything. A line has fewer runs than asked for, or is not there, if others disturbed too many.
 
     Args:
         ready: the systems.
@@ -110,14 +108,18 @@ async def compare(
                 title = each.system.title
                 steps.say(f"run {number} of {runs}: {title}, {work.callers} callers")
                 outcome = await _undisturbed(each, work, folder, steps)
-                steps.say(f"  {outcome.values_per_s:,.0f} values/s, p99 {outcome.latency_ms['p99']:.1f} ms")
-                found.setdefault((title, work.callers), []).append(outcome)
+                if outcome is not None:
+                    steps.say(
+                        f"  {outcome.values_per_s:,.0f} values/s, p99 {outcome.latency_ms['p99']:.1f} ms"
+                    )
+                    found.setdefault((title, work.callers), []).append(outcome)
     work = works[0]
     return Comparison(
         lines=[
             Line(system=each.system, callers=work.callers, runs=found[each.system.title, work.callers])
             for each in ready
             for work in works
+            if (each.system.title, work.callers) in found
         ],
         missing=missing,
         settings={
@@ -132,14 +134,14 @@ async def compare(
     )
 
 
-async def _undisturbed(each: Ready, work: Work, folder: Path, steps: Steps) -> Outcome:
-    """A run during which others left the CPUs alone; after some attempts the last one as it is."""
-    for _ in range(ATTEMPTS - 1):
+async def _undisturbed(each: Ready, work: Work, folder: Path, steps: Steps) -> Outcome | None:
+    """A run during which others left the CPUs alone; None if there was none in some attempts."""
+    for _ in range(ATTEMPTS):
         outcome = await _run(each, work, folder, steps)
         if outcome.foreign_cpu_percent <= FOREIGN_CPU_MAX_PERCENT:
             return outcome
-        steps.say(f"  once more: other processes used {outcome.foreign_cpu_percent} % of the CPUs")
-    return await _run(each, work, folder, steps)
+        steps.say(f"  does not count: other processes used {outcome.foreign_cpu_percent} % of the CPUs")
+    return None
 
 
 async def _run(each: Ready, work: Work, folder: Path, steps: Steps) -> Outcome:
