@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import orjson
+import psutil
 import pytest
 
 from paxmux.engine.errors import ExitCode, PaxmuxError
 from paxmux.tools.bench_pairs import SETTINGS, _rounds, main, run_once
-from paxmux.tools.main import _parser
+from paxmux.tools.main import INTERRUPTED, _parser
 from paxmux.tools.pairs_table import PairRun, Pairs, markdown
+from tests.command import DEADLINE_S, wait_gone
 
 PROGRAM = str(Path(sys.executable).with_name("paxmux"))
 
@@ -95,6 +99,21 @@ def test_two_versions_for_a_moment(tmp_path: Path, capsys: pytest.CaptureFixture
     assert code == (ExitCode.OK if all(run.sound for run in pairs.runs) else ExitCode.FAILED)
     assert seen.read_text(encoding="utf-8") == "\n\n"
     assert capsys.readouterr().out == markdown(pairs)
+
+
+def test_nothing_is_left_of_a_run_that_is_ended(tmp_path: Path) -> None:
+    program = tmp_path / "program"
+    program.write_text("#!/bin/sh\nsleep 600\n", encoding="utf-8")
+    program.chmod(0o755)
+    tool = subprocess.Popen([sys.executable, "-P", "-m", "paxmux.tools.bench_pairs", "--new", str(program)])
+    deadline = time.monotonic() + DEADLINE_S
+    # The program, and what it runs.
+    while len(family := psutil.Process(tool.pid).children(recursive=True)) < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    tool.terminate()
+    assert tool.wait(DEADLINE_S) == INTERRUPTED
+    wait_gone(family)
 
 
 def test_wrong_programs_are_usage_errors(capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,8 +8,10 @@ file is written after each run, so that none is lost.
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -40,6 +42,7 @@ SETTINGS = (
     "--groups 20 --clients 100 --size 100000",
 )
 RUN_MAX_S = 600.0
+SAID_MAX = 2000
 _EPILOG = """\
 Each SETTING is a word of arguments of `paxmux bench`, such as '--groups 20 --clients 100'; without any, those
 of the project's figures are measured. All are measured once, then all once more, N times. With --old two
@@ -58,6 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     versions = {"old": args.old, "new": args.new} if args.old is not None else {"new": args.new}
     pairs = Pairs(programs=versions, common=args.common, settings=args.settings or list(SETTINGS), runs=[])
     jobs = [(setting, version) for setting in pairs.settings for version in versions]
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with Steps(Console(stderr=True)) as steps:
             for number, order in enumerate(_rounds(pairs.settings, list(versions), args.runs), 1):
@@ -76,6 +80,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except PaxmuxError as error:
         print(f"tools/bench-pairs: {error}", file=sys.stderr)
         return ExitCode.FAILED
+    finally:
+        signal.signal(signal.SIGTERM, before)
     print(markdown(pairs), end="")
     return ExitCode.OK if all(run.sound for run in pairs.runs) else ExitCode.FAILED
 
@@ -96,18 +102,26 @@ def run_once(through: list[str], program: str, words: list[str]) -> dict[str, An
     with tempfile.TemporaryDirectory(prefix="paxmux-pairs-") as folder:
         file = Path(folder) / "report.json"
         command = [*through, program, "bench", *words, "--json", str(file)]
-        done = subprocess.run(
+        process = subprocess.Popen(
             command,
             cwd=folder,
             stdin=subprocess.DEVNULL,
-            capture_output=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
             text=True,
-            timeout=None if through else RUN_MAX_S,
-            check=False,
+            # A session of its own: whatever started the run, all of it can be ended.
+            start_new_session=True,
         )
+        try:
+            said, _ = process.communicate(timeout=None if through else RUN_MAX_S)
+        except BaseException:
+            os.killpg(process.pid, signal.SIGTERM)
+            process.communicate()
+            raise
         if not file.exists():
-            said = f"{done.stdout}{done.stderr}".strip()[-2000:]
-            raise PaxmuxError(f"{shlex.join(command)} ended with {done.returncode}:\n{said}")
+            raise PaxmuxError(
+                f"{shlex.join(command)} ended with {process.returncode}:\n{said.strip()[-SAID_MAX:]}"
+            )
         report: dict[str, Any] = orjson.loads(file.read_bytes())
         return report
 
