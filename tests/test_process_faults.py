@@ -19,7 +19,7 @@ import psutil
 import pytest
 
 from paxmux.engine.errors import ExecuteFailed, Overloaded, Timeout
-from paxmux.engine.options import LimitOptions, MachineOptions, Options, WorkerOptions
+from paxmux.engine.options import LimitOptions, MachineOptions, NetworkOptions, Options, WorkerOptions
 from paxmux.shards.node import Node
 from paxmux.shards.pending import Done
 from paxmux.shards.standstill import process_state
@@ -408,8 +408,8 @@ def runs(pid: int) -> bool:
 )
 @pytest.mark.parametrize(
     ("which", "word"),
-    [(0, HEAD_AT), (1, HEAD_AT), (2, HEAD_AT), (3, HEAD_AT), (0, TAIL_AT), (3, TAIL_AT)],
-    ids=["client-in", "client-out", "network-in", "network-out", "client-in-tail", "network-out-tail"],
+    [(0, HEAD_AT), (1, HEAD_AT), (2, HEAD_AT), (3, TAIL_AT)],
+    ids=["client-in", "client-out", "network-in", "network-out-tail"],
 )
 def test_a_damaged_ring_resets_the_link(tmp_path: Path, free_ports: Ports, which: int, word: int) -> None:
     @in_loop
@@ -417,7 +417,9 @@ def test_a_damaged_ring_resets_the_link(tmp_path: Path, free_ports: Ports, which
         members = [f"127.0.0.1:{port}" for port in free_ports(3)]
         # Small ones, so that producers soon look how far consumers are.
         limits = LimitOptions(ring_bytes=65_536)
-        own = options_of(tmp_path, free_ports, limits=limits, worker=PATIENT)
+        # No frame goes past the rings.
+        network = NetworkOptions(udp_max_bytes=0)
+        own = options_of(tmp_path, free_ports, limits=limits, worker=PATIENT, network=network)
         nodes = [
             Node(
                 msgspec.structs.replace(
