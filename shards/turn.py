@@ -15,7 +15,7 @@ nothing is taken in, until the log takes these very records. So a full disk cost
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from paxmux.engine.errors import Code
 from paxmux.engine.frame import HEADER_BYTES, parse_header
@@ -29,7 +29,7 @@ from paxmux.engine.paxos.timers import MS, NEVER
 from paxmux.engine.state_machine import NO_STATE_MACHINE
 from paxmux.engine.storage import Log, NoRoom
 from paxmux.shards.applier import Applier
-from paxmux.shards.backlog import Backlog
+from paxmux.shards.backlog import Backlog, no_time
 from paxmux.shards.calls import Calls
 from paxmux.shards.codec import BodyError, decode_sections
 from paxmux.shards.given_up import given_up
@@ -68,10 +68,12 @@ class Turn:
         storage: StorageOptions = DEFAULT_STORAGE,
         notice_delay: int = 0,
         log_sync: LogSync | None = None,
+        clock: Callable[[], int] = no_time,
     ) -> None:
         """`replies`: where answers to requests are gathered; the caller empties it. `storage`: what is kept
         of the log. `notice_delay`: how long, in ns, a notice may wait for something else that goes to all
-        peers. `log_sync`: begun; every turn is synced without one."""
+        peers. `log_sync`: begun; every turn is synced without one. `clock`: in ns, for how long executing
+        takes; all that is decided is executed at once where none passes."""
         self.groups = dict(groups)
         self.appliers = dict(appliers)
         self.log = log
@@ -103,7 +105,7 @@ class Turn:
         self._no_room = ""
         """In words, why; empty since it was written."""
         self._unmarked: set[int] = set()
-        self.backlog = Backlog(self.groups, self.appliers, self.repairs)
+        self.backlog = Backlog(self.groups, self.appliers, self.repairs, clock)
 
     def start(self, now: int) -> None:
         """Before the first run: let every group say where it stands, and begin replaying."""
@@ -161,7 +163,8 @@ class Turn:
         """Whether there is work that waits for nothing: the loop must not sleep."""
         if self._held is not None:
             return bool(self.fx.records)
-        return bool(self.fx.records or self.backlog.behind or self.serving.waiting or self.fx.after)
+        fx = self.fx
+        return bool(fx.records or self.backlog.behind or fx.ready or self.serving.waiting or fx.after)
 
     @property
     def held(self) -> bool:
@@ -253,6 +256,9 @@ class Turn:
         if decided:
             self._apply(decided, now)
         self.backlog.step(now)
+        if self.backlog.resumed:
+            fx.ready += self.backlog.resumed
+            self.backlog.resumed.clear()
         if done.serve or done.chain_reads or done.suspects or done.mends or self.serving.waiting:
             self.serving.take(done)
             box = self.serving.answer(fx, now)
@@ -479,11 +485,8 @@ class Turn:
     def _apply(self, decided: list[Decided], now: int) -> None:
         if not self._unmarked:
             self.mark_at = now + MARK_EVERY
-        for index, instance, entries, owned in decided:
-            applier = self.appliers[index]
-            applier.apply(instance, entries, owned)
-            if applier.next <= instance:
-                self.backlog.note(index)
+        self.backlog.take(decided)
+        for index, _instance, entries, _owned in decided:
             self._unmarked.add(index)
             self.entries += len(entries) + sum(
                 [count_of(entry[5]) - 1 for entry in entries if entry[4] >= PACK]

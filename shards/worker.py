@@ -174,6 +174,7 @@ class Worker:
             strays=strays,
             storage=options.storage,
             log_sync=log_sync,
+            clock=monotonic_ns,
         )
         # They live in other logs, for good: what is here was left behind, or is a copy that was cut off.
         turn.fx.records += [(RecordKind.RELEASED, group, 0, 0, 0, b"") for group in strays]
