@@ -34,6 +34,7 @@ from paxmux.shards.inline_router import InlineRouter
 from paxmux.shards.lag import LagWatch
 from paxmux.shards.layout import Layout
 from paxmux.shards.log_directories import remove, set_unused_aside
+from paxmux.shards.memory_watch import MemoryWatch
 from paxmux.shards.mover import MoverChild
 from paxmux.shards.moving import moves_between
 from paxmux.shards.pending import Pending
@@ -142,9 +143,13 @@ class Assembly:
         store.record_logs()
         self._lag.start()
         stack.callback(self._lag.stop)
-        if self.admission.shedding is not None:
-            self.admission.shedding.start(self._loop)
-            stack.callback(self.admission.shedding.stop)
+        self.admission.shedding.lag_s = self._lag.recent_s
+        self.admission.shedding.start(self._loop)
+        stack.callback(self.admission.shedding.stop)
+        if options.limits.memory_percent < 100:
+            memory = MemoryWatch(options.limits.memory_percent, self.admission.set_memory)
+            memory.start(self._loop)
+            stack.callback(memory.stop)
         self.admission.open_node()
         self.serving = True
         log.info(

@@ -43,6 +43,10 @@ class LagWatch:
             self._timer.cancel()
             self._timer = None
 
+    def recent_s(self) -> float:
+        """Lag of the last tick, or of the one that is due and has not come."""
+        return max(self.last_s, self._loop.time() - self._expected)
+
     def _tick(self) -> None:
         now = self._loop.time()
         self.last_s = lag_s = max(now - self._expected, 0.0)

@@ -1,7 +1,8 @@
-"""How long a turn spends in state machines, and in which ones if that was too long.
+"""How long a worker spends in state machines at a stretch, and in which ones if that was too long.
 
-Measures each turn as a whole: two looks at the clock, however many values it executes. Only after a turn that
-was slow are the next ones measured group by group. Tells the log at most once in `TOLD_EVERY_S`; what every
+A stretch is a turn, or all turns until nothing waits to be executed any more. Measures each turn as a whole:
+two looks at the clock, however many values it executes. Only after a stretch that was slow are the next turns
+measured group by group. Tells the log at most once in `TOLD_EVERY_S`; what every
 group came to stands in the status. It changes nothing about execution.
 """
 
@@ -19,14 +20,14 @@ from paxmux.shards.applier import Applier
 
 TOLD_EVERY_S = 10.0
 CLOSE_LOOK_TURNS = 200
-"""So many turns are measured group by group after a slow one."""
+"""So many turns are measured group by group after a slow stretch."""
 TOLD_GROUPS = 3
 
 _log = logging.getLogger("paxmux")
 
 
 class Slowness(msgspec.Struct):
-    """What a group's machines took in turns that were slow because of them."""
+    """What a group's machines took in stretches that were slow because of them."""
 
     machines: str = ""
     turns: int = 0
@@ -42,8 +43,11 @@ class Pace:
         self._clock: Callable[[], int] = int
         self._slow_ns = 1
         self._begin_ns = 0
+        self._took_ns = 0
+        """In this stretch, so far."""
         self._close_looks = 0
         self._parts: dict[int, int] = {}
+        """Of this stretch, by group, as far as that is known."""
         self._told_ns = -int(TOLD_EVERY_S * 1e9)
         self._untold: dict[int, Slowness] = {}
         self.slow_turns = 0
@@ -51,7 +55,7 @@ class Pace:
         """By group, since the worker began."""
 
     def start(self, clock: Callable[[], int], slow_ns: int) -> None:
-        """Measure from now on. `clock`: in ns; `slow_ns`: what is too long for a turn."""
+        """Measure from now on. `clock`: in ns; `slow_ns`: what is too long for a stretch."""
         self._clock, self._slow_ns = clock, slow_ns
 
     def begin(self, decided: Sequence[Decided]) -> Iterable[Decided]:
@@ -59,14 +63,28 @@ class Pace:
         self._begin_ns = self._clock()
         return self._timed(decided) if self._close_looks else decided
 
-    def end(self, decided: Sequence[Decided], replayed: int | None) -> None:
-        """Execution has ended; `replayed`: the group that has executed something from the log as well."""
+    def end(self, decided: Sequence[Decided], carried_on: dict[int, int], *, behind: bool) -> None:
+        """Execution has ended for this turn.
+
+        Args:
+            decided: what `begin` was given.
+            carried_on: what groups took, in ns, that executed what was decided before.
+            behind: whether something waits to be executed still.
+        """
         now = self._clock()
-        if now - self._begin_ns > self._slow_ns:
-            self._note(now, decided, replayed)
-        elif self._close_looks:
+        took = self._took_ns = self._took_ns + now - self._begin_ns
+        parts = self._parts
+        for group, part in carried_on.items():
+            parts[group] = parts.get(group, 0) + part
+        if took > self._slow_ns:
+            self._took_ns, self._parts = 0, {}
+            self._note(now, took, parts, decided)
+        elif not behind:
+            self._took_ns = 0
+            if parts:
+                parts.clear()
+        if self._close_looks:
             self._close_looks -= 1
-            self._parts.clear()
 
     def _timed(self, decided: Sequence[Decided]) -> Iterator[Decided]:
         clock, parts = self._clock, self._parts
@@ -75,19 +93,13 @@ class Pace:
             yield each
             parts[each[0]] = parts.get(each[0], 0) + clock() - begin
 
-    def _note(self, now: int, decided: Sequence[Decided], replayed: int | None) -> None:
+    def _note(self, now: int, took: int, parts: dict[int, int], decided: Sequence[Decided]) -> None:
         self.slow_turns += 1
-        took = now - self._begin_ns
-        parts, self._parts = self._parts, {}
-        if replayed is not None:
-            parts[replayed] = parts.get(replayed, 0) + took - sum(parts.values())
         groups = {each[0] for each in decided} | parts.keys()
         if len(groups) == 1:
             parts = dict.fromkeys(groups, took)
-        elif not self._close_looks and decided:
-            # Nobody knows which of them it was: the next turns will tell.
-            parts = {}
-        self._close_looks = CLOSE_LOOK_TURNS
+        # Otherwise nobody may know which of them it was: the next turns will tell.
+        self._close_looks = CLOSE_LOOK_TURNS + 1
         for group, part in parts.items():
             # A fair share of what is too long, or nothing worth a name.
             if part * len(groups) >= self._slow_ns and group in self._appliers:
@@ -113,13 +125,13 @@ class Pace:
     def _tell(self, took: int) -> None:
         worst = sorted(self._untold.items(), key=lambda item: -item[1].total_ms)
         words = "; ".join(
-            f"state machine {one.machines or '?'} of group {group} took {one.longest_ms:.0f} ms in a turn, "
-            f"{one.total_ms:.0f} ms in {one.turns}"
+            f"state machine {one.machines or '?'} of group {group} took {one.longest_ms:.0f} ms "
+            f"at a stretch, {one.total_ms:.0f} ms in {one.turns}"
             for group, one in worst[:TOLD_GROUPS]
         )
         more = f"; so did {len(worst) - TOLD_GROUPS} more groups" if len(worst) > TOLD_GROUPS else ""
         _log.warning(
-            "execution is slow, %.0f ms in this turn, and all groups of the worker wait for it: %s%s",
+            "execution is slow, %.0f ms at a stretch, and all groups of the worker wait for it: %s%s",
             took / 1e6,
             words,
             more,

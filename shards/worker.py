@@ -181,6 +181,7 @@ class Worker:
             log_sync=log_sync,
             direct=self._direct,
             version=version_for(options.groups),
+            clock=monotonic_ns,
         )
         if options.worker.slow_warn_ms:
             turn.pace.start(monotonic_ns, options.worker.slow_warn_ms * MS)
@@ -371,8 +372,8 @@ class Worker:
             ("frames_in", self._in),
             ("frames_out", outlet.sent),
             ("frames_direct", outlet.sent_direct),
-            ("frames_dropped", outlet.dropped + turn.bad_frames),
-            ("messages_in", turn.messages),
+            ("frames_dropped", outlet.dropped + turn.intake.bad_frames),
+            ("messages_in", turn.intake.messages),
             ("proposals", self._proposals),
             ("calls", self._calls),
             ("instances_decided", turn.decided),
@@ -394,7 +395,7 @@ class Worker:
             ("prepares", turn.prepares),
             ("rejects", turn.rejects),
             ("resends", turn.resends),
-            ("learned", turn.learned),
+            ("learned", turn.intake.learned),
             ("replies", self._answers.messages),
             ("slow_turns", turn.pace.slow_turns),
             ("machine_failures", sum(len(applier.stopped) for applier in turn.appliers.values())),

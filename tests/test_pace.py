@@ -47,14 +47,21 @@ def pace(clock: Clock) -> Pace:
     return made
 
 
-def turn(pace: Pace, clock: Clock, took_ms: dict[int, int], replayed: int | None = None) -> None:
+def turn(
+    pace: Pace,
+    clock: Clock,
+    took_ms: dict[int, int],
+    carried_on_ms: dict[int, int] | None = None,
+    *,
+    behind: bool = False,
+) -> None:
     """A turn that decides one instance of one value in each group, each of which takes so long."""
     decided: Any = [(group, 7, [(1, 1, 1, 0, 1, b"x")], None) for group in took_ms]
     for group, *_ in pace.begin(decided):
         clock.now += took_ms[group] * MS
-    if replayed is not None:
-        clock.now += 300 * MS
-    pace.end(decided, replayed)
+    carried_on = {group: took * MS for group, took in (carried_on_ms or {}).items()}
+    clock.now += sum(carried_on.values())
+    pace.end(decided, carried_on, behind=behind)
 
 
 def test_a_turn_costs_two_looks_at_the_clock(pace: Pace, clock: Clock) -> None:
@@ -88,9 +95,19 @@ def test_the_close_look_ends(pace: Pace, clock: Clock) -> None:
 
 
 def test_a_replay_is_charged_to_its_group(pace: Pace, clock: Clock) -> None:
-    turn(pace, clock, {}, replayed=4)
+    turn(pace, clock, {}, {4: 300})
     assert pace.slow[4].longest_ms == 300.0
     assert set(pace.slow) == {4}
+
+
+def test_short_turns_of_one_stretch_count_together(pace: Pace, clock: Clock) -> None:
+    for _ in range(70):
+        turn(pace, clock, {1: 1}, {1: 1, 4: 2}, behind=True)
+    assert pace.slow_turns == 1
+    assert set(pace.slow) == {4}, "what was carried on is known by group"
+    for _ in range(70):
+        turn(pace, clock, {1: 1}, {1: 1, 4: 2}, behind=False)
+    assert pace.slow_turns == 1, "whoever keeps up is not slow"
 
 
 def test_the_log_is_told_seldom(pace: Pace, clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
@@ -100,7 +117,7 @@ def test_the_log_is_told_seldom(pace: Pace, clock: Clock, caplog: pytest.LogCapt
     clock.now += int(TOLD_EVERY_S * SECOND)
     turn(pace, clock, {3: 250})
     assert caplog.text.count("execution is slow") == 2
-    assert "state machine 1 (Echo) of group 3 took 250 ms in a turn, 5000 ms in 20" in caplog.messages[-1]
+    assert "state machine 1 (Echo) of group 3 took 250 ms at a stretch, 5000 ms in 20" in caplog.messages[-1]
 
 
 def looks(
