@@ -27,6 +27,21 @@ class Phase(IntEnum):
     STOP = 8
 
 
+STAGES = (
+    "loop",
+    "ring",
+    "decode",
+    "step",
+    "encode",
+    "append",
+    "sync",
+    "finish",
+    "apply",
+    "replies",
+    "upkeep",
+)
+"""Of a worker's turn; their slots stay 0 unless `stages.py` was asked to measure them."""
+
 WORKER = (
     "heartbeat_ns",
     "phase",
@@ -60,6 +75,7 @@ WORKER = (
     "scrub_rounds",
     "segments",
     "no_room",
+    *(f"{stage}_cpu_ns" for stage in STAGES),
 )
 """Slots of a worker's block."""
 

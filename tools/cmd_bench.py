@@ -20,6 +20,7 @@ from paxmux.engine.groups import parse_groups
 from paxmux.tools import event_loop
 from paxmux.tools.arguments import seconds, whole, wholes
 from paxmux.tools.bench_behind import run_behind
+from paxmux.tools.bench_budget import show_budget
 from paxmux.tools.bench_open import run_open
 from paxmux.tools.bench_parts import PARTS, run_part, show_part
 from paxmux.tools.bench_recovery import run_recovery
@@ -53,6 +54,9 @@ request under way and goes round the groups in a random order of its own (--seed
 With --behind the last node is stopped; when the others have decided INSTANCES, over all groups, it is
 started again under the same load from node 1, until it has caught up. Reported are how long that took,
 and the answers before and meanwhile; --seconds, --warmup-s and --proposer mean nothing then.
+
+With --profile the budget is shown as well: µs of CPU time for each value, by process and stage, and what
+flows between them. Measuring it costs some µs for each turn. A router process has its sum alone.
 
 With router, worker, ring or log no cluster is measured but that part alone, with ends that do next to
 nothing in place of its neighbours: what it costs for each message, in µs of CPU time by process. Only
@@ -122,6 +126,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=default.work_on,
         metavar="GROUPS",
         help="the groups whose machine does, as `0-9,20` (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--profile", action="store_true", help="say where the CPU time of each process goes, by stage"
     )
     parser.add_argument("--seed", type=whole(0, 2**32), default=default.seed, metavar="N")
     parser.add_argument(
@@ -312,6 +319,8 @@ def _show(report: dict[str, Any]) -> None:
             f"{report['values_per_fdatasync'][name]:.1f}",
         )
     console.print(nodes)
+    if "budget" in report:
+        show_budget(console, report["budget"])
     settings = report["settings"]
     console.print(
         f"file system {settings['file_system']}, fdatasync p50 {settings['fdatasync_p50_us']:.0f} µs, "
