@@ -31,7 +31,7 @@ from paxmux.engine.paxos.quorum import Members
 from paxmux.engine.paxos.timers import MS, NEVER
 from paxmux.engine.state_machine import MAX_SMID, MIN_SMID, StateMachine
 from paxmux.engine.storage import Log, LogIdentity, OpenLog, RecordKind, StorageDamaged
-from paxmux.shards import requests
+from paxmux.shards import requests, stages
 from paxmux.shards.applier import close_machines, describe, is_durable
 from paxmux.shards.boot import Failed, MoveDone, MoveEnd, MoveIn, MoveOut, Ready, Stop, WorkerBoot
 from paxmux.shards.channel import Receiver, Sender
@@ -46,6 +46,7 @@ from paxmux.shards.sync_mark import SyncMark
 from paxmux.shards.transit import Transit
 from paxmux.shards.turn import Turn
 from paxmux.shards.whereabouts import Whereabouts
+from paxmux.shards.worker_stages import watch_worker
 
 log = logging.getLogger("paxmux.worker")
 
@@ -206,6 +207,10 @@ class Worker:
 
         self._transit = Transit(turn, self._log, maker, build, self._parent.send)
         return turn
+
+    def watch_stages(self) -> None:
+        """Measure where the time of this process goes; see `stages.py`."""
+        watch_worker(type(self), self._block, self._log)
 
     # The loop
 
@@ -436,6 +441,8 @@ def _serve(parent: Parent, boot: object, fds: Sequence[int]) -> ExitCode:
             parent.send(_failed(boot.worker, error, "storage" if storage else "cannot_boot"))
             return ExitCode.CANNOT_BOOT
         parent.send(Ready())
+        if stages.wanted():
+            worker.watch_stages()
         # What lives now lives for good; young garbage is rare, since messages are plain tuples.
         gc.collect()
         gc.freeze()
