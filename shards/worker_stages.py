@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from paxmux.engine.storage import Log
-from paxmux.shards import requests, turn
+from paxmux.shards import intake, requests
+from paxmux.shards.backlog import Backlog
 from paxmux.shards.channel import Receiver, Sender
 from paxmux.shards.counters import STAGES, Block
 from paxmux.shards.outlet import Outlet
 from paxmux.shards.stages import Stages
+from paxmux.shards.turn import Turn
 
 REST = "loop"
 
@@ -21,13 +23,14 @@ def watch_worker(loop: type, block: Block, log: Log) -> None:
             (Sender, "send", "ring"),
             (Sender, "commit", "ring"),
             (requests, "decode_batch", "decode"),
-            (turn, "decode_sections", "decode"),
-            (turn.Turn, "step", "step"),
+            (intake, "decode_sections", "decode"),
+            (Turn, "step", "step"),
             (Outlet, "send", "encode"),
             (type(log), "append", "append"),
             (type(log), "sync", "sync"),
-            (turn.Turn, "finish", "finish"),
-            (turn.Turn, "_apply", "apply"),
+            (Turn, "finish", "finish"),
+            (Backlog, "take", "apply"),
+            (Backlog, "step", "apply"),
             (loop, "_send_replies", "replies"),
             (loop, "_housekeep", "upkeep"),
             (loop, "_publish", "upkeep"),
