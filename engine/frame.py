@@ -19,6 +19,8 @@ from enum import IntEnum
 from typing import NamedTuple
 from zlib import crc32
 
+from paxmux.engine.checksum import join
+
 MAGIC = b"PXM\x01"
 VERSION = 1
 
@@ -38,6 +40,8 @@ MAX_BODY_BYTES = 128 * 1024 * 1024
 _NO_RESERVED = bytes(28)
 _OPENING = MAGIC + bytes((VERSION,))
 _CRC_AT = _FIELDS.size
+_BODY_LENGTH, _BODY_LENGTH_AT = struct.Struct("<I"), 8
+_DEST, _DEST_AT = struct.Struct("<Q"), 56
 
 
 class FrameKind(IntEnum):
@@ -109,6 +113,29 @@ def pack_frame(
     return b"".join((head, _CRC.pack(crc32(body, crc32(head))), body))
 
 
+def pack_header(template: bytes, dest: int, body_bytes: int, body_checksum: int) -> bytes:
+    """The header of a frame whose body is somewhere else.
+
+    Args:
+        template: a frame, of which everything but what follows is taken.
+        dest: the node that it is for.
+        body_bytes: length of the body.
+        body_checksum: CRC-32 of the body.
+    """
+    head = bytearray(template[:_CRC_AT])
+    _BODY_LENGTH.pack_into(head, _BODY_LENGTH_AT, body_bytes)
+    _DEST.pack_into(head, _DEST_AT, dest)
+    return bytes(head) + _CRC.pack(join(crc32(head), body_checksum, body_bytes))
+
+
+def is_intact(frame: bytes) -> bool:
+    """Whether the CRC of a frame that this node has made, or has checked before, still matches its bytes."""
+    if len(frame) < HEADER_BYTES:
+        return False
+    crc = crc32(memoryview(frame)[HEADER_BYTES:], crc32(frame[:_CRC_AT]))
+    return _CRC.pack(crc) == frame[_CRC_AT:HEADER_BYTES]
+
+
 def parse_header(data: bytes | bytearray | memoryview, max_body_bytes: int = MAX_BODY_BYTES) -> Header:
     """Read and check everything in the header but the CRC.
 
@@ -176,7 +203,7 @@ Route = tuple[int, int, int, int, bytes]
 """(kind, cluster, sender, dest, groups as in the header)"""
 
 
-def parse_route(data: bytes, max_body_bytes: int = MAX_BODY_BYTES) -> Route:
+def parse_route(data: bytes | bytearray, max_body_bytes: int = MAX_BODY_BYTES) -> Route:
     """Check a whole frame as `parse_frame` does, at half the cost, and return where it is to go.
 
     Raises:

@@ -10,7 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
-OnFrame = Callable[[bytes], None]
+Frame = bytes | bytearray
+"""One that arrived; nobody writes to it any more."""
+
+OnFrame = Callable[[Frame], None]
 """Called in the event loop for each frame that arrived whole. Bytes are unchecked but for their
 length; must not block and must not raise."""
 
