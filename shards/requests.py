@@ -12,6 +12,8 @@ from enum import IntEnum
 
 import msgspec
 
+from paxmux.engine.frame import MAX_BODY_BYTES
+
 Proposal = tuple[int, int, int, int, bytes, bytes | None]
 """(seq, group, deadline_ns, smid, value, context); the deadline is on CLOCK_MONOTONIC."""
 
@@ -69,6 +71,8 @@ encode = msgspec.msgpack.Encoder().encode
 decode_batch = msgspec.msgpack.Decoder(Batch).decode
 decode_replies = msgspec.msgpack.Decoder(Replies).decode
 
+TOGETHER_MAX_BYTES = MAX_BODY_BYTES - (1 << 20)
+"""A value, or a pack, and what goes with it to the worker: a ring takes no larger message."""
 PIECE_BYTES = 4096
 """A value of so many bytes is a piece of its own."""
 _HEAD_16, _HEAD_32 = struct.Struct(">BH"), struct.Struct(">BI")
