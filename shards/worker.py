@@ -23,7 +23,7 @@ from typing import Literal
 
 from paxmux.engine import plugin
 from paxmux.engine.errors import ConfigError, ExitCode, PaxmuxError, StorageFailed
-from paxmux.engine.frame import version_for
+from paxmux.engine.frame import is_intact, version_for
 from paxmux.engine.groups import parse_groups
 from paxmux.engine.network import Direct, OpenDirect
 from paxmux.engine.options import Options
@@ -120,7 +120,7 @@ class Worker:
         backlog = options.limits.ring_backlog_bytes
         self._requests = Receiver(client_in, node)
         self._answers = Sender(client_out, node, backlog_max_bytes=backlog)
-        self._frames = Receiver(net_in, router)
+        self._frames = Receiver(net_in, router, intact=is_intact)
         self._wire = Sender(net_out, router, backlog_max_bytes=backlog)
         self._replies: list[Reply] = []
         self._machines = build_machines(options, boot.groups)
