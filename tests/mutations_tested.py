@@ -228,7 +228,7 @@ TESTED = (
     ),
     tested(
         "it sleeps over an answer", "I25",
-        Turn, "busy", "or self.fx.after", "",
+        Turn, "busy", "or fx.after", "",
         test_turn.test_a_reply_never_waits_for_the_next_message,
         "It takes an early Prepare that is refused, in an instance that the own vote decided.",
     ),
