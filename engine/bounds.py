@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from paxmux.engine.frame import GROUPS_MAX
+
 KIB: Final = 1024
 MIB: Final = 1024 * KIB
 GIB: Final = 1024 * MIB
@@ -21,7 +23,7 @@ _DAY_S: Final = 86_400
 
 BOUNDS: Final[dict[str, tuple[int, int]]] = {
     "node_id": (1, 2**64 - 1),
-    "groups": (1, 256),
+    "groups": (1, GROUPS_MAX),
     "layout.workers": (1, 256),
     "network.udp_max_bytes": (0, 65_000),
     "network.queue_max_bytes": (64 * KIB, 16 * GIB),
@@ -66,5 +68,7 @@ BOUNDS: Final[dict[str, tuple[int, int]]] = {
     "worker.crash_budget": (0, 1_000_000),
     "worker.crash_window_s": (1, _DAY_S),
     "worker.hang_warn_ms": (100, _HOUR_MS),
+    "worker.hang_kill_ms": (0, _HOUR_MS),
+    "worker.slow_warn_ms": (0, _HOUR_MS),
 }
 """Key -> smallest and largest value allowed; the unit is the last word of the key."""

@@ -10,6 +10,10 @@ look into the body. The header is 128 bytes, little-endian:
 `crc` is CRC-32 over the header before it and the body, so one wrong bit anywhere drops the frame.
 `groups` has bit g set (byte g // 8, bit g % 8) if the body has a message for group g: a router
 hands the frame to every worker whose own groups meet it, whatever layout the sender has.
+
+That is version 1. A cluster with more groups than it has bits for speaks version 2, whose `groups` has
+128 bytes and whose header has 224; all else is the same, and what stands before `groups` stands where it
+did. `version_for` says which version a cluster speaks; a hello travels by version 1 in all of them.
 """
 
 from __future__ import annotations
@@ -21,23 +25,54 @@ from zlib import crc32
 
 MAGIC = b"PXM\x01"
 VERSION = 1
+WIDE_VERSION = 2
 
-_FIELDS = struct.Struct("<4sBBHIHHIIQQQQQ32s28s")
+SET_BYTES = 32
+WIDE_SET_BYTES = 128
+NARROW_GROUPS = 8 * SET_BYTES
+"""A cluster with more groups speaks `WIDE_VERSION`."""
+GROUPS_MAX = 8 * WIDE_SET_BYTES
+"""No cluster has more groups."""
+
+_FIELDS = struct.Struct(f"<4sBBHIHHIIQQQQQ{SET_BYTES}s28s")
+_WIDE_FIELDS = struct.Struct(f"<4sBBHIHHIIQQQQQ{WIDE_SET_BYTES}s28s")
 _CRC = struct.Struct("<I")
-_ROUTE = struct.Struct("<5sB2xI12xQQ16xQ32s28xI")
+_ROUTE = struct.Struct(f"<5sB2xI12xQQ16xQ{SET_BYTES}s28xI")
+_WIDE_ROUTE = struct.Struct(f"<5sB2xI12xQQ16xQ{WIDE_SET_BYTES}s28xI")
 """What a router looks at: magic with version, kind, body length, cluster, sender, dest, groups, crc."""
 _LABEL = struct.Struct("<16xI36xQ")
 """What a router looks at in a frame of its own worker: generation, dest."""
+_START = struct.Struct("<4sB3xI20xQ")
+"""What a stream is cut by: magic, version, body length, sender."""
 HEADER_BYTES = _FIELDS.size + _CRC.size
-assert HEADER_BYTES == 128
-assert _ROUTE.size == HEADER_BYTES
+WIDE_HEADER_BYTES = _WIDE_FIELDS.size + _CRC.size
+assert (HEADER_BYTES, WIDE_HEADER_BYTES) == (_ROUTE.size, _WIDE_ROUTE.size) == (128, 224)
 
 MAX_BODY_BYTES = 128 * 1024 * 1024
 """No frame is larger, whatever the options say: what a length field of a peer can make us allocate."""
+MAX_FRAME_BYTES = WIDE_HEADER_BYTES + MAX_BODY_BYTES
 
 _NO_RESERVED = bytes(28)
 _OPENING = MAGIC + bytes((VERSION,))
+_WIDE_OPENING = MAGIC + bytes((WIDE_VERSION,))
 _CRC_AT = _FIELDS.size
+_WIDE_CRC_AT = _WIDE_FIELDS.size
+_HEADER_BYTES = {VERSION: HEADER_BYTES, WIDE_VERSION: WIDE_HEADER_BYTES}
+
+
+def version_for(groups: int) -> int:
+    """The wire version of a cluster with so many groups."""
+    return VERSION if groups <= NARROW_GROUPS else WIDE_VERSION
+
+
+def set_bytes(version: int) -> int:
+    """Bytes of the set of groups in a header."""
+    return SET_BYTES if version == VERSION else WIDE_SET_BYTES
+
+
+def header_bytes(version: int) -> int:
+    """Bytes of a header."""
+    return _HEADER_BYTES[version]
 
 
 class FrameKind(IntEnum):
@@ -73,6 +108,22 @@ class Header(NamedTuple):
     """Bit set of group indices, as an integer."""
     crc: int
 
+    @property
+    def start(self) -> int:
+        """Where the body begins."""
+        return HEADER_BYTES
+
+
+class WideHeader(Header):
+    """One of version 2."""
+
+    __slots__ = ()
+
+    @property
+    def start(self) -> int:
+        """Where the body begins."""
+        return WIDE_HEADER_BYTES
+
 
 def pack_frame(
     kind: int,
@@ -86,11 +137,12 @@ def pack_frame(
     groups: int,
     log: int = 0,
     generation: int = 0,
+    version: int = VERSION,
 ) -> bytes:
     """Header and body as one byte string."""
-    head = _FIELDS.pack(
+    head = (_FIELDS if version == VERSION else _WIDE_FIELDS).pack(
         MAGIC,
-        VERSION,
+        version,
         kind,
         0,
         len(body),
@@ -103,10 +155,29 @@ def pack_frame(
         seat,
         incarnation,
         dest,
-        groups.to_bytes(32, "little"),
+        groups.to_bytes(SET_BYTES if version == VERSION else WIDE_SET_BYTES, "little"),
         _NO_RESERVED,
     )
     return b"".join((head, _CRC.pack(crc32(body, crc32(head))), body))
+
+
+def parse_start(
+    data: bytes | bytearray | memoryview, max_frame_bytes: int = MAX_FRAME_BYTES
+) -> tuple[int, int]:
+    """(length in bytes, sender) of the frame of which this is the start: `HEADER_BYTES` at least.
+
+    Raises:
+        FrameError: magic, version or length.
+    """
+    magic, version, body_length, sender = _START.unpack_from(data)
+    if magic != MAGIC:
+        raise FrameError("magic", f"{bytes(magic)!r} instead of {MAGIC!r}")
+    start = _HEADER_BYTES.get(version)
+    if start is None:
+        raise _other_version(version)
+    if start + body_length > max_frame_bytes:
+        raise FrameError("length", f"a body of {body_length} bytes, a frame has at most {max_frame_bytes}")
+    return start + body_length, sender
 
 
 def parse_header(data: bytes | bytearray | memoryview, max_body_bytes: int = MAX_BODY_BYTES) -> Header:
@@ -115,8 +186,13 @@ def parse_header(data: bytes | bytearray | memoryview, max_body_bytes: int = MAX
     Raises:
         FrameError: short, magic, version or length.
     """
-    if len(data) < HEADER_BYTES:
-        raise FrameError("short", f"{len(data)} bytes, a header has {HEADER_BYTES}")
+    size = len(data)
+    if size < HEADER_BYTES:
+        raise FrameError("short", f"{size} bytes, a header has {HEADER_BYTES}")
+    wide = data[4] == WIDE_VERSION and data[:4] == MAGIC
+    if wide and size < WIDE_HEADER_BYTES:
+        raise FrameError("short", f"{size} bytes, a header of version {WIDE_VERSION} has {WIDE_HEADER_BYTES}")
+    fields = _WIDE_FIELDS if wide else _FIELDS
     (
         magic,
         version,
@@ -134,15 +210,15 @@ def parse_header(data: bytes | bytearray | memoryview, max_body_bytes: int = MAX
         dest,
         groups,
         _reserved3,
-    ) = _FIELDS.unpack_from(data)
+    ) = fields.unpack_from(data)
     if magic != MAGIC:
         raise FrameError("magic", f"{magic!r} instead of {MAGIC!r}")
-    if version != VERSION:
-        raise FrameError("version", f"wire version {version}, this node speaks {VERSION}")
+    if version != VERSION and not wide:
+        raise _other_version(version)
     if body_length > max_body_bytes:
         raise FrameError("length", f"a body of {body_length} bytes, at most {max_body_bytes} allowed")
-    (crc,) = _CRC.unpack_from(data, _FIELDS.size)
-    return Header(
+    (crc,) = _CRC.unpack_from(data, fields.size)
+    return (WideHeader if wide else Header)(
         kind,
         body_length,
         log,
@@ -157,6 +233,10 @@ def parse_header(data: bytes | bytearray | memoryview, max_body_bytes: int = MAX
     )
 
 
+def _other_version(version: int) -> FrameError:
+    return FrameError("version", f"wire version {version}, this node speaks {VERSION} and {WIDE_VERSION}")
+
+
 def parse_frame(data: bytes | bytearray | memoryview, max_body_bytes: int = MAX_BODY_BYTES) -> Header:
     """Check a whole frame (header, length and CRC) and return its header.
 
@@ -165,15 +245,16 @@ def parse_frame(data: bytes | bytearray | memoryview, max_body_bytes: int = MAX_
     """
     header = parse_header(data, max_body_bytes)
     view = memoryview(data)
-    if len(view) != HEADER_BYTES + header.body_length:
-        raise FrameError("length", f"{len(view)} bytes, the header says {HEADER_BYTES + header.body_length}")
-    if crc32(view[HEADER_BYTES:], crc32(view[: _FIELDS.size])) != header.crc:
+    start = header.start
+    if len(view) != start + header.body_length:
+        raise FrameError("length", f"{len(view)} bytes, the header says {start + header.body_length}")
+    if crc32(view[start:], crc32(view[: start - _CRC.size])) != header.crc:
         raise FrameError("crc", f"CRC does not match, {len(view)} bytes")
     return header
 
 
 Route = tuple[int, int, int, int, bytes]
-"""(kind, cluster, sender, dest, groups as in the header)"""
+"""(kind, cluster, sender, dest, groups as in the header: their length tells the version)"""
 
 
 def parse_route(data: bytes, max_body_bytes: int = MAX_BODY_BYTES) -> Route:
@@ -196,6 +277,12 @@ def parse_route(data: bytes, max_body_bytes: int = MAX_BODY_BYTES) -> Route:
             == crc
         ):
             return kind, cluster, sender, dest, groups
+        if opening == _WIDE_OPENING and size >= WIDE_HEADER_BYTES:
+            _, kind, body_length, cluster, sender, dest, groups, crc = _WIDE_ROUTE.unpack_from(data)
+            if size == WIDE_HEADER_BYTES + body_length and body_length <= max_body_bytes:
+                body = memoryview(data)[WIDE_HEADER_BYTES:]
+                if crc32(body, crc32(data[:_WIDE_CRC_AT])) == crc:
+                    return kind, cluster, sender, dest, groups
     parse_frame(data, max_body_bytes)
     raise AssertionError("parse_frame accepts what parse_route does not")
 

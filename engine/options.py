@@ -173,6 +173,12 @@ class WorkerOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     crash_window_s: int = 60
     hang_warn_ms: int = 5000
     """A worker whose loop has not turned for so long is named in a warning, with its phase."""
+    hang_kill_ms: int = 15_000
+    """A worker, or router process, that stands still for so long is killed and replaced. A state machine that
+    was still busy with the same value then is stopped (15) in the successor. 0: never."""
+    slow_warn_ms: int = 200
+    """State machines that take longer than this in one turn are named in a warning and in the status.
+    0: never."""
 
 
 class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -187,7 +193,7 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     node_id: int | None = None
     """Explicit 64-bit id; required where the host is no IPv4 literal."""
     groups: int = 1
-    """Number of Paxos groups, 1 .. 256. Fixed when the cluster is founded."""
+    """Number of Paxos groups, 1 .. 1024. Fixed when the cluster is founded."""
     bootstrap: bool = False
     """Create the data directory if it is missing. Otherwise `paxmux init` must have made it."""
     router: Literal["inline", "process"] = "inline"

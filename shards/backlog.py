@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Set
 from itertools import chain
 
 from paxmux.engine.paxos import value as values
@@ -62,6 +62,7 @@ class Backlog:
         "_skipped",
         "_stale",
         "behind",
+        "carried_on",
         "held_bytes",
         "held_count",
         "resumed",
@@ -87,6 +88,8 @@ class Backlog:
         """Values held,"""
         self.held_bytes = 0
         """and what they take."""
+        self.carried_on: dict[int, int] = {}
+        """What groups took in the last `step`, in ns."""
         self.resumed: list[Group] = []
         """Groups that may open instances again."""
         self.until = 0
@@ -125,7 +128,7 @@ class Backlog:
         for kind in (self._stale, self._blocked, self._short):
             kind.pop(index, None)
 
-    def take(self, decided: Sequence[Decided]) -> None:
+    def take(self, decided: Iterable[Decided]) -> None:
         """Execute what this pass has decided; hold what there is no time for, or what comes behind others
         that are held."""
         appliers, behind, clock = self._appliers, self.behind, self._clock
@@ -189,6 +192,8 @@ class Backlog:
         """
         if self._blocked or self._short:
             self._unblock(now)
+        if self.carried_on:
+            self.carried_on.clear()
         if not self.behind:
             return
         # Votes come before what waits, but not for ever.
@@ -196,7 +201,8 @@ class Backlog:
         if self._skipped:
             return
         clock = self._clock
-        until = self.until = max(self.until, clock() + SLICE_NS // 2)
+        begin = clock()
+        until = self.until = max(self.until, begin + SLICE_NS // 2)
         while self.behind:
             index = next(iter(self.behind))
             held = self.behind[index]
@@ -218,7 +224,10 @@ class Backlog:
                 self.behind[index] = held  # reach: replay-takes-turns
             if self._stale and applier.next >= self._stale.get(index, NEVER):
                 del self._stale[index]
-            if read or clock() >= until:
+            end = clock()
+            self.carried_on[index] = self.carried_on.get(index, 0) + end - begin
+            begin = end
+            if read or end >= until:
                 return
 
     def _go_on(self, index: int, applier: Applier, held: Held) -> None:

@@ -21,6 +21,7 @@ from paxmux.engine.paxos.timers import NEVER
 from paxmux.engine.storage import Log, StorageDamaged
 from paxmux.shards.applier import Applier
 from paxmux.shards.log_sync import LogSync
+from paxmux.shards.pace import Pace
 from paxmux.shards.repairs import Repairs
 from paxmux.shards.requests import OF_NO_GROUP, ORDERS, Call, CallKind, Reply
 from paxmux.shards.retention import Retention
@@ -41,6 +42,7 @@ class Calls:
         "_groups",
         "_log",
         "_log_sync",
+        "_pace",
         "_readable",
         "_reads",
         "_repairs",
@@ -57,6 +59,7 @@ class Calls:
         retention: Retention,
         log_sync: LogSync,
         repairs: Repairs,
+        pace: Pace,
         replies: list[Reply],
     ) -> None:
         """`replies`: where the answers go. `repairs`: told of values that cannot be read."""
@@ -67,6 +70,7 @@ class Calls:
         self._log_sync = log_sync
         self._replies = replies
         self._repairs = repairs
+        self._pace = pace
         self._calls: list[Call] = []
         """Those that can be answered as soon as their group has executed what it knows."""
         self._after: dict[int, int] = {}
@@ -269,6 +273,7 @@ class Calls:
                 "voter": group.voter,
                 "durable": self._log_sync.durable(index),
                 "stopped": self._appliers[index].stopped,
+                "slow": self._pace.slow.get(index),
                 "fenced": group.inquiry.fenced,
                 "suspect": None if group.doubt.suspect is None else group.doubt.words(),
                 "repairing": self._repairing(group),

@@ -18,12 +18,11 @@ from __future__ import annotations
 
 from collections import deque
 
-from paxmux.engine.frame import HEADER_BYTES as FRAME_HEADER_BYTES
-from paxmux.engine.frame import MAX_BODY_BYTES
+from paxmux.engine.frame import MAX_FRAME_BYTES
 from paxmux.shards.doorbell import Doorbell
 from paxmux.shards.ring import FIRST, LAST, RECORD_BYTES, RingCorrupt, RingReader, RingWriter
 
-MAX_MESSAGE_BYTES = MAX_BODY_BYTES + FRAME_HEADER_BYTES
+MAX_MESSAGE_BYTES = MAX_FRAME_BYTES
 """The largest message: the largest frame."""
 
 

@@ -34,6 +34,7 @@ WORKER = (
     "busy_ns",
     "frames_in",
     "frames_out",
+    "frames_direct",
     "frames_dropped",
     "messages_in",
     "proposals",
@@ -60,8 +61,15 @@ WORKER = (
     "scrub_rounds",
     "segments",
     "no_room",
+    "slow_turns",
+    "asked_ns",
+    "asked_group",
+    "asked_smid",
+    "asked_instance",
+    "asked_value",
+    "progress_ns",
 )
-"""Slots of a worker's block."""
+"""Slots of a worker's block. From `asked_ns` on: see shards/whereabouts.py."""
 
 ROUTER = (
     "heartbeat_ns",

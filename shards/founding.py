@@ -21,7 +21,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from paxmux.engine.address import node_text
-from paxmux.engine.frame import VERSION
+from paxmux.engine.frame import version_for
 from paxmux.shards.boot import Founding
 from paxmux.shards.cluster import make_founding
 from paxmux.shards.hello import Hello
@@ -85,7 +85,7 @@ class Founder:
     def hello(self, *, ask: bool) -> Hello:
         """What this node says about itself now."""
         return Hello(
-            wire=VERSION,
+            wire=version_for(self.groups),
             disk=FORMAT,
             node_id=self.node_id,
             seat=self.seat,
@@ -184,10 +184,10 @@ class Founder:
     def _mismatch(self, hello: Hello) -> str | None:
         """Why this node and the sender cannot be in one cluster as they are configured."""
         name = node_text(hello.node_id)
-        if (hello.wire, hello.disk) != (VERSION, FORMAT):
+        if (hello.wire, hello.disk) != (version_for(hello.groups), FORMAT):
             return (
                 f"node {name} speaks wire version {hello.wire} and disk version {hello.disk}, "
-                f"this node {VERSION} and {FORMAT}"
+                f"this node {version_for(self.groups)} and {FORMAT}"
             )
         if hello.groups != self.groups:
             return f"node {name} has {hello.groups} groups, this node {self.groups}"

@@ -12,7 +12,7 @@ from __future__ import annotations
 import msgspec
 
 from paxmux.engine.address import node_text
-from paxmux.engine.frame import VERSION, FrameError, FrameKind, Header, pack_frame
+from paxmux.engine.frame import VERSION, WIDE_VERSION, FrameError, FrameKind, Header, pack_frame, version_for
 from paxmux.shards.boot import Founding
 from paxmux.shards.cluster import is_sound, is_u64
 from paxmux.shards.identity import FORMAT
@@ -88,13 +88,13 @@ def parse_hello(header: Header, body: bytes | memoryview) -> Hello:
         raise _bad("it names a cluster or groups")
     try:
         versions = _decode_any(body)
-        if (versions.wire, versions.disk) != (VERSION, FORMAT):
+        if versions.wire not in (VERSION, WIDE_VERSION) or versions.disk != FORMAT:
             if versions.node_id != header.sender:
                 raise _bad("body and header name different nodes")
             raise OtherVersion(
                 versions.node_id,
                 f"node {node_text(versions.node_id)} speaks wire version {versions.wire} and disk version "
-                f"{versions.disk}, this node {VERSION} and {FORMAT}",
+                f"{versions.disk}, this node {VERSION} or {WIDE_VERSION} and {FORMAT}",
             )
         hello = _decode(body)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
@@ -105,6 +105,8 @@ def parse_hello(header: Header, body: bytes | memoryview) -> Hello:
         raise _bad("an id out of range")
     if not all(map(is_u64, hello.members)) or hello.members != sorted(set(hello.members)):
         raise _bad("members out of range or order")
+    if hello.wire != version_for(hello.groups):
+        raise _bad("a wire version that goes with another number of groups")
     if hello.node_id not in hello.members:
         raise _bad("the sender is not among its members")
     if hello.founding is None:

@@ -22,9 +22,12 @@ from paxmux.engine.frame import (
     MAX_BODY_BYTES,
     FrameError,
     FrameKind,
+    header_bytes,
     parse_frame,
     parse_route,
     read_label,
+    set_bytes,
+    version_for,
 )
 from paxmux.engine.network import Network
 from paxmux.engine.options import LimitOptions, Options
@@ -133,6 +136,8 @@ class Router:
         members = {member.node_id: member for member in options.seed_members()}
         self._node_id = identity.node_id
         self._groups = identity.groups
+        version = version_for(identity.groups)
+        self._set_bytes = set_bytes(version)
         self._max_body_bytes = max_body_bytes(options.limits)
         self._addresses = {node: member.address for node, member in members.items()}
         self._counters = counters
@@ -154,7 +159,7 @@ class Router:
                 node: (member.host, member.port) for node, member in members.items() if node != own.node_id
             },
             options=options.network,
-            max_frame_bytes=HEADER_BYTES + self._max_body_bytes,
+            max_frame_bytes=header_bytes(version) + self._max_body_bytes,
             on_frame=self._on_frame,
             on_peer=self._on_peer,
         )
@@ -332,6 +337,9 @@ class Router:
 
     def _resolve(self, groups: bytes) -> tuple[_Link | _Hold, ...] | None:
         """The workers of a set of groups; None, and counted, if the frame is for nobody here."""
+        if len(groups) != self._set_bytes:
+            self._drop("version")
+            return None
         asked = int.from_bytes(groups, "little")
         if not asked or asked >> self._groups:
             self._drop("group")
@@ -367,7 +375,8 @@ class Router:
         else:
             self._counters["hellos_in"] += 1
             try:
-                self._greeter.heard(parse_frame(data), memoryview(data)[HEADER_BYTES:])
+                header = parse_frame(data)
+                self._greeter.heard(header, memoryview(data)[header.start :])
             except FrameError as error:
                 self._drop(error.reason)
 

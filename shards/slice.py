@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from paxmux.engine.errors import DataDirError
+from paxmux.engine.frame import VERSION
+from paxmux.engine.network import Direct
 from paxmux.engine.options import LimitOptions, ProposalOptions, StorageOptions, TimerOptions
 from paxmux.engine.paxos import value as values
 from paxmux.engine.paxos.group import Group
@@ -123,6 +125,8 @@ def build_turn(
     storage: StorageOptions = DEFAULT_STORAGE,
     log_sync: LogSync | None = None,
     strays: list[int] | None = None,
+    direct: Direct | None = None,
+    version: int = VERSION,
     clock: Callable[[], int] = no_time,
 ) -> Turn:
     """Recover `log` and build the turn over it; it is not started yet.
@@ -137,8 +141,10 @@ def build_turn(
         rng: for pauses and choices of peers.
         now: in ns.
         timers, proposals, limits, storage: as in the options.
+        direct: see `Outlet`.
         log_sync: of the log, not begun; every turn is synced without one.
         strays: gets the groups that the log has records of and that are not hosted here.
+        version: of the frames.
         clock: see `Turn`.
 
     Raises:
@@ -175,6 +181,8 @@ def build_turn(
         worker=identity.worker,
         generation=identity.generation,
         groups=sum(1 << index for index in machines),
+        direct=direct,
+        version=version,
     )
     return Turn(
         groups,

@@ -8,6 +8,8 @@ is unsynced, nor a lost group be left out of it before a log says durably that t
 
     file = magic 7s | version u8 | cluster u64 | node u64 | seat u64 | log u32 | boot 16s
            unsynced groups 32s | lost groups 32s | crc u32, all little-endian
+
+Version 2 has sets of 128 bytes; it is written where a group has no place in the smaller ones.
 """
 
 from __future__ import annotations
@@ -19,15 +21,18 @@ from uuid import UUID
 from zlib import crc32
 
 from paxmux.engine.errors import DataDirError
+from paxmux.engine.frame import GROUPS_MAX, NARROW_GROUPS, SET_BYTES, WIDE_SET_BYTES
 from paxmux.engine.storage import LogIdentity, StorageDamaged
 from paxmux.shards.durable_file import replace_file, sync_directory
 
 FILE = "UNSYNCED"
 VERSION = 1
+WIDE_VERSION = 2
 MAGIC = b"PXMSYNC"
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
-_FIELDS = struct.Struct("<7sBQQQI16s32s32s")
+_FIELDS = struct.Struct(f"<7sBQQQI16s{SET_BYTES}s{SET_BYTES}s")
+_WIDE_FIELDS = struct.Struct(f"<7sBQQQI16s{WIDE_SET_BYTES}s{WIDE_SET_BYTES}s")
 _CRC = struct.Struct("<I")
 
 
@@ -82,8 +87,10 @@ class SyncMark:
                 sync_directory(self._path.parent)
                 self._stored = None
             return
-        body = _FIELDS.pack(
-            MAGIC, VERSION, *self._identity, self._boot.bytes, _bits(wanted[1]), _bits(wanted[2])
+        wide = max(wanted[1] | wanted[2]) >= NARROW_GROUPS
+        fields, version = (_WIDE_FIELDS, WIDE_VERSION) if wide else (_FIELDS, VERSION)
+        body = fields.pack(
+            MAGIC, version, *self._identity, self._boot.bytes, _bits(wanted[1], wide), _bits(wanted[2], wide)
         )
         replace_file(self._path, body + _CRC.pack(crc32(body)))
         self._stored = wanted
@@ -105,25 +112,26 @@ class SyncMark:
         if len(data) <= len(MAGIC) + _CRC.size or _CRC.pack(crc32(data[: -_CRC.size])) != data[-_CRC.size :]:
             raise StorageDamaged(f"{self._path}, offset 0: the mark of an unsynced log is damaged")
         version = data[len(MAGIC)]
-        if data[: len(MAGIC)] == MAGIC and version > VERSION:
+        if data[: len(MAGIC)] == MAGIC and version > WIDE_VERSION:
             raise DataDirError(
-                f"{self._path}: format version {version}, this program reads up to {VERSION};"
+                f"{self._path}: format version {version}, this program reads up to {WIDE_VERSION};"
                 " use the newer program"
             )
-        if len(data) != _FIELDS.size + _CRC.size:
+        fields = _WIDE_FIELDS if version == WIDE_VERSION else _FIELDS
+        if len(data) != fields.size + _CRC.size:
             raise StorageDamaged(f"{self._path}, offset 0: the mark of an unsynced log has {len(data)} bytes")
-        magic, version, cluster, node, seat, log, boot, unsynced, lost = _FIELDS.unpack_from(data)
-        if (magic, version) != (MAGIC, VERSION) or LogIdentity(cluster, node, seat, log) != self._identity:
+        magic, version, cluster, node, seat, log, boot, unsynced, lost = fields.unpack_from(data)
+        if magic != MAGIC or version == 0 or LogIdentity(cluster, node, seat, log) != self._identity:
             raise StorageDamaged(
                 f"{self._path}, offset 0: the mark of an unsynced log belongs to another log"
             )
         return UUID(bytes=boot), _groups(unsynced), _groups(lost)
 
 
-def _bits(groups: Iterable[int]) -> bytes:
-    return sum(1 << group for group in groups).to_bytes(32, "little")
+def _bits(groups: Iterable[int], wide: bool) -> bytes:
+    return sum(1 << group for group in groups).to_bytes(WIDE_SET_BYTES if wide else SET_BYTES, "little")
 
 
 def _groups(bits: bytes) -> frozenset[int]:
     number = int.from_bytes(bits, "little")
-    return frozenset(group for group in range(256) if number >> group & 1)
+    return frozenset(group for group in range(GROUPS_MAX) if number >> group & 1)

@@ -18,25 +18,24 @@ import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from paxmux.engine.errors import Code
-from paxmux.engine.frame import HEADER_BYTES, parse_header
 from paxmux.engine.options import StorageOptions
 from paxmux.engine.pack import PACK, count_of
-from paxmux.engine.paxos.ballot import NULL
 from paxmux.engine.paxos.effects import Decided, Effects, Outbox, Record
 from paxmux.engine.paxos.group import Group
-from paxmux.engine.paxos.messages import Body, Chosen
+from paxmux.engine.paxos.messages import Chosen
 from paxmux.engine.paxos.timers import MS, NEVER
 from paxmux.engine.state_machine import NO_STATE_MACHINE
 from paxmux.engine.storage import Log, NoRoom
+from paxmux.shards.alarms import Alarms
 from paxmux.shards.applier import Applier
 from paxmux.shards.backlog import Backlog, no_time
 from paxmux.shards.calls import Calls
-from paxmux.shards.codec import BodyError, decode_sections
 from paxmux.shards.given_up import given_up
 from paxmux.shards.held_turn import NO_ENDS, HeldTurn
+from paxmux.shards.intake import Intake
 from paxmux.shards.log_sync import LogSync
 from paxmux.shards.outlet import Outlet
-from paxmux.shards.rare_messages import take_rare
+from paxmux.shards.pace import Pace
 from paxmux.shards.repairs import Repairs
 from paxmux.shards.requests import Batch, Call, Proposal, Reply
 from paxmux.shards.retention import Retention
@@ -80,26 +79,26 @@ class Turn:
         self.outlet = outlet
         self.replies = replies
         self.repairs = Repairs(self.groups, log)
+        self.intake = Intake(self.groups, self.repairs)
         self.serving = Serving(self.groups, log, serve_max_bytes, self.repairs)
         self.retention = Retention(self.groups, self.appliers, log, storage)
         self.log_sync = log_sync or LogSync(log)
+        self.pace = pace = Pace(self.appliers)
         self.calls = Calls(
-            self.groups, self.appliers, log, self.retention, self.log_sync, self.repairs, replies
+            self.groups, self.appliers, log, self.retention, self.log_sync, self.repairs, pace, replies
         )
         self.fx = Effects()
+        self.alarms = Alarms(self.groups)
         self.scan_at = 0
         self.mark_at = NEVER
         self.notice_at = NEVER
         self.notice_delay = notice_delay
         self._notices: list[Chosen] = []
-        self.messages = 0
-        self.bad_frames = 0
         self.decided = 0
         self.entries = 0
         self.prepares = 0
         self.rejects = 0
         self.resends = 0
-        self.learned = 0
         self._held: HeldTurn | None = None
         """A turn whose records the log has no room for."""
         self._no_room = ""
@@ -191,15 +190,18 @@ class Turn:
             self._refuse(batches, unhealthy, now, fx)
             self._hold_notices(fx.now, now, fx.decided)
             return
+        intake = self.intake
         for frame in frames:
-            self._frame(frame, now, fx)
+            intake.frame(frame, now, fx)
         for batch in batches:
             self._propose(batch.proposals, fx)
             if batch.calls:
                 self.calls.take(batch.calls, fx)
         if now >= self.scan_at:
-            fx.wake_at = NEVER
-            self.scan_at = min((group.on_timer(now, fx) for group in self.groups.values()), default=NEVER)
+            self.alarms.note(fx.timers)
+            fx.timers = []
+            self.alarms.ring(now, fx)
+            self.scan_at = self.alarms.next_at
         if now >= self.mark_at:
             self._mark(fx)
         if now >= self.repairs.due_at:
@@ -249,13 +251,20 @@ class Turn:
             self.outlet.send(done.after, now_box)
         elif done.after:
             self.outlet.send(done.after)
-        self.scan_at = min(self.scan_at, done.wake_at, fx.wake_at)
+        for timers in (done.timers, fx.timers):
+            if timers:
+                self.scan_at = min(self.scan_at, self.alarms.note(timers))
+        fx.timers = []
         self.prepares += done.prepares
         self.rejects += done.rejects
         self.resends += done.resends
+        in_order = self.pace.begin(decided)
         if decided:
-            self._apply(decided, now)
+            self._note(decided, now)
+            self.backlog.take(in_order)
+            self.decided += len(decided)
         self.backlog.step(now)
+        self.pace.end(decided, self.backlog.carried_on, behind=bool(self.backlog.behind))
         if self.backlog.resumed:
             fx.ready += self.backlog.resumed
             self.backlog.resumed.clear()
@@ -305,65 +314,6 @@ class Turn:
             self.outlet.send(self.fx.now)
 
     # Input
-
-    def _frame(self, frame: bytes, now: int, fx: Effects) -> None:
-        header = parse_header(frame)
-        try:
-            bodies = decode_sections(frame, HEADER_BYTES)
-        except BodyError:
-            self.bad_frames += 1
-            return
-        for body in bodies:
-            self._body(header.sender, header.seat, body, now, fx)
-
-    def _body(self, sender: int, seat: int, body: Body, now: int, fx: Effects) -> None:
-        groups = self.groups
-        learned, chosen, prepares, promises, accepts, accepteds, positions, asks, *rest = body
-        self.messages += len(chosen) + len(prepares) + len(promises) + len(accepts) + len(accepteds)
-        # A peer in another seat than the membership names has lost its data: it may ask, not vote.
-        for index, instance, round, node, value in learned:
-            group = groups.get(index)
-            if group is not None and group.members.seats.get(sender) == seat:
-                if instance < group.instance:
-                    self.repairs.on_learned(index, instance, round, node, value, now, fx)
-                else:
-                    group.learner.on_learned(instance, round, node, value, now, fx)
-                self.learned += 1
-        for index, instance, round in chosen:
-            group = groups.get(index)
-            if group is not None and group.members.seats.get(sender) == seat:
-                group.on_chosen(sender, instance, round, now, fx)
-        for prepare in prepares:
-            group = groups.get(prepare[0])
-            if group is not None and group.members.seats.get(sender) == seat:
-                group.on_prepare(sender, prepare, now, fx)
-        for index, instance, round, rejected_by, accepted_round, accepted_node, value in promises:
-            group = groups.get(index)
-            if group is not None and group.members.seats.get(sender) == seat:
-                group.proposer.on_prepare_reply(
-                    sender, instance, round, rejected_by, (accepted_round, accepted_node), value, now, fx
-                )
-        for accept in accepts:
-            group = groups.get(accept[0])
-            if group is not None and group.members.seats.get(sender) == seat:
-                group.on_accept(sender, accept, now, fx)
-        for index, instance, round, rejected_by, node in accepteds:
-            group = groups.get(index)
-            if group is not None and group.members.seats.get(sender) == seat:
-                promised = (rejected_by, node) if rejected_by else NULL
-                group.proposer.on_accept_reply(sender, instance, round, promised, now, fx)
-        for index, instance, chain in positions:
-            group = groups.get(index)
-            if group is not None and sender in group.members.seats:
-                group.learner.on_position(sender, instance, chain.to_bytes(4, "little"), now, fx)
-        for index, instance in asks:
-            group = groups.get(index)
-            if group is not None and sender in group.members.seats:
-                group.learner.on_ask(sender, instance, now, fx)
-        for kind in rest:
-            if kind:
-                take_rare(groups, sender, seat, rest, now, fx)
-                break
 
     def _refuse(self, batches: Sequence[Batch], reason: str, now: int, fx: Effects) -> None:
         """A disk without room can keep no promise: until it has some, nothing is proposed or voted on.
@@ -476,19 +426,18 @@ class Turn:
         """The end of a pass in which the held turn has stayed."""
         self._give_up(held.fx)
         self._give_up(done)
+        held.fx.timers += done.timers
         for seq in held.late(now):
             self._fail(seq, Code.TIMEOUT, f"deadline passed before it was durable here: {self._no_room}")
         self.calls.answer(held.fx.readable, self.backlog.waiting() | held.ahead(), now)
         held.fx.readable = []
         self.scan_at = min(self.scan_at, now + RECHECK_EVERY)
 
-    def _apply(self, decided: list[Decided], now: int) -> None:
+    def _note(self, decided: list[Decided], now: int) -> None:
         if not self._unmarked:
             self.mark_at = now + MARK_EVERY
-        self.backlog.take(decided)
         for index, _instance, entries, _owned in decided:
             self._unmarked.add(index)
             self.entries += len(entries) + sum(
                 [count_of(entry[5]) - 1 for entry in entries if entry[4] >= PACK]
             )
-        self.decided += len(decided)

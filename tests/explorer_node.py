@@ -336,7 +336,7 @@ class Steps:
             raise Breach(f"node {me}: a read is answered before its instance is decided here")
         # All of it was carried out above; what remains waits for the next sync.
         fx.now, fx.decided, fx.readable = Outbox(), [], []
-        fx.wake_at, fx.eager = NEVER, False
+        fx.timers, fx.eager = [], False
         fx.prepares = fx.rejects = fx.resends = 0
         _still(group)
         node = node._replace(group=group, fx=fx, disk=disk)
@@ -428,7 +428,7 @@ def _still(group: Group) -> None:
     learner.ask_again_at = learner.leftover_after = 0
     learner.position_at = learner.leftover_at = NEVER
     learner.ask_first = False
-    group.expire_at = group.reader.expire_at = NEVER
+    group.due = group.expire_at = group.reader.expire_at = NEVER
     forwarder.patience = forwarder.resend_after = forwarder.sent_at = 0
     forwarder.until = FAR if forwarder.until > NOW else 0
     forwarder.resend_at = FAR if forwarder.resend_at != NEVER else NEVER

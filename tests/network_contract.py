@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from paxmux.engine.frame import HEADER_BYTES, FrameKind, pack_frame, parse_frame, parse_header
+from paxmux.engine.frame import HEADER_BYTES, VERSION, FrameKind, pack_frame, parse_frame, parse_header
 from paxmux.engine.network import Network, OnFrame, OnPeer
 from paxmux.engine.options import NetworkOptions
 
@@ -29,10 +29,18 @@ DEADLINE_S = 30.0
 """How long a condition is waited for. It never comes near that unless something is broken."""
 
 
-def frame_of(body: bytes, sender: int = 1) -> bytes:
+def frame_of(body: bytes, sender: int = 1, version: int = VERSION) -> bytes:
     """A good frame."""
     return pack_frame(
-        FrameKind.PAXOS, body, cluster=7, sender=sender, seat=1, incarnation=1, dest=2, groups=1
+        FrameKind.PAXOS,
+        body,
+        cluster=7,
+        sender=sender,
+        seat=1,
+        incarnation=1,
+        dest=2,
+        groups=1,
+        version=version,
     )
 
 

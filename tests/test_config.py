@@ -385,9 +385,12 @@ def test_any_content_is_options_or_a_config_error(content: Any) -> None:
 @pytest.mark.parametrize(
     ("options", "line"),
     [
-        ({"groups": "3"}, "groups: expected a whole number of 1 .. 256, got the text '3'; remove the quotes"),
-        ({"groups": 257}, "groups: expected a whole number of 1 .. 256, got the number 257"),
-        ({"groups": True}, "groups: expected a whole number of 1 .. 256, got true"),
+        (
+            {"groups": "3"},
+            "groups: expected a whole number of 1 .. 1024, got the text '3'; remove the quotes",
+        ),
+        ({"groups": 1025}, "groups: expected a whole number of 1 .. 1024, got the number 1025"),
+        ({"groups": True}, "groups: expected a whole number of 1 .. 1024, got true"),
         ({"data_dir": Path("x")}, "data_dir: expected text, got a value of type PosixPath"),
         ({"members": ()}, "members: expected a list, got a value of type tuple"),
         ({"members": []}, "members: expected 1 .. 64 addresses, got 0 of them"),

@@ -182,6 +182,7 @@ def test_other_groups_versions_members_and_clusters_are_refused_by_name() -> Non
     mine = "this node 1 and 1"
     for other_b, text in (
         (replace(b, groups=8), "node 2 has 8 groups, this node 7"),
+        (replace(b, groups=300, wire=2), "node 2 has 300 groups, this node 7"),
         (replace(b, wire=2), f"node 2 speaks wire version 2 and disk version 1, {mine}"),
         (replace(b, disk=3), f"node 2 speaks wire version 1 and disk version 3, {mine}"),
         (replace(b, members=[A, B]), "node 2 has the members 1, 2, this node 1, 2, 3"),
@@ -258,8 +259,8 @@ def test_a_hello_survives_the_wire() -> None:
 
 
 def test_a_hello_of_another_version_is_named() -> None:
-    body = b'{"wire":2,"disk":5,"node_id":1,"news":[{}]}'
-    with pytest.raises(OtherVersion, match="node 1 speaks wire version 2 and disk version 5, this"):
+    body = b'{"wire":3,"disk":5,"node_id":1,"news":[{}]}'
+    with pytest.raises(OtherVersion, match="node 1 speaks wire version 3 and disk version 5, this"):
         read(framed(body))
     with pytest.raises(FrameError, match="different nodes"):
         read(framed(body, sender=C))

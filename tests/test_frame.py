@@ -10,22 +10,31 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from paxmux.engine.frame import (
+    GROUPS_MAX,
     HEADER_BYTES,
     MAGIC,
     MAX_BODY_BYTES,
     VERSION,
+    WIDE_HEADER_BYTES,
+    WIDE_VERSION,
     FrameError,
     FrameKind,
     Header,
+    header_bytes,
     pack_frame,
     parse_frame,
     parse_header,
     parse_route,
+    parse_start,
     read_label,
+    set_bytes,
+    version_for,
 )
 
 U64 = st.integers(0, 2**64 - 1)
+VERSIONS = (VERSION, WIDE_VERSION)
 GROUPS = st.integers(0, 2**256 - 1)
+WIDE_GROUPS = st.integers(0, 2**1024 - 1)
 
 
 def reason(data: bytes, max_body_bytes: int = MAX_BODY_BYTES) -> str | None:
@@ -46,14 +55,23 @@ def reason(data: bytes, max_body_bytes: int = MAX_BODY_BYTES) -> str | None:
     body=st.binary(max_size=300),
     kind=st.integers(0, 255),
     ids=st.tuples(U64, U64, U64, U64, U64),
-    groups=GROUPS,
+    form=st.one_of(
+        st.tuples(st.just(VERSION), GROUPS), st.tuples(st.just(WIDE_VERSION), st.one_of(GROUPS, WIDE_GROUPS))
+    ),
     log=st.integers(0, 2**16 - 1),
     generation=st.integers(0, 2**32 - 1),
 )
 def test_what_is_packed_is_read_back(
-    body: bytes, kind: int, ids: tuple[int, int, int, int, int], groups: int, log: int, generation: int
+    body: bytes,
+    kind: int,
+    ids: tuple[int, int, int, int, int],
+    form: tuple[int, int],
+    log: int,
+    generation: int,
 ) -> None:
     cluster, sender, seat, incarnation, dest = ids
+    version, groups = form
+    start = header_bytes(version)
     frame = pack_frame(
         kind,
         body,
@@ -65,17 +83,20 @@ def test_what_is_packed_is_read_back(
         groups=groups,
         log=log,
         generation=generation,
+        version=version,
     )
     header = parse_frame(frame)
-    crc = crc32(frame[HEADER_BYTES:], crc32(frame[:124]))
+    crc = crc32(frame[start:], crc32(frame[: start - 4]))
     assert header == Header(
         kind, len(body), log, generation, cluster, sender, seat, incarnation, dest, groups, crc
     )
-    assert parse_header(frame) == parse_header(bytearray(frame[:HEADER_BYTES])) == header
+    assert header.start == start
+    assert parse_header(frame) == parse_header(bytearray(frame[:start])) == header
     assert parse_frame(memoryview(frame)) == header
-    assert parse_route(frame) == (kind, cluster, sender, dest, groups.to_bytes(32, "little"))
+    assert parse_route(frame) == (kind, cluster, sender, dest, groups.to_bytes(set_bytes(version), "little"))
+    assert parse_start(frame[:HEADER_BYTES]) == (len(frame), sender)
     assert read_label(frame) == (generation, dest)
-    assert frame[HEADER_BYTES:] == body
+    assert frame[start:] == body
 
 
 def test_the_bytes_of_a_header_are_fixed() -> None:
@@ -101,28 +122,66 @@ def test_the_bytes_of_a_header_are_fixed() -> None:
     assert (MAGIC, VERSION, HEADER_BYTES) == (b"PXM\x01", 1, 128)
 
 
+def test_the_bytes_of_a_wide_header_are_those_of_the_other_but_for_the_set() -> None:
+    fields = {"cluster": 1, "sender": 2, "seat": 3, "incarnation": 4, "dest": 5, "generation": 6}
+    wide = pack_frame(2, b"body", **fields, groups=1 << 0 | 1 << 1023, version=WIDE_VERSION)
+    narrow = pack_frame(2, b"body", **fields, groups=1)
+    assert wide[:4] + wide[5:64] == narrow[:4] + narrow[5:64]
+    assert wide[4] == WIDE_VERSION == 2
+    assert wide[64:192] == b"\x01" + bytes(126) + b"\x80"
+    assert wide[192:220] == bytes(28)
+    assert wide[220:224] == struct.pack("<I", crc32(b"body", crc32(wide[:220])))
+    assert wide[224:] == b"body"
+    assert WIDE_HEADER_BYTES == 224
+
+
+def test_only_a_cluster_with_many_groups_speaks_the_wide_version() -> None:
+    assert [version_for(groups) for groups in (1, 256, 257, GROUPS_MAX)] == [1, 1, 2, 2]
+    assert GROUPS_MAX == 1024
+
+
+def test_the_start_of_a_frame_tells_its_length_or_why_it_has_none() -> None:
+    for version in VERSIONS:
+        frame = pack_frame(
+            2, bytes(100), cluster=7, sender=1, seat=2, incarnation=3, dest=4, groups=5, version=version
+        )
+        assert parse_start(frame, len(frame)) == (len(frame), 1)
+        for changed, reason in (
+            (b"PXM\x02" + frame[4:], "magic"),
+            (frame[:4] + b"\x03" + frame[5:], "version"),
+            (frame[:4] + b"\x00" + frame[5:], "version"),
+            (frame[:8] + struct.pack("<I", 101) + frame[12:], "length"),
+        ):
+            with pytest.raises(FrameError) as caught:
+                parse_start(changed, len(frame))
+            assert caught.value.reason == reason
+
+
+@pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("size", [0, 1, 100, 5000])
-def test_every_changed_bit_and_every_cut_shows(size: int) -> None:
+def test_every_changed_bit_and_every_cut_shows(size: int, version: int) -> None:
     """Weakness B11 of the reference."""
-    frame = pack_frame(
-        FrameKind.PAXOS, b"\xa5" * size, cluster=7, sender=1, seat=2, incarnation=3, dest=4, groups=5
-    )
+    fields = {"cluster": 7, "sender": 1, "seat": 2, "incarnation": 3, "dest": 4, "groups": 5}
+    frame = pack_frame(FrameKind.PAXOS, b"\xa5" * size, **fields, version=version)
+    start = header_bytes(version)
     assert reason(frame) is None
-    for at in [*range(HEADER_BYTES), *range(HEADER_BYTES, len(frame), 97)]:
+    for at in [*range(start), *range(start, len(frame), 97)]:
         for bit in range(8):
             changed = frame[:at] + bytes([frame[at] ^ 1 << bit]) + frame[at + 1 :]
             expected = "magic" if at < 4 else "version" if at == 4 else "length" if 8 <= at < 12 else "crc"
             assert reason(changed) == expected
-    for cut in [*range(HEADER_BYTES + 2), *range(HEADER_BYTES + 2, len(frame), 97)]:
+    for cut in [*range(start + 2), *range(start + 2, len(frame), 97)]:
         if cut < len(frame):
-            assert reason(frame[:cut]) == ("short" if cut < HEADER_BYTES else "length")
+            assert reason(frame[:cut]) == ("short" if cut < start else "length")
     assert reason(frame + b"x") == "length"
 
 
 @given(st.binary(max_size=400))
 def test_random_bytes_are_no_frame(data: bytes) -> None:
     assert reason(data) in ("short", "magic")
-    assert reason(MAGIC + bytes([VERSION]) + data) in ("short", "length", "crc")
+    assert reason(b"x" + data[:3].ljust(3) + bytes([WIDE_VERSION]) + bytes(150)) == "magic"
+    for version in VERSIONS:
+        assert reason(MAGIC + bytes([version]) + data) in ("short", "length", "crc")
 
 
 def test_a_length_is_refused_before_anything_is_done_with_it() -> None:
@@ -147,3 +206,5 @@ def test_what_does_not_fit_the_header_is_an_error_of_the_caller() -> None:
             pack_frame(FrameKind.PAXOS, b"", **{**fields, name: value})
     with pytest.raises(OverflowError):
         pack_frame(FrameKind.PAXOS, b"", **{**fields, "groups": 2**256})
+    with pytest.raises(OverflowError):
+        pack_frame(FrameKind.PAXOS, b"", **{**fields, "groups": 2**1024}, version=WIDE_VERSION)

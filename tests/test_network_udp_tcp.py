@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from paxmux.engine.frame import HEADER_BYTES, MAX_BODY_BYTES
+from paxmux.engine.frame import HEADER_BYTES, MAX_FRAME_BYTES
 from paxmux.engine.options import NetworkOptions
 from paxmux.plugins.network.counts import Counts
 from paxmux.plugins.network.udp import UdpPort
@@ -153,7 +153,7 @@ def test_an_address_of_nobody_cannot_be_listened_on(free_ports: FreePorts) -> No
         (0, 1, 1000, "port 0"),
         (1, 70_000, 1000, "port 70000"),
         (1, 2, HEADER_BYTES - 1, "max_frame_bytes"),
-        (1, 2, HEADER_BYTES + MAX_BODY_BYTES + 1, "max_frame_bytes"),
+        (1, 2, MAX_FRAME_BYTES + 1, "max_frame_bytes"),
     ],
 )
 def test_arguments_that_cannot_be(listen: int, peer: int, max_frame_bytes: int, words: str) -> None:

@@ -656,7 +656,8 @@ def test_expired_proposals_are_given_up() -> None:
     group = make()
     fx = Effects()
     group.propose(1, NOW + 5 * MS, 1, b"x", None, fx)
-    assert fx.wake_at <= NOW + 5 * MS
+    assert group.due <= NOW + 5 * MS
+    assert fx.timers == [group]
     group.on_timer(NOW + 6 * MS, fx)
     assert fx.expired == [1]
     assert group.own == {}

@@ -18,7 +18,7 @@ from zlib import crc32
 import msgspec
 import pytest
 
-from paxmux.engine.frame import HEADER_BYTES, FrameKind, pack_frame
+from paxmux.engine.frame import HEADER_BYTES, WIDE_HEADER_BYTES, WIDE_VERSION, FrameKind, pack_frame
 from paxmux.shards.cluster import make_founding
 from paxmux.shards.founding import Founder
 from paxmux.shards.hello import pack_hello
@@ -54,6 +54,7 @@ class Forge:
             self.absurd_length,
             self.wrong_length,
             self.other_version,
+            self.version_of_another_cluster,
             self.random_bytes,
             self.hello_of_noise,
             self.hello_of_another_version,
@@ -134,8 +135,11 @@ class Forge:
 
     def other_version(self) -> Bad:
         frame = bytearray(self.pack())
-        frame[4] = self.rng.choice((0, 2, 255))
+        frame[4] = self.rng.choice((0, 3, 255))
         return "version", self.seal(frame)
+
+    def version_of_another_cluster(self) -> Bad:
+        return "version", self.pack(version=WIDE_VERSION)
 
     def random_bytes(self) -> Bad:
         return "magic", b"\x00" + self.rng.randbytes(self.rng.randrange(HEADER_BYTES, 1500))
@@ -148,7 +152,7 @@ class Forge:
         return "hello", self.hello(self.rng.choice((*noise, self.body() + b"\xff")))
 
     def hello_of_another_version(self) -> Bad:
-        versions = {"wire": self.rng.randrange(2, 9), "disk": 1, "node_id": self.a.node_id, "new": [1]}
+        versions = {"wire": self.rng.randrange(3, 9), "disk": 1, "node_id": self.a.node_id, "new": [1]}
         return "version", self.hello(msgspec.json.encode(versions))
 
     def hello_that_lies(self) -> Bad:
@@ -314,6 +318,8 @@ def test_bad_frames_in_a_stream_are_counted_and_dropped(tmp_path: Path, free_por
 def _framed(frame: bytes) -> bool:
     """Whether a stream can be read on after it."""
     magic, length = frame[:5], struct.unpack_from("<I", frame, 8)[0]
+    if magic == b"PXM\x01\x02":
+        return bool(length == len(frame) - WIDE_HEADER_BYTES)
     return magic == b"PXM\x01\x01" and length == len(frame) - HEADER_BYTES
 
 

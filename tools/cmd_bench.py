@@ -14,6 +14,7 @@ import orjson
 from rich.console import Console
 from rich.table import Table
 
+from paxmux.engine.bounds import BOUNDS
 from paxmux.engine.errors import ConfigError, ExitCode
 from paxmux.engine.groups import parse_groups
 from paxmux.tools import event_loop
@@ -22,6 +23,7 @@ from paxmux.tools.bench_behind import run_behind
 from paxmux.tools.bench_open import run_open
 from paxmux.tools.bench_recovery import run_recovery
 from paxmux.tools.bench_run import TIMEOUT_S, BenchOptions, run_bench
+from paxmux.tools.callers import told
 from paxmux.tools.open_arguments import EPILOG as OPEN_EPILOG
 from paxmux.tools.open_arguments import (
     add_open_arguments,
@@ -57,7 +59,8 @@ its index, each time in a process of its own; at last a node starts on it and de
 more (at most 1,000,000). Only --groups, --size, --storage, --data-dir and --json mean anything then.
 
 What is counted comes within --seconds after --warmup-s; errors count at any time. A request times out
-after {TIMEOUT_S:g} s. Afterwards all replicas must agree in count and hash of all bytes applied.
+after {TIMEOUT_S:g} s. The longest wait is that of any caller, over all its attempts. Afterwards
+all replicas must agree in count and hash of all bytes applied.
 
 With --work-us the state machine burns so many µs of the CPU on each value, in all groups or those of
 --work-on: a machine that cannot keep up.
@@ -73,7 +76,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     default = BenchOptions()
     parser.add_argument("--nodes", type=whole(1, 9), default=default.nodes, metavar="N")
     parser.add_argument("--workers", type=whole(1, 256), default=default.workers, metavar="N")
-    parser.add_argument("--groups", type=whole(1, 256), default=default.groups, metavar="N")
+    parser.add_argument("--groups", type=whole(*BOUNDS["groups"]), default=default.groups, metavar="N")
     parser.add_argument("--clients", type=whole(1, 60_000), default=default.clients, metavar="N")
     parser.add_argument(
         "--size", type=whole(1, 10_485_760), default=default.size, metavar="BYTES", help="of each value"
@@ -277,6 +280,8 @@ def _show(report: dict[str, Any]) -> None:
         latency.add_column(name, justify="right")
     latency.add_row(*(f"{value:.2f}" for value in report["latency_ms"].values()))
     console.print(latency)
+    if "callers" in report:
+        console.print(told(report["callers"]))
     nodes = Table(title="nodes", title_justify="left")
     for name in ("node", "CPU s", "RSS MB", "fdatasync", "values each"):
         nodes.add_column(name, justify="left" if name == "node" else "right")

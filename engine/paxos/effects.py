@@ -15,7 +15,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from paxmux.engine.paxos.messages import Batch
-from paxmux.engine.paxos.timers import NEVER
 from paxmux.engine.paxos.value import Entry
 
 if TYPE_CHECKING:
@@ -76,7 +75,7 @@ class Effects:
         "sound",
         "suspects",
         "synced",
-        "wake_at",
+        "timers",
     )
 
     def __init__(self) -> None:
@@ -111,8 +110,8 @@ class Effects:
         """Somebody else's proposal was decided under an own ballot: he waits for the notice."""
         self.ready: list[Group] = []
         """Groups that may be able to open an instance once all input of the turn is in."""
-        self.wake_at = NEVER
-        """The earliest timer set in this turn, in ns."""
+        self.timers: list[Group] = []
+        """Groups that want `on_timer` sooner than they had asked for: at their `due`."""
         self.prepares = 0
         self.rejects = 0
         self.resends = 0

@@ -98,6 +98,7 @@ class Forwarder:
                 return False
             if next(iter(g.own)) <= self.last_seq:
                 self.resend_at = min(self.resend_at, self.until)
+                g.wake(self.resend_at, fx)
                 return True
             # All of it has expired: what takes its place is due when that was, or nobody would ever bid.
         else:
@@ -107,7 +108,7 @@ class Forwarder:
             self.until = now + self.patience
         self.resend_after = min(g.timers.resend_first, self.patience)
         self._send(now, fx)  # reach: forwarded
-        fx.wake_at = min(fx.wake_at, self.until)
+        g.wake(self.until, fx)
         return True
 
     def _send(self, now: int, fx: Effects) -> None:
@@ -117,7 +118,7 @@ class Forwarder:
             return
         self.last_seq = entries[-1][2]
         self.resend_at = now + self.resend_after
-        fx.wake_at = min(fx.wake_at, self.resend_at)
+        g.wake(self.resend_at, fx)
         batch = values.encode(entries)
         fx.now.peer(self.ballot[1]).forwards.append((g.index, g.instance, batch))
 

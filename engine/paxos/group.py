@@ -47,6 +47,7 @@ class Group:
         "bounds",
         "chain",
         "doubt",
+        "due",
         "early_accept",
         "early_prepare",
         "expire_at",
@@ -113,6 +114,8 @@ class Group:
         """Proposals made here and not yet decided, by seq, in the order in which they came."""
         self.expire_at = NEVER
         """No deadline among them passes before."""
+        self.due = NEVER
+        """When `on_timer` is asked for: never later than any timer of the group is due."""
         self.batch: list[values.Entry] | None = None
         """What `take_batch` took last; None if the open Accept has a value that was accepted before."""
         self.mixed = False
@@ -141,7 +144,9 @@ class Group:
         fx.now.all.positions.append(self.position())
         if self.acceptor.accepted != NULL:
             self.learner.on_restart(now, fx)
-        fx.wake_at = min(fx.wake_at, now)
+        # Whatever an earlier host of it was asked for.
+        self.due = now
+        fx.timers.append(self)
 
     # Proposals made here
 
@@ -153,7 +158,7 @@ class Group:
             fx.ready.append(self)
         if deadline < self.expire_at:
             self.expire_at = deadline
-            fx.wake_at = min(fx.wake_at, deadline)
+            self.wake(deadline, fx)
         self.own[seq] = (self.instance, deadline, smid, payload, context)
 
     def open(self, now: int, fx: Effects) -> None:
@@ -364,6 +369,12 @@ class Group:
             self.on_accept(*accept, now, fx)  # reach: early-accept-taken
 
     # Timers
+
+    def wake(self, at: int, fx: Effects) -> None:
+        """Ask for `on_timer` at `at`, if it is not asked for sooner. Every timer that is set says so."""
+        if at < self.due:
+            self.due = at
+            fx.timers.append(self)
 
     def on_timer(self, now: int, fx: Effects) -> int:
         """Do everything that is due; returns when this group's next timer is, in ns."""

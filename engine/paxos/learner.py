@@ -111,20 +111,21 @@ class Learner:
     def on_accepted(self, now: int, fx: Effects) -> None:
         """A value was accepted here: if it is not decided soon, find out what became of it."""
         self.leftover_at = now + self.leftover_after
-        if self.leftover_at < fx.wake_at:
-            fx.wake_at = self.leftover_at
+        g = self.g
+        if self.leftover_at < g.due:
+            g.wake(self.leftover_at, fx)
 
     def on_restart(self, now: int, fx: Effects) -> None:
         """The log gave back an accepted value. Where all nodes restarted nobody knows whether it is
         decided, so it is completed soon: what was acknowledged must become visible again."""
         self.ask_first = False  # reach: accepted-value-recovered
         self.leftover_at = now + self.g.rng.randint(self.leftover_after // 10, self.leftover_after)
-        fx.wake_at = min(fx.wake_at, self.leftover_at)
+        self.g.wake(self.leftover_at, fx)
 
     def hurry(self, within: int, now: int, fx: Effects) -> None:
         """A peer is one instance ahead: its notice is late or lost. Ask soon if it does not come."""
         self.leftover_at = min(self.leftover_at, now + within)  # reach: notice-late
-        fx.wake_at = min(fx.wake_at, self.leftover_at)
+        self.g.wake(self.leftover_at, fx)
 
     def on_timer(self, now: int, fx: Effects) -> int:
         """Do what is due; returns when the next timer of the learner is."""

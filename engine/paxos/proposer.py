@@ -118,7 +118,7 @@ class Proposer:
         elif not self.completing and g.forwarder.hand_on(now, fx):
             return
         elif now < self.backoff_until:
-            fx.wake_at = min(fx.wake_at, self.backoff_until)  # reach: bid-waits
+            g.wake(self.backoff_until, fx)  # reach: bid-waits
         else:
             self._prepare(now, fx)
 
@@ -173,8 +173,8 @@ class Proposer:
         self.phase_until = now + self.phase_timeout
         self.resend_after = g.timers.resend_first
         self.resend_at = now + self.resend_after
-        if self.resend_at < fx.wake_at:
-            fx.wake_at = self.resend_at
+        if self.resend_at < g.due or self.phase_until < g.due:
+            g.wake(min(self.resend_at, self.phase_until), fx)
 
     # Votes
 
@@ -319,7 +319,7 @@ class Proposer:
         timers = self.g.timers
         pause = self.g.rng.randint(timers.backoff_min, timers.backoff_max) << min(self.losses, DOUBLINGS_MAX)
         self.backoff_until = now + min(pause, timers.phase_max)
-        fx.wake_at = min(fx.wake_at, self.backoff_until)
+        self.g.wake(self.backoff_until, fx)
 
     def on_timer(self, now: int, fx: Effects) -> int:
         """Do what is due; returns when the next timer of the proposer is."""

@@ -83,7 +83,7 @@ class Reader:
         self.waiting[seq] = deadline
         if deadline < self.expire_at:
             self.expire_at = deadline
-            fx.wake_at = min(fx.wake_at, deadline)
+            self.g.wake(deadline, fx)
 
     def open(self, now: int, fx: Effects) -> None:
         """Ask for what waits, unless a question is on its way."""
@@ -97,7 +97,7 @@ class Reader:
         self.number = (self.number + 1) % NUMBERS
         self.rounds[self.number] = round
         fx.now.all.top_asks.append((g.index, self.number))
-        fx.wake_at = min(fx.wake_at, round.resend_at)
+        g.wake(round.resend_at, fx)
         if g.voter:
             self._answered(self.number, g.me, g.top(), now, fx)
 
@@ -126,7 +126,7 @@ class Reader:
             else:
                 # As a rule its notice is on the way; if not, ask for it.
                 round.resend_at = min(round.resend_at, now + LATE_NOTICE)
-            fx.wake_at = min(fx.wake_at, round.resend_at, round.complete_at)
+            g.wake(min(round.resend_at, round.complete_at), fx)
         if self.waiting:
             fx.ready.append(g)
 

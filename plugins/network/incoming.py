@@ -14,7 +14,7 @@ import socket
 from collections.abc import Container
 from time import monotonic
 
-from paxmux.engine.frame import HEADER_BYTES, FrameError, parse_header
+from paxmux.engine.frame import HEADER_BYTES, FrameError, parse_start
 from paxmux.engine.network import OnFrame
 from paxmux.plugins.network.counts import Counts
 from paxmux.plugins.network.endpoint import keep_alive
@@ -52,7 +52,7 @@ class _Connection:
         """When the first byte of `partial` came."""
         self.partial = bytearray()
         self.need = 0
-        """Bytes of the frame in `partial`; 0 while its header is not whole."""
+        """Bytes of the frame in `partial`; 0 while too little of its header is there to tell."""
         self.frames = 0
         self.known = False
         """Whether the last frame named a peer as its sender. Anybody can write that."""
@@ -73,7 +73,7 @@ class Incoming:
         self._listener = listener
         self._peers = peers
         self._counts = counts
-        self._max_body_bytes = max_frame_bytes - HEADER_BYTES
+        self._max_frame_bytes = max_frame_bytes
         self._on_frame = on_frame
         self._buffer = memoryview(bytearray(READ_BYTES))
         self._connections: set[_Connection] = set()
@@ -168,12 +168,12 @@ class Incoming:
         if connection.partial:
             at = self._complete(connection, data)
         while end - at >= HEADER_BYTES:
-            header = parse_header(data[at : at + HEADER_BYTES], self._max_body_bytes)
-            stop = at + HEADER_BYTES + header.body_length
+            length, sender = parse_start(data[at : at + HEADER_BYTES], self._max_frame_bytes)
+            stop = at + length
             if stop > end:
-                connection.need = stop - at
+                connection.need = length
                 break
-            self._deliver(connection, data[at:stop].tobytes(), header.sender)
+            self._deliver(connection, data[at:stop].tobytes(), sender)
             at = stop
         if at < end:
             if not connection.partial:
@@ -193,15 +193,14 @@ class Incoming:
             self.partial_bytes += at
             if len(partial) < HEADER_BYTES:
                 return at
-            header = parse_header(partial, self._max_body_bytes)
-            connection.need = HEADER_BYTES + header.body_length
+            connection.need, _ = parse_start(partial, self._max_frame_bytes)
         more = min(connection.need - len(partial), len(data) - at)
         partial += data[at : at + more]
         self.partial_bytes += more
         if len(partial) == connection.need:
             frame = bytes(partial)
             self._forget_partial(connection)
-            self._deliver(connection, frame, parse_header(frame, self._max_body_bytes).sender)
+            self._deliver(connection, frame, parse_start(frame, self._max_frame_bytes)[1])
         elif self.partial_bytes > self.partial_max_bytes:
             self._evict_largest()
         return at + more

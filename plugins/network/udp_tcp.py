@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from typing import ClassVar
 
-from paxmux.engine.frame import HEADER_BYTES, MAX_BODY_BYTES
+from paxmux.engine.frame import HEADER_BYTES, MAX_FRAME_BYTES
 from paxmux.engine.network import OnFrame, OnPeer
 from paxmux.engine.options import NetworkOptions
 from paxmux.plugins.network.counts import Counts
@@ -30,6 +31,9 @@ class UdpTcp:
     All methods are called in one event loop, asyncio's or uvloop's. What `on_peer(id, True)` sends to
     that peer by `reliable` goes first on the new connection, before anything that waited for it.
     """
+
+    direct: ClassVar[str | None] = "paxmux.plugins.network.direct:DirectUdp"
+    """See `Network`; named, not imported: a worker loads none of what is loaded here."""
 
     def __init__(
         self,
@@ -58,10 +62,9 @@ class UdpTcp:
         for host, port in (listen, *peers.values()):
             if not 0 < port <= MAX_PORT:
                 raise ValueError(f"port {port} of {host}: expected 1 .. {MAX_PORT}")
-        if not HEADER_BYTES <= max_frame_bytes <= HEADER_BYTES + MAX_BODY_BYTES:
+        if not HEADER_BYTES <= max_frame_bytes <= MAX_FRAME_BYTES:
             raise ValueError(
-                f"max_frame_bytes is {max_frame_bytes}: expected {HEADER_BYTES} .. "
-                f"{HEADER_BYTES + MAX_BODY_BYTES}"
+                f"max_frame_bytes is {max_frame_bytes}: expected {HEADER_BYTES} .. {MAX_FRAME_BYTES}"
             )
         self._listen = listen
         self._udp_max_bytes = options.udp_max_bytes

@@ -317,6 +317,16 @@ def _decode_unsynced(cases: Mapping[str, bytes], folder: Path) -> dict[str, Any]
     return {"mark": (str(boot), sorted(unsynced), sorted(lost))}
 
 
+def _encode_wide_unsynced(folder: Path) -> dict[str, Fields]:
+    mark = sync_mark.SyncMark(folder, OWNER)
+    mark._boot = _BOOT
+    mark.lost = frozenset((1, 1023))
+    mark.write((0, 256))
+    layout = (("magic", 7), ("version", 1), *OWNED, ("boot", 16), ("unsynced groups", 128))
+    data = (folder / sync_mark.FILE).read_bytes()
+    return {"mark": cut(data, (*layout, ("groups that lost their promise", 128), ("crc", 4)))}
+
+
 _BOOT = UUID("01234567-89ab-cdef-0123-456789abcdef")
 UNSYNCED = Format(
     "unsynced",
@@ -326,6 +336,15 @@ UNSYNCED = Format(
     _encode_unsynced,
     _decode_unsynced,
     {"mark": (str(_BOOT), [0, 9], [1, 255])},
+)
+WIDE_UNSYNCED = Format(
+    "wide-unsynced",
+    "the same with groups above 255",
+    "WIDE_VERSION in shards/sync_mark.py",
+    lambda: sync_mark.WIDE_VERSION,
+    _encode_wide_unsynced,
+    _decode_unsynced,
+    {"mark": (str(_BOOT), [0, 256], [1, 1023])},
 )
 
 # The log in plain LMDB
@@ -456,4 +475,4 @@ IDENTITY = Format(
     _IDENTITIES,
 )
 
-FORMATS = (SEGMENT, BATCHES, INDEX, MARK, UNSYNCED, LMDB_LOG, IDENTITY)
+FORMATS = (SEGMENT, BATCHES, INDEX, MARK, UNSYNCED, WIDE_UNSYNCED, LMDB_LOG, IDENTITY)

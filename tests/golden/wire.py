@@ -9,8 +9,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from paxmux.engine import frame, pack
-from paxmux.engine.frame import HEADER_BYTES, FrameKind, Header, pack_frame, parse_frame
+from paxmux.engine.frame import HEADER_BYTES, FrameKind, Header, WideHeader, pack_frame, parse_frame
 from paxmux.engine.options import NetworkOptions
 from paxmux.engine.paxos import value
 from paxmux.engine.paxos.messages import KINDS, Batch
@@ -47,13 +49,20 @@ FRAME = (
     ("reserved", 28),
     ("crc", 4),
 )
+WIDE_FRAME = tuple((name, 128 if name == "groups" else size) for name, size in FRAME)
 
 
 def wire_version() -> int:
     return frame.VERSION
 
 
-def framed(body: bytes, kind: int = FrameKind.PAXOS) -> bytes:
+def wide_version() -> int:
+    return frame.WIDE_VERSION
+
+
+def framed(
+    body: bytes, kind: int = FrameKind.PAXOS, version: int = frame.VERSION, highest: int = 255
+) -> bytes:
     return pack_frame(
         kind,
         body,
@@ -62,16 +71,22 @@ def framed(body: bytes, kind: int = FrameKind.PAXOS) -> bytes:
         seat=0xA1A2A3A4A5A6A7A8,
         incarnation=0xB1B2B3B4B5B6B7B8,
         dest=0xC1C2C3C4C5C6C7C8,
-        groups=1 << 255 | 0b101,
+        groups=1 << highest | 0b101,
         log=0xD1D2,
         generation=0xE1E2E3E4,
+        version=version,
     )
 
 
-def _header(body: bytes) -> Header:
-    crc = parse_frame(framed(body)).crc
+def _wide(body: bytes) -> bytes:
+    return framed(body, version=frame.WIDE_VERSION, highest=1023)
+
+
+def _header(data: bytes, body: bytes, highest: int) -> Header:
+    crc = parse_frame(data).crc
     ids = (0x8182838485868788, 0x9192939495969798, 0xA1A2A3A4A5A6A7A8, 0xB1B2B3B4B5B6B7B8, 0xC1C2C3C4C5C6C7C8)
-    return Header(2, len(body), 0xD1D2, 0xE1E2E3E4, *ids, 1 << 255 | 0b101, crc)
+    kind = Header if highest == 255 else WideHeader
+    return kind(2, len(body), 0xD1D2, 0xE1E2E3E4, *ids, 1 << highest | 0b101, crc)
 
 
 _BODIES = {"with a body": b"body", "without": b""}
@@ -92,7 +107,26 @@ FRAMES = Format(
     wire_version,
     _encode_frames,
     _decode_frames,
-    {name: (_header(body), body) for name, body in _BODIES.items()},
+    {name: (_header(framed(body), body, 255), body) for name, body in _BODIES.items()},
+)
+
+
+def _encode_wide_frames(_: Path) -> dict[str, Fields]:
+    return {name: cut(_wide(body), WIDE_FRAME, "body") for name, body in _BODIES.items()}
+
+
+def _decode_wide_frames(cases: Mapping[str, bytes], _: Path) -> dict[str, Any]:
+    return {name: (parse_frame(data), data[parse_frame(data).start :]) for name, data in cases.items()}
+
+
+WIDE_FRAMES = Format(
+    "wide-frame",
+    "the same in a cluster of more than 256 groups",
+    "WIDE_VERSION in engine/frame.py",
+    wide_version,
+    _encode_wide_frames,
+    _decode_wide_frames,
+    {name: (_header(_wide(body), body, 1023), body) for name, body in _BODIES.items()},
 )
 
 
@@ -191,6 +225,35 @@ HELLOS = Format(
     _encode_hellos,
     _decode_hellos,
     _HELLOS,
+)
+
+
+_WIDE_HELLOS = {
+    name: msgspec.structs.replace(
+        hello,
+        wire=frame.WIDE_VERSION,
+        groups=1000,
+        founding=None if hello.founding is None else make_founding(_SEATS, 1000),
+    )
+    for name, hello in _HELLOS.items()
+}
+
+
+def _encode_wide_hellos(_: Path) -> dict[str, Fields]:
+    return {
+        name: cut(pack_hello(hello, 0x7F00000100002B68), FRAME, "JSON")
+        for name, hello in _WIDE_HELLOS.items()
+    }
+
+
+WIDE_HELLOS = Format(
+    "wide-hello",
+    "the same of a node of more than 256 groups: in a frame of version 1, as all hellos",
+    "WIDE_VERSION in engine/frame.py",
+    wide_version,
+    _encode_wide_hellos,
+    _decode_hellos,
+    _WIDE_HELLOS,
 )
 
 
@@ -333,4 +396,4 @@ PACKS = Format(
     _PACKS,
 )
 
-FORMATS = (FRAMES, BODIES, HELLOS, STREAM, VALUES, PACKS)
+FORMATS = (FRAMES, WIDE_FRAMES, BODIES, HELLOS, WIDE_HELLOS, STREAM, VALUES, PACKS)

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from hashlib import blake2b
 from typing import Any
 
-from paxmux.engine.frame import HEADER_BYTES, parse_header
+from paxmux.engine.frame import parse_header
 from paxmux.engine.paxos.messages import KINDS
 from paxmux.shards.codec import decode_sections
 
@@ -67,7 +67,7 @@ def spell(frame: bytes) -> str:
     """The messages of a frame."""
     header = parse_header(frame)
     words: list[str] = []
-    bodies: list[Sequence[Sequence[Any]]] = list(decode_sections(frame, HEADER_BYTES))
+    bodies: list[Sequence[Sequence[Any]]] = list(decode_sections(frame, header.start))
     for body in bodies:
         for kind, messages in zip(KINDS, body, strict=True):
             words += [_message(kind, header.sender, header.dest, message) for message in messages]

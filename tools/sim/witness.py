@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from itertools import combinations
 from typing import Any, Protocol
 
-from paxmux.engine.frame import HEADER_BYTES, parse_header
+from paxmux.engine.frame import parse_header
 from paxmux.engine.paxos import value as values
 from paxmux.engine.paxos.effects import ACCEPT, CLEARED, LEARNED, PROMISE
 from paxmux.engine.paxos.messages import KINDS
@@ -312,14 +312,14 @@ class Witness:
     def leaves(self, frame: bytes) -> None:
         """A frame leaves its node: whatever it says must rest on what is durable now."""
         header = parse_header(frame)
-        body = (header.sender, frame[HEADER_BYTES:])
+        body = (header.sender, frame[header.start :])
         if body == self._last_body:
             # Another copy of what was judged a moment ago: only what names its receiver is new.
             for part in self._last_parts:
                 if part[_AT["prepare_replies"]] or part[_AT["accept_replies"]]:
                     self._replies(header.sender, header.dest, part)
             return
-        parts = list(decode_sections(frame, HEADER_BYTES))
+        parts = list(decode_sections(frame, header.start))
         for part in parts:
             self._leaves(header.sender, part)
             self._replies(header.sender, header.dest, part)
