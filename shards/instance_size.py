@@ -29,10 +29,9 @@ class InstanceSizes:
         """An instance of so many values was executed: one that took longer than `INSTANCE_NS`, or of a group
         that is in `most`."""
         index, bounds = group.index, group.bounds
-        ended, self._ended[index] = self._ended.get(index), now
-        if ended is None:
-            return
-        since_ns = now - ended
+        # Where nothing is known yet it may well be busy: the next one will tell.
+        since_ns = now - self._ended.get(index, now - took_ns)
+        self._ended[index] = now
         most = self.most.setdefault(index, bounds.batch_max_count)
         if took_ns > INSTANCE_NS and 2 * took_ns > since_ns:
             fitting = max(1, count * INSTANCE_NS // took_ns)
@@ -44,9 +43,9 @@ class InstanceSizes:
             group.bounds = bounds._replace(batch_max_count=fitting)
         else:
             group.bounds = bounds._replace(batch_max_count=most)
-            self.forget(index)
+            del self.most[index]
 
     def forget(self, index: int) -> None:
-        """The group may have all that is configured, or is gone."""
+        """The group is gone."""
         self.most.pop(index, None)
         self._ended.pop(index, None)

@@ -120,7 +120,13 @@ class WorkerLoad:
 
     def admits(self, group_count: int) -> bool:
         """Whether one more may come in, at `soft` or more, of a group that has so many under way."""
-        if self.count < self.limit and group_count < max(1, self.limit // max(1, self.active)):
+        share = self.limit // max(1, self.active)
+        # What came before the bound did is still to be done: a group that has little of it need not wait for
+        # that. All of them together do not fill the bound.
+        given = share // 2
+        if self.count <= self.limit:
+            given = max(1, share) if self.count < self.limit else 0
+        if group_count < given:
             return True
         self.refused += 1
         return False

@@ -268,8 +268,8 @@ def test_an_instance_is_made_to_fit_where_its_group_is_the_bottleneck() -> None:
     group = World(1, 0).turn.groups[0]
     most = group.bounds.batch_max_count
     now = 10**12
-    sizes.executed(group, 400, 100 * INSTANCE_NS, now)
-    assert group.bounds.batch_max_count == most, "nothing is known yet of how busy it is"
+    sizes.executed(group, 400, 50 * INSTANCE_NS, now)
+    assert group.bounds.batch_max_count == 8
     now += 100 * INSTANCE_NS
     sizes.executed(group, 400, 100 * INSTANCE_NS, now)
     assert group.bounds.batch_max_count == 4
@@ -292,8 +292,10 @@ def test_an_instance_may_take_long_where_its_group_has_time() -> None:
     group = World(1, 0).turn.groups[0]
     most = group.bounds.batch_max_count
     for number in range(1, 20):
-        sizes.executed(group, most, 12 * INSTANCE_NS, number * 100 * INSTANCE_NS)
-        assert group.bounds.batch_max_count == most
+        count = group.bounds.batch_max_count
+        sizes.executed(group, count, 12 * INSTANCE_NS * count // most, number * 100 * INSTANCE_NS)
+        assert number == 1 or group.bounds.batch_max_count == min(most, 2 * count)
+    assert group.bounds.batch_max_count == most
     assert not sizes.most
 
 
