@@ -109,7 +109,7 @@ class LimitOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     """Requests of this node that have no answer yet; more are refused with 405."""
     max_pending_bytes: int = 256 * 1024 * 1024
     """Bytes of those requests."""
-    queue_delay_ms: int = 40
+    queue_delay_ms: int = 30
     """Where ever more requests to a worker are under way, and they take longer than this on average (or three
     times what one takes that waits for no other, if that is longer), no more are let in than it does in this
     time. The others are refused at once (405), those of the busiest groups first. 0: they wait."""

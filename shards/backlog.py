@@ -22,6 +22,7 @@ from paxmux.engine.paxos.timers import MS, NEVER
 from paxmux.engine.paxos.value import Entry
 from paxmux.engine.storage import StorageDamaged
 from paxmux.shards.applier import Applier
+from paxmux.shards.instance_size import INSTANCE_NS, InstanceSizes
 from paxmux.shards.repairs import Repairs
 
 SLICE_NS = 2 * MS
@@ -53,9 +54,12 @@ class Backlog:
         "_appliers",
         "_blocked",
         "_clock",
+        "_full",
         "_groups",
         "_repairs",
         "_short",
+        "_sizes",
+        "_skipped",
         "_stale",
         "behind",
         "carried_on",
@@ -90,6 +94,11 @@ class Backlog:
         """Groups that may open instances again."""
         self.until = 0
         """When this pass has executed for long enough."""
+        self._full = False
+        """Whether what this pass decided has taken all of its time,"""
+        self._skipped = False
+        """and whether what waits had none of the last pass."""
+        self._sizes = InstanceSizes()
         self._stale: dict[int, int] = {}
         """Groups whose machines show less than they did before a restart, and the instance that ends it."""
         self._blocked: dict[int, None] = {}
@@ -115,6 +124,7 @@ class Backlog:
     def forget(self, index: int) -> None:
         """The group is not hosted any more. Who waits for its values is known to its applier."""
         self._drop(index)
+        self._sizes.forget(index)
         for kind in (self._stale, self._blocked, self._short):
             kind.pop(index, None)
 
@@ -123,7 +133,9 @@ class Backlog:
         that are held."""
         appliers, behind, clock = self._appliers, self.behind, self._clock
         late = self.held_count > 0
-        until = self.until = clock() + SLICE_NS
+        sizes = self._sizes
+        begun = clock()
+        until = self.until = begun + SLICE_NS
         for index, instance, entries, owned in decided:
             if late or index in behind:
                 self._hold(index, instance, entries, owned)
@@ -132,7 +144,11 @@ class Backlog:
             applier.apply(instance, entries, owned)
             if applier.next <= instance:
                 self.note(index)
-            late = clock() >= until
+            now = clock()
+            if now - begun > INSTANCE_NS or index in sizes.most:
+                sizes.executed(self._groups[index], len(entries), now - begun, now)
+            begun = now
+            late = self._full = now >= until
 
     def note(self, index: int) -> None:
         """An instance is decided that cannot be executed yet."""
@@ -171,9 +187,6 @@ class Backlog:
         """Once a pass: go on with groups that have got what they waited for, and execute what there is time
         for.
 
-        Returns:
-            The group that has executed something; None if none has.
-
         Raises:
             StorageDamaged: a value is lost, and there is nobody to ask for it.
         """
@@ -183,9 +196,12 @@ class Backlog:
             self.carried_on.clear()
         if not self.behind:
             return
+        # Votes come before what waits, but not for ever.
+        self._skipped, self._full = self._full and not self._skipped, False
+        if self._skipped:
+            return
         clock = self._clock
         begin = clock()
-        # Whatever was executed before in this pass, a replay has a share of its own.
         until = self.until = max(self.until, begin + SLICE_NS // 2)
         while self.behind:
             index = next(iter(self.behind))
@@ -216,14 +232,18 @@ class Backlog:
 
     def _go_on(self, index: int, applier: Applier, held: Held) -> None:
         """Execute what is held of a group, as far as there is time; one instance in any case."""
+        group, begun = self._groups[index], self._clock()
         while held:
             instance, entries, size = held.popleft()
             self.held_count -= len(entries)
             self.held_bytes -= size
             applier.go_on(instance, entries)
-            if self._clock() >= self.until:
+            now = self._clock()
+            if now - begun > INSTANCE_NS or index in self._sizes.most:
+                self._sizes.executed(group, len(entries), now - begun, now)
+            begun = now
+            if now >= self.until:
                 break
-        group = self._groups[index]
         if group.paused and len(held) < PAUSE_COUNT:
             self._resume(group)
 

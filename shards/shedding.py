@@ -120,7 +120,13 @@ class WorkerLoad:
 
     def admits(self, group_count: int) -> bool:
         """Whether one more may come in, at `soft` or more, of a group that has so many under way."""
-        if self.count < self.limit and group_count < max(1, self.limit // max(1, self.active)):
+        share = self.limit // max(1, self.active)
+        # What came before the bound did is still to be done: a group that has little of it need not wait for
+        # that. All of them together do not fill the bound.
+        given = share // 2
+        if self.count <= self.limit:
+            given = max(1, share) if self.count < self.limit else 0
+        if group_count < given:
             return True
         self.refused += 1
         return False
@@ -135,7 +141,6 @@ class WorkerLoad:
         answered, self.answered = self.answered, 0
         refused, self.refused = self.refused, 0
         most, self.most = max(self.most, self.count), self.count
-        grown, self._last_most = most - self._last_most, most
         rate = answered / TICK_S
         self.rate = self.rate + (rate - self.rate) * RATE_WEIGHT if self.rate else rate
         self._rates.append(self.rate)
@@ -146,9 +151,11 @@ class WorkerLoad:
         if not (answered or pressed):
             # A standstill, or a lost majority: not that too much came in. Or nothing is under way at all.
             if not self.count:
-                self.delay_ns = 0
+                self.delay_ns = self._last_most = 0
                 self._quiet(refused)
             return
+        # Answers may come in lumps: then this is what has grown since the last one.
+        grown, self._last_most = most - self._last_most, most
         goal_ns = max(target_ns, BASE_FACTOR * self.base_ns if self.base_ns != _MOST else 0)
         given = int(max(self._rates) * goal_ns / 1e9)
         late = pressed or self.delay_ns > goal_ns

@@ -38,6 +38,19 @@ def all_of(stream: Arrivals) -> list[tuple[int, int, bool]]:
     return found
 
 
+@pytest.mark.parametrize("factor", [0.25, 10.0])
+def test_a_surge_is_so_many_times_the_rate_and_the_rest_is_as_without_it(factor: float) -> None:
+    dues = [due for due, _, _ in all_of(arrivals(warmup_s=3.0, surge=(factor, 5.0, 9.0)))]
+    assert dues == sorted(dues)
+    assert dues[-1] < 23 * SECOND_NS
+    for begin, end, rate in ((0, 8, 1000), (8, 12, 1000 * factor), (12, 23, 1000)):
+        expected = rate * (end - begin)
+        found = sum(begin * SECOND_NS <= due < end * SECOND_NS for due in dues)
+        assert abs(found - expected) < 4 * expected**0.5
+    without = [due for due, _, _ in all_of(arrivals(warmup_s=3.0))]
+    assert [due for due in dues if due < 8 * SECOND_NS] == [due for due in without if due < 8 * SECOND_NS]
+
+
 def test_a_steady_rate_is_a_poisson_process() -> None:
     dues = [due for due, _, _ in all_of(arrivals())]
     assert dues == sorted(dues)

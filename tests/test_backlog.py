@@ -17,6 +17,7 @@ from paxmux.engine.storage import LogIdentity
 from paxmux.plugins.storage.memory import MemoryLog
 from paxmux.shards.backlog import ENTRY_BYTES, HOLD_BYTES, HOLD_COUNT, SLICE_NS
 from paxmux.shards.codec import encode_section
+from paxmux.shards.instance_size import INSTANCE_NS, InstanceSizes
 from paxmux.shards.requests import Batch, CallKind, Reply
 from paxmux.shards.slice import Identity, build_turn
 
@@ -152,7 +153,7 @@ def test_a_pass_executes_for_one_slice_or_one_instance() -> None:
     assert SLICE_NS <= longest <= 2 * SLICE_NS
 
     world = World(2, 10 * SLICE_NS)
-    assert world.decide(*numbers(0, 5)) == 20 * SLICE_NS, "one decided now, one that has waited"
+    assert world.decide(*numbers(0, 5)) == 10 * SLICE_NS
     assert world.drain() == 10 * SLICE_NS
 
 
@@ -260,3 +261,47 @@ def test_a_restart_with_values_that_waited_executes_each_of_them_once() -> None:
     assert again.drain() <= 2 * SLICE_NS
     assert again.done == numbers(0, 30)
     assert not again.backlog.waiting()
+
+
+def test_an_instance_is_made_to_fit_where_its_group_is_the_bottleneck() -> None:
+    sizes = InstanceSizes()
+    group = World(1, 0).turn.groups[0]
+    most = group.bounds.batch_max_count
+    now = 10**12
+    sizes.executed(group, 400, 50 * INSTANCE_NS, now)
+    assert group.bounds.batch_max_count == 8
+    now += 100 * INSTANCE_NS
+    sizes.executed(group, 400, 100 * INSTANCE_NS, now)
+    assert group.bounds.batch_max_count == 4
+    now += 2 * INSTANCE_NS
+    sizes.executed(group, 1, 2 * INSTANCE_NS, now)
+    assert group.bounds.batch_max_count == 1, "never less"
+    # It got quick again.
+    rounds = 0
+    while 0 in sizes.most:
+        now += INSTANCE_NS // 4
+        sizes.executed(group, 1, INSTANCE_NS // 4, now)
+        rounds += 1
+    assert group.bounds.batch_max_count == most
+    assert rounds == 9
+
+
+def test_an_instance_may_take_long_where_its_group_has_time() -> None:
+    """Far from its peers, a group needs large instances to get anywhere."""
+    sizes = InstanceSizes()
+    group = World(1, 0).turn.groups[0]
+    most = group.bounds.batch_max_count
+    for number in range(1, 20):
+        count = group.bounds.batch_max_count
+        sizes.executed(group, count, 12 * INSTANCE_NS * count // most, number * 100 * INSTANCE_NS)
+        assert number == 1 or group.bounds.batch_max_count == min(most, 2 * count)
+    assert group.bounds.batch_max_count == most
+    assert not sizes.most
+
+
+def test_a_pass_has_one_long_instance_at_most() -> None:
+    world = World(2, 10 * SLICE_NS)
+    assert world.decide(*numbers(0, 3), *numbers(1, 3)) == 10 * SLICE_NS
+    for _ in range(5):
+        assert world.pass_() == 10 * SLICE_NS
+    assert len(world.done) == 6

@@ -19,7 +19,7 @@ MACHINE_PATHS = re.compile(r"(?<![\w.$}~-])/(?:[r]oot|[h]ome|[w]ork|[t]mp)\b")
 UNFINISHED = re.compile(r"\b(?:[T]ODO|[F]IXME|[X]XX|[H]ACK)\b")
 FORBIDDEN = re.compile(r"\b(?:[Ii]ssue #?\d+|[Tt]his (?:session|issue)\b|A[I]\b|L[L]Ms?\b)")
 ADDRESSES = re.compile(r"https?://([^/\s)\"'>`]+)")
-KNOWN_HOSTS = frozenset({"www.apache.org", "127.0.0.1", "localhost"})
+KNOWN_HOSTS = frozenset({"www.apache.org", "www.w3.org", "127.0.0.1", "localhost"})
 
 
 def matches(pattern: re.Pattern[str], files: tuple[Path, ...]) -> Iterator[str]:

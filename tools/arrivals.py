@@ -2,8 +2,8 @@
 
 Decides it from a seed alone, whatever becomes of the requests: a Poisson process (gaps of an exponential
 law), as many independent callers together make it. Its rate is steady, or goes linearly from one to
-another over the measured time; before that, while the load warms up, it is the first of the two. Knows no
-clock: times count from the start of the warm-up.
+another over the measured time; before that, while the load warms up, it is the first of the two. For some of
+the measured time it may be a multiple of that. Knows no clock: times count from the start of the warm-up.
 """
 
 from __future__ import annotations
@@ -11,6 +11,10 @@ from __future__ import annotations
 import random
 from itertools import accumulate
 from math import sqrt
+
+Surge = tuple[float, float, float]
+"""(factor, begin, end): times the rate, from `begin` to `end` in s of the measured time."""
+NO_SURGE: Surge = (1.0, 0.0, 0.0)
 
 _BLOCK = 512
 _SECOND_NS = 1_000_000_000
@@ -24,6 +28,7 @@ class Arrivals:
         "_cumulative",
         "_dues",
         "_expected",
+        "_factor",
         "_from",
         "_groups",
         "_picked",
@@ -31,6 +36,7 @@ class Arrivals:
         "_reads",
         "_share",
         "_slope",
+        "_surge_s",
         "_unit",
         "_warmup_s",
     )
@@ -46,14 +52,20 @@ class Arrivals:
         weights: list[float],
         read_share: float,
         seed: str,
+        surge: Surge = NO_SURGE,
     ) -> None:
-        """`weights`: of each of the groups; `read_share`: of all requests, 0 .. 1."""
+        """`weights`: of each of the groups; `read_share`: of all requests, 0 .. 1. `surge`: of a steady
+        rate."""
         self._random = random.Random(seed)
         self._from = from_per_s
         self._slope = (to_per_s - from_per_s) / seconds
         self._warmup_s = warmup_s
         self._expected = from_per_s * warmup_s + (from_per_s + to_per_s) / 2 * seconds
         """How many there are on average."""
+        factor, begin_s, end_s = surge
+        self._factor = factor
+        self._surge_s = warmup_s + begin_s, warmup_s + end_s
+        self._expected += (factor - 1) * from_per_s * (end_s - begin_s)
         self._groups = groups
         self._cumulative = list(accumulate(weights))
         self._share = read_share
@@ -102,9 +114,23 @@ class Arrivals:
 
     def _time_s(self, unit: float) -> float:
         """When the integral of the rate is `unit`."""
+        if self._factor != 1:
+            return self._surging_s(unit / self._from)
         past = unit - self._from * self._warmup_s
         if past < 0:
             return unit / self._from
         # This form of the root holds for a slope of 0, and loses nothing for one near it.
         root = sqrt(max(0.0, self._from**2 + 2 * self._slope * past))
         return self._warmup_s + 2 * past / (self._from + root)
+
+    def _surging_s(self, steady_s: float) -> float:
+        """When that is due which would be at `steady_s` without the surge."""
+        begin_s, end_s = self._surge_s
+        if steady_s <= begin_s:
+            return steady_s
+        within_s = (steady_s - begin_s) / self._factor
+        return (
+            begin_s + within_s
+            if within_s <= end_s - begin_s
+            else (steady_s - (self._factor - 1) * (end_s - begin_s))
+        )

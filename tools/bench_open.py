@@ -21,6 +21,7 @@ import psutil
 
 from paxmux.engine.errors import PaxmuxError
 from paxmux.tools import processes
+from paxmux.tools.arrivals import NO_SURGE
 from paxmux.tools.bench_machine import Chain
 from paxmux.tools.bench_run import (
     SLACK_S,
@@ -51,6 +52,8 @@ class OpenOptions(msgspec.Struct, frozen=True, kw_only=True):
 
     from_per_s: float
     to_per_s: float
+    surge: tuple[float, float, float] = NO_SURGE
+    """(factor, from, to): times the rate, in s of the measured time."""
     skew: float = UNIFORM
     """Exponent of Zipf's law over the groups; 0 for all alike."""
     read: float = 0.0
@@ -101,6 +104,7 @@ def specs(options: BenchOptions, open_options: OpenOptions) -> list[list[OpenSpe
                 weights=target.weights,
                 from_per_s=open_options.from_per_s * target.share / count,
                 to_per_s=open_options.to_per_s * target.share / count,
+                surge=open_options.surge,
                 seconds=options.seconds,
                 warmup_s=options.warmup_s,
                 interval_s=interval_of(options.seconds),

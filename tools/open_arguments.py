@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from paxmux.tools.arguments import number, whole
+from paxmux.tools.arrivals import NO_SURGE, Surge
 from paxmux.tools.bench_open import OpenOptions
 from paxmux.tools.report_page import page
 from paxmux.tools.series_file import write_series
@@ -20,7 +21,7 @@ from paxmux.tools.skew import UNIFORM, skew
 
 MAX_PER_S = 10_000_000.0
 _DEFAULTS = OpenOptions(from_per_s=0, to_per_s=0)
-_OWN = ("skew", "read", "consistency", "client_processes", "under_way", "parquet", "report")
+_OWN = ("surge", "skew", "read", "consistency", "client_processes", "under_way", "parquet", "report")
 """Arguments that mean something in an open loop alone."""
 
 EPILOG = """\
@@ -33,6 +34,7 @@ requests as --under-way are on their way from a process, what is due is offered,
 
   --rate R             R requests per second
   --ramp FROM:TO       linearly from the one to the other over --seconds; --warmup-s goes at FROM
+  --surge F:FROM:TO    F times --rate between two moments, in s of the measured time
   --skew zipf[:S]      groups by Zipf's law with exponent S (0.99); group 0 is the hottest
   --read SHARE         so many of the requests are reads, of --consistency
   --client-processes N the load comes from N processes, through a socket of the node's process; with 0 it runs
@@ -48,6 +50,9 @@ def add_open_arguments(parser: argparse.ArgumentParser) -> None:
     pace = group.add_mutually_exclusive_group()
     pace.add_argument("--rate", type=number(0.1, MAX_PER_S), metavar="R", help="requests per second")
     pace.add_argument("--ramp", type=_ramp, metavar="FROM:TO", help="requests per second, over --seconds")
+    group.add_argument(
+        "--surge", type=_surge, metavar="F:FROM:TO", help="so many times the rate between two moments, in s"
+    )
     group.add_argument("--skew", type=skew, default=_DEFAULTS.skew, metavar="uniform|zipf[:S]")
     group.add_argument("--read", type=number(0, 1), default=_DEFAULTS.read, metavar="SHARE")
     group.add_argument(
@@ -70,9 +75,14 @@ def wrong_together(args: argparse.Namespace) -> str | None:
     """What is wrong with the arguments as a whole; None if nothing is."""
     if not is_open(args):
         for name in _OWN:
-            if getattr(args, name) != getattr(_DEFAULTS, name, None):
+            default = None if name == "surge" else getattr(_DEFAULTS, name, None)
+            if getattr(args, name) != default:
                 return f"--{name.replace('_', '-')}: expected --rate or --ramp too"
         return None
+    if args.surge is not None and args.rate is None:
+        return "--surge: expected --rate too"
+    if args.surge is not None and args.surge[2] > args.seconds:
+        return f"--surge: expected it to end within --seconds ({args.seconds:g}), got {args.surge[2]:g}"
     if args.mode != "propose":
         return "--mode: expected `propose` with --rate or --ramp: each request has one value"
     for name in ("behind", "recovery"):
@@ -87,6 +97,7 @@ def open_options(args: argparse.Namespace) -> OpenOptions:
     return OpenOptions(
         from_per_s=first,
         to_per_s=last,
+        surge=args.surge or NO_SURGE,
         skew=args.skew,
         read=args.read,
         consistency=args.consistency,
@@ -138,3 +149,14 @@ def _ramp(text: str) -> tuple[float, float]:
     if not sum(pair):
         raise argparse.ArgumentTypeError(f"expected FROM or TO above 0, got {text!r}")
     return pair
+
+
+def _surge(text: str) -> Surge:
+    parts = text.split(":")
+    if len(parts) != 3:
+        raise argparse.ArgumentTypeError(f"expected F:FROM:TO, got {text!r}")
+    factor = number(0.01, 1000)(parts[0])
+    begin, end = (number(0, 86_400)(part) for part in parts[1:])
+    if begin >= end:
+        raise argparse.ArgumentTypeError(f"expected FROM before TO, got {text!r}")
+    return factor, begin, end

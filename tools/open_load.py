@@ -17,7 +17,7 @@ import msgspec
 
 from paxmux.engine.errors import Code, PaxmuxError
 from paxmux.tools.alarm import Alarm
-from paxmux.tools.arrivals import Arrivals
+from paxmux.tools.arrivals import NO_SURGE, Arrivals
 from paxmux.tools.latency import Latencies
 from paxmux.tools.load_gate import Answer, GateSpec, Request
 from paxmux.tools.load_values import LoadValues
@@ -52,6 +52,8 @@ class OpenSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     gate: GateSpec
     under_way_max: int
     seed: str
+    surge: tuple[float, float, float] = NO_SURGE
+    """See `Arrivals`."""
     number: int
     """Of this load: different loads send different values."""
 
@@ -86,6 +88,7 @@ class OpenLoad:
             weights=spec.weights,
             read_share=spec.read_share,
             seed=spec.seed,
+            surge=spec.surge,
         )
         self._spec = spec
         self._values = LoadValues(spec.number, spec.size, 1)

@@ -86,6 +86,34 @@ def line_chart(times: Times, lines: Sequence[Line], unit: str, *, logarithmic: b
     return _svg(WIDTH, HEIGHT, parts)
 
 
+def curves(
+    points: Sequence[float], lines: Sequence[Line], unit: str, across_unit: str, *, logarithmic: bool = False
+) -> str:
+    """Lines through measured points, over what they were measured at, on an axis that begins at 0.
+
+    Args:
+        points: where, in order.
+        lines: a value for each point.
+        unit: of the values, which begin at 0 unless their scale is logarithmic.
+        across_unit: of the points.
+    """
+    values = [value for line in lines for value in line.values if value is not None]
+    scale: Scale = log(values) if logarithmic else linear_from_zero(max(values, default=0.0))
+    across = linear_from_zero(max(points), 8)
+    parts = [_axes(scale, across, unit, across_unit)]
+    places = Times(list(points), [0.0] * len(points), 0.0)
+    for line in lines:
+        parts.append(_path(line, places, scale, across, logarithmic))
+        for point, value in zip(points, line.values, strict=True):
+            if value is not None:
+                told = f"{line.name} at {read(point)}: {read(value)} {unit}"
+                parts.append(
+                    f'<g><title>{escape(told)}</title><circle class="dot c{line.color}" r="3.2" '
+                    f'cx="{_x(across.share(point)):.1f}" cy="{_y(scale.share(value)):.1f}"/></g>'
+                )
+    return _svg(WIDTH, HEIGHT, parts)
+
+
 def histogram(bars: Sequence[tuple[float, float]], marks: Sequence[tuple[float, int]], unit: str) -> str:
     """Shares of a whole over a logarithmic axis.
 

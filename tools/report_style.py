@@ -93,6 +93,7 @@ CHART_RULES = """
 .axis,.tick{stroke:var(--soft);stroke-width:1}
 .shade{fill:var(--shade)}
 .line,.swatch line{fill:none;stroke-width:1.8;stroke-linejoin:round}
+.dot{stroke:none}
 .area{stroke:none;fill-opacity:.13}
 .bar{fill:var(--c0)}
 .hit{fill:transparent}
@@ -106,13 +107,26 @@ CHART_RULES = """
 
 def style_sheet() -> str:
     """The text of the page's `style` element."""
-    colors = "".join(
-        f".line.c{index},.swatch .c{index}{{stroke:var(--c{index})}}.area.c{index}{{fill:var(--c{index})}}\n"
-        for index in range(COLORS)
-    )
+    return f"{_schemes()}{RULES}{CHART_RULES}{_colors()}"
+
+
+def chart_style() -> str:
+    """As `style_sheet`, for charts that stand in a file of their own."""
+    return f"{_schemes()}.back{{fill:var(--card)}}{CHART_RULES}{_colors()}"
+
+
+def _schemes() -> str:
     return (
         f":root{{color-scheme:light dark;{_variables(LIGHT)}}}\n"
-        f"@media (prefers-color-scheme:dark){{:root{{{_variables(DARK)}}}}}\n{RULES}{CHART_RULES}{colors}"
+        f"@media (prefers-color-scheme:dark){{:root{{{_variables(DARK)}}}}}\n"
+    )
+
+
+def _colors() -> str:
+    return "".join(
+        f".line.c{index},.swatch .c{index}{{stroke:var(--c{index})}}"
+        f".area.c{index},.dot.c{index}{{fill:var(--c{index})}}\n"
+        for index in range(COLORS)
     )
 
 
