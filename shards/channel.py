@@ -1,7 +1,8 @@
 """A channel: whole messages over a ring, with a backlog in front of it and doorbells at both ends.
 
-It decides what waits, what is dropped and who is woken. It must never block, never reorder, never
-drop what may not be dropped, and never let both ends sleep while something lies between them.
+It decides what waits, what is dropped and who is woken. It must never block, never drop what may not be
+dropped, never let both ends sleep while something lies between them, and never reorder, but where it is told
+that small messages go first.
 
 Either end is driven by its process's turn, in this order:
 
@@ -33,6 +34,8 @@ from paxmux.shards.ring import (
     RingWriter,
 )
 
+SMALL_BYTES = 16 * 1024
+"""Messages of up to so many bytes overtake larger ones where they may."""
 MAX_MESSAGE_BYTES = MAX_FRAME_BYTES
 """The largest message: the largest frame."""
 
@@ -56,9 +59,13 @@ class Sender:
         *,
         backlog_max_bytes: int,
         max_message_bytes: int = MAX_MESSAGE_BYTES,
+        small_first: bool = False,
     ) -> None:
         """Map the ring behind `ring_fd` (the descriptor stays the caller's); `consumer` is the bell
         of the process that reads it, and stays the caller's too.
+
+        With `small_first` messages of up to `SMALL_BYTES` overtake larger ones that wait, also between their
+        fragments, and a part of the ring is for them alone.
 
         Raises:
             RingCorrupt: this is no fresh ring.
@@ -69,6 +76,12 @@ class Sender:
         self._max_message_bytes = max_message_bytes
         self._fragment_bytes = self._writer.capacity // 4 - RECORD_BYTES
         self._backlog: deque[_Waiting] = deque()
+        self._small: deque[bytes | bytearray] = deque()
+        """What waits before the backlog."""
+        self._small_bytes = 0
+        self._small_max_bytes = SMALL_BYTES if small_first else -1
+        self._large_below = self._writer.capacity // 2 if small_first else self._writer.capacity
+        """With more than this in the ring nothing large is put into it."""
         self._front_moved = 0
         self._unrung = False
         self._rung_nap = 0
@@ -94,7 +107,10 @@ class Sender:
             RingCorrupt: the link must be reset.
         """
         size = len(data)
-        if self._backlog or size > self._fragment_bytes or not self._writer.write(data):
+        if size <= self._small_max_bytes:
+            if self._small or not self._writer.write(data):
+                return self._keep_small(data, size, droppable)
+        elif not self._has_way(size) or not self._writer.write(data):
             return self._send_slowly((data,), size, 0, droppable)
         self._unrung = True
         self.messages += 1
@@ -106,11 +122,7 @@ class Sender:
         checksum of its own, and its receiver is one that knows how to check it."""
         size = sum(map(len, pieces))
         seal = SEALED if sealed else 0
-        if (
-            self._backlog
-            or size > self._fragment_bytes
-            or not self._writer.write_pieces(pieces, WHOLE | seal)
-        ):
+        if not self._has_way(size) or not self._writer.write_pieces(pieces, WHOLE | seal):
             return self._send_slowly(pieces, size, seal, droppable)
         self._unrung = True
         self.messages += 1
@@ -123,7 +135,7 @@ class Sender:
         If something is left, the consumer will ring this process's doorbell once it has freed
         space: `flush` (or `commit`) must be called in every turn.
         """
-        if not self._backlog:
+        if not self._backlog and not self._small:
             return True
         if not self._move():
             self.waits += 1
@@ -161,7 +173,7 @@ class Sender:
             "drop_bytes": self.drop_bytes,
             "waits": self.waits,
             "rings": self.rings,
-            "backlog_messages": len(self._backlog),
+            "backlog_messages": len(self._backlog) + len(self._small),
             "backlog_bytes": self.backlog_bytes,
             "backlog_high_bytes": self.backlog_high_bytes,
         }
@@ -169,7 +181,33 @@ class Sender:
     def close(self) -> None:
         """Unmap the ring and forget the backlog."""
         self._backlog.clear()
+        self._small.clear()
         self._writer.close()
+
+    def _has_way(self, size: int) -> bool:
+        """Whether a message that is not small may go into the ring at once, if there is space for it."""
+        if self._backlog or self._small or size > self._fragment_bytes:
+            return False
+        return self._small_max_bytes < 0 or self._writer.used() <= self._large_below
+
+    def _keep_small(self, data: bytes | bytearray, size: int, droppable: bool) -> bool:
+        """A small message for which the ring has no space."""
+        if droppable and self._small_bytes + size > self._backlog_max_bytes:
+            self.drops += 1
+            self.drop_bytes += size
+            return False
+        self._small.append(data)
+        self._small_bytes += size
+        self._waits(size)
+        return True
+
+    def _waits(self, size: int) -> None:
+        self.backlog_bytes += size
+        self.messages += 1
+        self.payload_bytes += size
+        self.flush()
+        if self.backlog_bytes > self.backlog_high_bytes:
+            self.backlog_high_bytes = self.backlog_bytes
 
     def _send_slowly(self, pieces: Sequence[Bytes], size: int, seal: int, droppable: bool) -> bool:
         if size > self._max_message_bytes:
@@ -182,28 +220,31 @@ class Sender:
                 self.drop_bytes += size
                 return False
         self._backlog.append((pieces, size, seal))
-        self.backlog_bytes += size
-        self.messages += 1
-        self.payload_bytes += size
-        self.flush()
-        if self.backlog_bytes > self.backlog_high_bytes:
-            self.backlog_high_bytes = self.backlog_bytes
+        self._waits(size)
         return True
 
     def _move(self) -> bool:
         """Backlog to ring until it is full; True if nothing is left."""
+        while self._small:
+            if not self._writer.write(self._small[0]):
+                return False
+            size = len(self._small.popleft())
+            self._small_bytes -= size
+            self.backlog_bytes -= size
+            self._unrung = True
         write, limit = self._writer.write_pieces, self._fragment_bytes
+        used, most = self._writer.used, self._large_below
         while self._backlog:
             pieces, size, seal = self._backlog[0]
             if size <= limit:
-                if not write(pieces, WHOLE | seal):
+                if used() > most or not write(pieces, WHOLE | seal):
                     return False
                 self.backlog_bytes -= size
             else:
                 while (start := self._front_moved) < size:
                     stop = min(start + limit, size)
                     flags = (FIRST if start == 0 else 0) | (LAST if stop == size else 0) | seal
-                    if not write(_part(pieces, start, stop), flags):
+                    if used() > most or not write(_part(pieces, start, stop), flags):
                         return False
                     self._unrung = True
                     self._front_moved = stop

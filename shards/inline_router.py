@@ -59,7 +59,7 @@ class InlineRouter:
         """See `RouterHost`."""
         self._generations[worker] = generation
         receiver = Receiver(from_worker, bell, intact=left_to_peer)
-        sender = Sender(to_worker, bell, backlog_max_bytes=self._backlog_bytes)
+        sender = Sender(to_worker, bell, backlog_max_bytes=self._backlog_bytes, small_first=True)
         self._router.attach_worker(worker, generation, groups, receiver, sender)
 
     def set_groups(self, worker: int, generation: int, groups: list[int]) -> None:

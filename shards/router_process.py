@@ -160,7 +160,9 @@ class RouterProcess:
         self._generations[worker] = message.generation
         try:
             receiver = Receiver(from_worker, bell, intact=left_to_peer)
-            sender = Sender(to_worker, bell, backlog_max_bytes=self._limits.ring_backlog_bytes)
+            sender = Sender(
+                to_worker, bell, backlog_max_bytes=self._limits.ring_backlog_bytes, small_first=True
+            )
         except RingCorrupt as error:
             self._on_broken(worker, str(error))
             return

@@ -121,7 +121,7 @@ class Worker:
         self._requests = Receiver(client_in, node)
         self._answers = Sender(client_out, node, backlog_max_bytes=backlog)
         self._frames = Receiver(net_in, router, intact=is_intact)
-        self._wire = Sender(net_out, router, backlog_max_bytes=backlog)
+        self._wire = Sender(net_out, router, backlog_max_bytes=backlog, small_first=True)
         self._replies: list[Reply] = []
         self._machines = build_machines(options, boot.groups)
         self._path = make_log_directory(Path(options.data_dir), boot.worker)

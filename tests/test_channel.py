@@ -23,7 +23,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from paxmux.shards.channel import Receiver, Sender
+from paxmux.shards.channel import SMALL_BYTES, Receiver, Sender
 from paxmux.shards.doorbell import Doorbell
 from paxmux.shards.ring import FIRST, HEADER_BYTES, LAST, RECORD_BYTES, RingCorrupt, RingWriter, create_ring
 
@@ -38,6 +38,12 @@ class Link:
         self.to_producer, self.to_consumer = Doorbell.create(), Doorbell.create()
         self.sender = Sender(self.fd, self.to_consumer, backlog_max_bytes=backlog, max_message_bytes=largest)
         self.receiver = Receiver(self.fd, self.to_producer, max_message_bytes=largest)
+        self.other = -1
+
+    def another(self, capacity: int) -> int:
+        """A fresh ring instead of the first one."""
+        self.other = create_ring(capacity)
+        return self.other
 
 
 @contextmanager
@@ -544,3 +550,94 @@ def sealed_link() -> Iterator[Link]:
         both.receiver = receiver
         yield both
         receiver.close()
+
+
+@contextmanager
+def network_link(capacity: int = 1 << 20, backlog: int = 64 << 20) -> Iterator[Link]:
+    """As between a worker and its router."""
+    with link(capacity, backlog, largest=64 << 20) as both:
+        sender = Sender(
+            both.another(capacity),
+            both.to_consumer,
+            backlog_max_bytes=backlog,
+            max_message_bytes=64 << 20,
+            small_first=True,
+        )
+        receiver = Receiver(both.other, both.to_producer, max_message_bytes=64 << 20, intact=seal_is_whole)
+        both.sender.close()
+        both.receiver.close()
+        both.sender, both.receiver = sender, receiver
+        yield both
+        os.close(both.other)
+
+
+def test_small_messages_overtake_a_large_one_also_between_its_fragments() -> None:
+    with network_link() as both:
+        large = sealed_message(10_485_760)
+        assert both.sender.send_pieces([large], droppable=True, sealed=True)
+        order: list[int] = []
+        for number in range(200):
+            assert both.sender.send(b"%d" % number, droppable=True)
+            both.sender.commit()
+            order += [len(message) for message in both.receiver.receive(100_000)]
+            if len(large) in order:
+                break
+        before = order.index(len(large))
+        assert before >= 10, "none of them has waited for the large one"
+        assert both.sender.backlog_bytes == 0
+
+
+def test_small_messages_keep_their_order_and_large_ones_theirs() -> None:
+    rng = random.Random(7)
+    with network_link() as both:
+        sent: dict[bool, list[bytes]] = {True: [], False: []}
+        got: dict[bool, list[bytes]] = {True: [], False: []}
+        for number in range(600):
+            size = rng.choice((0, 10, 3000, 16_380, 16_381, 40_000, 300_000, 700_000))
+            message = sealed_message(size) + number.to_bytes(4, "little")
+            message = crc32(message[4:]).to_bytes(4, "little") + message[4:]
+            small = len(message) <= SMALL_BYTES
+            sent[small].append(message)
+            if small:
+                assert both.sender.send(message, droppable=False)
+            else:
+                assert both.sender.send_pieces([message[:7], message[7:]], droppable=False, sealed=True)
+            if rng.random() < 0.6:
+                both.sender.commit()
+                for one in both.receiver.receive(rng.choice((1000, 200_000, 1 << 20))):
+                    got[len(one) <= SMALL_BYTES].append(one)
+        while sum(map(len, got.values())) < 600:
+            both.sender.commit()
+            for one in both.receiver.receive():
+                got[len(one) <= SMALL_BYTES].append(one)
+        assert got == sent
+
+
+def test_small_messages_are_bounded_by_themselves() -> None:
+    """A large backlog takes nothing from them; they have a bound of their own."""
+    with network_link(capacity=1 << 16, backlog=100_000) as both:
+        assert both.sender.send_pieces([sealed_message(300_000)], droppable=True, sealed=True)
+        assert not both.sender.send_pieces([sealed_message(50_000)], droppable=True, sealed=True)
+        taken = 0
+        while both.sender.send(bytes(1000), droppable=True):
+            taken += 1
+            assert taken < 1000
+        assert taken >= 100
+        assert both.sender.backlog_bytes <= 300_000 + 100_000 + 1000
+
+
+def test_a_producer_that_waits_for_large_messages_is_woken() -> None:
+    """It waits while half of the ring is still free for small ones."""
+    with network_link() as both:
+        assert both.sender.send_pieces([sealed_message(3 << 20)], droppable=True, sealed=True)
+        both.sender.commit()
+        assert both.sender.backlog_bytes
+        got: list[bytes] = []
+        for _ in range(100):
+            got += both.receiver.receive(100_000)
+            if got:
+                break
+            if rung(both.to_producer):
+                both.to_producer.clear()
+                both.sender.commit()
+        assert [len(message) for message in got] == [(3 << 20) + 4]
