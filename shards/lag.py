@@ -9,7 +9,9 @@ from __future__ import annotations
 import asyncio
 import logging
 
-TICK_S = 0.02
+TICK_S = 0.04
+"""What holds the loop up for longer than this and `WARN_S` together is always noticed. Each tick wakes an idle
+process."""
 WARN_S = 0.05
 WARN_GAP_S = 10.0
 
