@@ -10,8 +10,8 @@ import asyncio
 import logging
 
 TICK_S = 0.04
-"""What holds the loop up for longer than this and `WARN_S` together is always noticed. Each tick wakes an idle
-process."""
+"""What holds the loop up for longer than this and `WARN_S` together is always noticed. Each tick wakes an
+idle process."""
 WARN_S = 0.05
 WARN_GAP_S = 10.0
 
