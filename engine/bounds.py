@@ -42,11 +42,14 @@ BOUNDS: Final[dict[str, tuple[int, int]]] = {
     "proposals.forward_ms": (1, _TEN_MINUTES_MS),
     "proposals.batch_count": (1, 65_536),
     "proposals.batch_delay_ms": (0, 10_000),
+    "proposals.max_waiting": (-1, 16 * MIB),
+    "proposals.wait_time_threshold_ms": (0, _HOUR_MS),
     "proposals.attempts": (0, 1_000_000),
     "limits.max_value_bytes": (1, MAX_VALUE_BYTES),
     "limits.max_pending": (1, 16 * MIB),
     "limits.max_pending_bytes": (1, 1024 * GIB),
     "limits.queue_delay_ms": (0, _HOUR_MS),
+    "limits.memory_percent": (1, 100),
     "limits.batch_max_count": (1, 65_536),
     "limits.batch_max_bytes": (1, MAX_VALUE_BYTES),
     "limits.ring_bytes": (64 * KIB, GIB),
@@ -65,5 +68,7 @@ BOUNDS: Final[dict[str, tuple[int, int]]] = {
     "worker.crash_budget": (0, 1_000_000),
     "worker.crash_window_s": (1, _DAY_S),
     "worker.hang_warn_ms": (100, _HOUR_MS),
+    "worker.hang_kill_ms": (0, _HOUR_MS),
+    "worker.slow_warn_ms": (0, _HOUR_MS),
 }
 """Key -> smallest and largest value allowed; the unit is the last word of the key."""

@@ -89,6 +89,12 @@ class ProposalOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
     """`batch_propose`: so many values of a group do not wait for more."""
     batch_delay_ms: int = 0
     """How long the first of them waits for others; 0: only for those that are proposed at the same moment."""
+    max_waiting: int = -1
+    """How many proposals of a group may wait beside the one that is being decided; more are refused with 405.
+    -1: no bound of its own. `Node.set_max_waiting` sets it for single groups."""
+    wait_time_threshold_ms: int = 0
+    """While proposals of a group take longer than this on average, a growing share of them is refused with
+    405, up to 98 percent. 0: none is. `Node.set_wait_time_threshold` sets it for single groups."""
     attempts: int = 0
     """How many instances may go to another value before a proposal ends with a conflict (14); the
     reference has 3. 0: it is proposed again until its deadline. Needs `forward: false`."""
@@ -103,9 +109,13 @@ class LimitOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     """Requests of this node that have no answer yet; more are refused with 405."""
     max_pending_bytes: int = 256 * 1024 * 1024
     """Bytes of those requests."""
-    queue_delay_ms: int = 0
-    """While requests to a worker all take longer than this, no more are let in than it does in this time; the
-    others are refused at once (405), those of the busiest groups first. 0: they wait."""
+    queue_delay_ms: int = 40
+    """Where ever more requests to a worker are under way, and they take longer than this on average (or three
+    times what one takes that waits for no other, if that is longer), no more are let in than it does in this
+    time. The others are refused at once (405), those of the busiest groups first. 0: they wait."""
+    memory_percent: int = 97
+    """With more than so many percent of the machine's memory in use, by whomever, requests are refused (405).
+    100: they are not."""
     batch_max_count: int = 512
     """Values that one instance decides together."""
     batch_max_bytes: int = 1_048_576
@@ -163,6 +173,12 @@ class WorkerOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     crash_window_s: int = 60
     hang_warn_ms: int = 5000
     """A worker whose loop has not turned for so long is named in a warning, with its phase."""
+    hang_kill_ms: int = 15_000
+    """A worker, or router process, that stands still for so long is killed and replaced. A state machine that
+    was still busy with the same value then is stopped (15) in the successor. 0: never."""
+    slow_warn_ms: int = 200
+    """State machines that take longer than this in one turn are named in a warning and in the status.
+    0: never."""
 
 
 class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -8,15 +8,29 @@ A refusal means that nothing was proposed. It never queues, and never looks into
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from time import monotonic_ns
+
 from paxmux.engine.errors import NodeStopped, Overloaded
-from paxmux.engine.options import LimitOptions
+from paxmux.engine.options import LimitOptions, ProposalOptions
 from paxmux.shards.shedding import Shedding, WorkerLoad
+from paxmux.shards.wait_lock import WaitLocks
+
+DEFAULT_PROPOSALS = ProposalOptions()
 
 
 class Admission:
     """The door of one node. Used in the node's event loop only."""
 
-    def __init__(self, limits: LimitOptions, workers: int, groups: int = 0) -> None:
+    def __init__(
+        self,
+        limits: LimitOptions,
+        workers: int,
+        groups: int = 0,
+        proposals: ProposalOptions = DEFAULT_PROPOSALS,
+        clock: Callable[[], int] = monotonic_ns,
+    ) -> None:
+        """`clock`: in ns."""
         self.max_count = limits.max_pending
         self.max_bytes = limits.max_pending_bytes
         self.count = 0
@@ -25,12 +39,16 @@ class Admission:
         """Bytes of the requests that hold them."""
         self.admitted = 0
         self.refused = {"stopped": 0, "count": 0, "bytes": 0, "worker": 0, "ring": 0, "delay": 0}
+        self.refused |= {"group": 0, "memory": 0}
         """Refusals since the start, by what was exhausted or closed."""
         self._stopped = "the node is not started"
+        self.shedding = Shedding(limits.queue_delay_ms, groups, clock, locks=WaitLocks(proposals, groups))
+        self.locks = self.shedding.locks
+        self._loads = self.shedding.loads
         self._closed: dict[int, str] = {}
         self._full: dict[int, bool] = {}
-        self.shedding = Shedding(limits.queue_delay_ms, groups) if limits.queue_delay_ms and groups else None
-        """None: nothing is refused because of how long requests take."""
+        self.no_memory = ""
+        """Why nothing may come in, in words; empty while there is memory."""
         for worker in range(workers):
             self.add_worker(worker)
 
@@ -66,18 +84,39 @@ class Admission:
             raise Overloaded(
                 f"{self.bytes} bytes of requests wait (limits.max_pending_bytes); nothing was proposed"
             )
-        if self.shedding is not None and group >= 0:
-            load = self.shedding.loads[worker]
-            if load.count >= load.limit and not load.admits(self.shedding.by_group[group]):
-                self.refused["delay"] += 1
-                raise Overloaded(
-                    f"requests to worker {worker} take {load.delay_ns / 1e6:.0f} ms or more "
-                    "(limits.queue_delay_ms); nothing was proposed",
-                    retry_after_s=load.delay_ns / 1e9,
-                )
+        if group >= 0:
+            load = self._loads[worker]
+            if load.count >= load.soft or self.no_memory:
+                self.knock(worker, group)
         self.count += count
         self.bytes = total
         self.admitted += count
+
+    def knock(self, worker: int, group: int) -> None:
+        """Whether there is room for one more request about the group; nothing is taken. Who has work to do
+        before it can enter had better ask.
+
+        Raises:
+            Overloaded: there is none; nothing was proposed.
+        """
+        load = self._loads[worker]
+        if load.count >= load.soft and not load.admits(self.shedding.by_group[group]):
+            self.refused["delay"] += 1
+            raise Overloaded(load.words, load.retry_after_s())
+        if self.no_memory:
+            self.refused["memory"] += 1
+            raise Overloaded(f"{self.no_memory}; nothing was proposed")
+
+    def pass_lock(self, group: int) -> None:
+        """Whether the group's own bounds let one more proposal in.
+
+        Raises:
+            Overloaded: they do not; nothing was proposed.
+        """
+        refusal = self.locks.refusal(group, self.shedding.by_group[group])
+        if refusal is not None:
+            self.refused["group"] += 1
+            raise Overloaded(f"{refusal[0]}; nothing was proposed", refusal[1])
 
     def add_worker(self, worker: int) -> None:
         """There is one more worker; its door is closed until it serves."""
@@ -112,10 +151,15 @@ class Admission:
         """The worker is not there to be asked."""
         return bool(self._closed[worker])
 
-    def set_ring_full(self, worker: int, full: bool) -> None:
-        """What waits in front of the worker's ring is (no longer) above `limits.ring_backlog_bytes`."""
+    def set_ring(self, worker: int, *, full: bool, waits: bool) -> None:
+        """Whether something `waits` in front of the worker's ring, and whether more than
+        `limits.ring_backlog_bytes`."""
         self._full[worker] = full
+        self._loads[worker].waits = waits
+
+    def set_memory(self, reason: str) -> None:
+        """There is no memory for more work, for this reason; empty: there is."""
+        self.no_memory = reason
 
     def _load(self, worker: int) -> None:
-        if self.shedding is not None:
-            self.shedding.loads.setdefault(worker, WorkerLoad())
+        self._loads.setdefault(worker, WorkerLoad(worker))

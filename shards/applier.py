@@ -105,8 +105,17 @@ class Applier:
             # Below `next` only where every machine claims to be further than the log: nothing is executed.
             self._execute(instance, entries, owned)
             self.next = max(self.next, instance + 1)
-        elif owned is not None:
-            self._owned[instance] = owned  # reach: decided-before-replayed
+        else:
+            self.wait(instance, owned)  # reach: decided-before-replayed
+
+    def wait(self, instance: int, owned: dict[int, Owned] | None) -> None:
+        """Remember who waits for a decided instance that is executed later."""
+        if owned is not None:
+            self._owned[instance] = owned
+
+    def go_on(self, instance: int, entries: list[Entry]) -> None:
+        """Execute an instance whose turn has come; whoever waits for it is answered."""
+        self.apply(instance, entries, self._owned.pop(instance, None))
 
     @property
     def deadline(self) -> int:
@@ -133,15 +142,20 @@ class Applier:
             self.next = max(self.next, decided)
         if self.next >= decided:
             return False
+        for instance, _round, _node, value in self.slice_of_log(decided):
+            self.go_on(instance, values.decode(value))
+        return self.next < decided
+
+    def slice_of_log(self, decided: int) -> list[tuple[int, int, int, bytes]]:
+        """The next ones of what the log has decided below `decided`, at least one: (instance, round, node,
+        value). Raises StorageDamaged: it cannot be read.
+        """
         records = self._log.read_range(
             self.group, self.next, min(REPLAY_COUNT, decided - self.next), REPLAY_BYTES
         )
         if not records:
             raise StorageDamaged(f"group {self.group}: instance {self.next} is decided, and not in the log")
-        for instance, _round, _node, value in records:
-            self._execute(instance, values.decode(value), self._owned.pop(instance, None))
-            self.next = instance + 1
-        return self.next < decided
+        return records
 
     @property
     def owned(self) -> dict[int, dict[int, Owned]]:

@@ -19,6 +19,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
+from paxmux.engine import plugin
 from paxmux.engine.address import node_text
 from paxmux.engine.errors import ConfigError, InvalidRequest, NodeStopped, PaxmuxError, StorageFailed
 from paxmux.engine.groups import parse_groups
@@ -33,6 +34,7 @@ from paxmux.shards.inline_router import InlineRouter
 from paxmux.shards.lag import LagWatch
 from paxmux.shards.layout import Layout
 from paxmux.shards.log_directories import remove, set_unused_aside
+from paxmux.shards.memory_watch import MemoryWatch
 from paxmux.shards.mover import MoverChild
 from paxmux.shards.moving import moves_between
 from paxmux.shards.pending import Pending
@@ -141,9 +143,13 @@ class Assembly:
         store.record_logs()
         self._lag.start()
         stack.callback(self._lag.stop)
-        if self.admission.shedding is not None:
-            self.admission.shedding.start(self._loop)
-            stack.callback(self.admission.shedding.stop)
+        self.admission.shedding.lag_s = self._lag.recent_s
+        self.admission.shedding.start(self._loop)
+        stack.callback(self.admission.shedding.stop)
+        if options.limits.memory_percent < 100:
+            memory = MemoryWatch(options.limits.memory_percent, self.admission.set_memory)
+            memory.start(self._loop)
+            stack.callback(memory.stop)
         self.admission.open_node()
         self.serving = True
         log.info(
@@ -355,6 +361,7 @@ class Assembly:
             cleaning=self.cleaning,
             log_sync={group: on for group, on in self.log_sync.items() if group in groups},
             cpus=list(self._rearranger.layout.cpus_of(worker)),
+            direct=getattr(plugin.load(self._options.network.plugin), "direct", None),
             sys_path=self._sys_path,
         )
 

@@ -71,6 +71,8 @@ class Batcher:
             NodeStopped, Overloaded: it was not taken.
         """
         group = key[0]
+        if self._admission.locks.locks:
+            self._admission.pass_lock(group)
         self._admission.enter(self._worker_of[group], size, 1, group)
         batch = self._open.get(key)
         if batch is None:

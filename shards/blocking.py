@@ -136,6 +136,14 @@ class BlockingNode:
         """See `Node.set_batch_delay`."""
         self._node.set_batch_delay(group, delay_ms)
 
+    def set_max_waiting(self, group: int | None, count: int) -> None:
+        """See `Node.set_max_waiting`."""
+        self._node.set_max_waiting(group, count)
+
+    def set_wait_time_threshold(self, group: int | None, threshold_ms: int) -> None:
+        """See `Node.set_wait_time_threshold`."""
+        self._node.set_wait_time_threshold(group, threshold_ms)
+
     def query(
         self,
         group: int,

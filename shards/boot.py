@@ -24,6 +24,14 @@ class Founding(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Node id -> seat."""
 
 
+class StoppedMachine(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A state machine that a worker is not to execute."""
+
+    group: int
+    smid: int
+    reason: str
+
+
 class WorkerBoot(msgspec.Struct, tag="worker", forbid_unknown_fields=True, kw_only=True):
     """First message to a worker. Descriptors with it, in this order: counters memfd, client ring in
     (node to worker), client ring out, network ring in (router to worker), network ring out,
@@ -43,7 +51,11 @@ class WorkerBoot(msgspec.Struct, tag="worker", forbid_unknown_fields=True, kw_on
     """Whether anything is forgotten, and room made from it, until the worker is told otherwise."""
     log_sync: dict[int, bool] = {}
     """What `Node.set_log_sync` last said of groups."""
+    stopped: list[StoppedMachine] = []
+    """State machines in which earlier workers of this life of the node have hung."""
     cpus: list[int]
+    direct: str | None
+    """Dotted path of the `engine.network.Direct` to send small frames by; None: all go through the router."""
     sys_path: list[str]
 
 
@@ -209,7 +221,8 @@ class Failed(msgspec.Struct, tag="failed", forbid_unknown_fields=True, kw_only=T
     """From a child, last word before a non-zero exit: why, in words for the operator."""
 
     reason: str
-    kind: Literal["cannot_boot", "storage"]
+    kind: Literal["cannot_boot", "storage", "hung"]
+    """`hung`: said for it by its supervisor."""
 
 
 Boot = WorkerBoot | RouterBoot | MoverBoot

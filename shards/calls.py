@@ -21,6 +21,7 @@ from paxmux.engine.paxos.timers import NEVER
 from paxmux.engine.storage import Log, StorageDamaged
 from paxmux.shards.applier import Applier
 from paxmux.shards.log_sync import LogSync
+from paxmux.shards.pace import Pace
 from paxmux.shards.repairs import Repairs
 from paxmux.shards.requests import OF_NO_GROUP, ORDERS, Call, CallKind, Reply
 from paxmux.shards.retention import Retention
@@ -35,11 +36,13 @@ class Calls:
     """The requests of one worker that wait for an answer."""
 
     __slots__ = (
+        "_after",
         "_appliers",
         "_calls",
         "_groups",
         "_log",
         "_log_sync",
+        "_pace",
         "_readable",
         "_reads",
         "_repairs",
@@ -56,6 +59,7 @@ class Calls:
         retention: Retention,
         log_sync: LogSync,
         repairs: Repairs,
+        pace: Pace,
         replies: list[Reply],
     ) -> None:
         """`replies`: where the answers go. `repairs`: told of values that cannot be read."""
@@ -66,8 +70,12 @@ class Calls:
         self._log_sync = log_sync
         self._replies = replies
         self._repairs = repairs
+        self._pace = pace
         self._calls: list[Call] = []
         """Those that can be answered as soon as their group has executed what it knows."""
+        self._after: dict[int, int] = {}
+        """By seq, the instance up to which an answer must show the group's state at least, where that was not
+        executed yet when the request came: it would take back what is decided."""
         self._reads: dict[int, Call] = {}
         """Linearizable reads, by seq, until they join the others."""
         self._readable: list[tuple[int, int, list[int]]] = []
@@ -83,6 +91,8 @@ class Calls:
             if kind in ORDERS:
                 self.orders.append(call)
             elif kind != CallKind.LINEARIZABLE_QUERY or group is None:
+                if kind == CallKind.QUERY and group is not None:
+                    self._note(seq, group)
                 self._calls.append(call)
             elif group.inquiry.fenced is not None:
                 self._fail(seq, Code.SYSTEM_ERROR, f"group {index} is fenced here: {group.inquiry.fenced}")
@@ -105,7 +115,13 @@ class Calls:
             elif call[1] == CallKind.LINEARIZABLE_QUERY:
                 self._fail(call[0], Code.OVERLOADED, reason)
             else:
+                if call[1] == CallKind.QUERY and call[2] in self._groups:
+                    self._note(call[0], self._groups[call[2]])
                 self._calls.append(call)
+
+    def _note(self, seq: int, group: Group) -> None:
+        if self._appliers[group.index].next < group.instance:
+            self._after[seq] = group.instance
 
     def drop_read(self, seq: int) -> bool:
         """A read ends without an answer of its own; False if it is none."""
@@ -119,6 +135,8 @@ class Calls:
         self._reads = {seq: call for seq, call in self._reads.items() if seq not in gone}
         self._calls = [call for call in self._calls if call[0] not in gone]
         self._readable = [item for item in self._readable if item[0] != index]
+        for seq in gone:
+            self._after.pop(seq, None)
         return found
 
     def close(self) -> None:
@@ -129,6 +147,7 @@ class Calls:
         for call in self._calls:
             self._fail(call[0], Code.TIMEOUT, "the node stopped before its log was replayed")
         self._calls.clear()
+        self._after.clear()
 
     def answer(
         self, readable: Sequence[tuple[int, int, list[int]]], behind: Container[int], now: int
@@ -140,13 +159,18 @@ class Calls:
             return
         calls, self._calls = self._calls, []
         for call in calls:
-            if call[2] in behind and call[1] not in _OF_NO_STATE:
+            after = self._after.get(call[0], 0) if self._after else 0
+            unshown = after and self._appliers[call[2]].next < after
+            if unshown or (call[2] in behind and call[1] not in _OF_NO_STATE):
                 if call[3] <= now:
+                    self._after.pop(call[0], None)
                     words = "deadline passed before this node had executed what it has decided"
                     self._fail(call[0], Code.TIMEOUT, words)
                 else:
                     self._calls.append(call)  # reach: call-waits-for-replay
             else:
+                if after:
+                    del self._after[call[0]]
                 self._answer(call, now)
 
     def _release(self, readable: Sequence[tuple[int, int, list[int]]], now: int) -> None:
@@ -249,6 +273,7 @@ class Calls:
                 "voter": group.voter,
                 "durable": self._log_sync.durable(index),
                 "stopped": self._appliers[index].stopped,
+                "slow": self._pace.slow.get(index),
                 "fenced": group.inquiry.fenced,
                 "suspect": None if group.doubt.suspect is None else group.doubt.words(),
                 "repairing": self._repairing(group),

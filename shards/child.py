@@ -281,6 +281,8 @@ def be_child() -> tuple[Parent, Boot, list[int]]:
     parent = Parent(socket.socket(fileno=int(sys.argv[1])))
     os.set_inheritable(parent.fileno(), False)
     signal.signal(signal.SIGTERM, parent.terminate)
+    # The supervisor's question where it is: who has no answer to it must not die of it.
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     try:
         if os.getppid() != _creator(parent.socket):
             raise ParentGone("the parent is gone already")

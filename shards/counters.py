@@ -33,6 +33,7 @@ STAGES = (
     "decode",
     "step",
     "encode",
+    "send",
     "append",
     "sync",
     "finish",
@@ -49,6 +50,7 @@ WORKER = (
     "busy_ns",
     "frames_in",
     "frames_out",
+    "frames_direct",
     "frames_dropped",
     "messages_in",
     "proposals",
@@ -75,9 +77,16 @@ WORKER = (
     "scrub_rounds",
     "segments",
     "no_room",
+    "slow_turns",
     *(f"{stage}_cpu_ns" for stage in STAGES),
+    "asked_ns",
+    "asked_group",
+    "asked_smid",
+    "asked_instance",
+    "asked_value",
+    "progress_ns",
 )
-"""Slots of a worker's block."""
+"""Slots of a worker's block. From `asked_ns` on: see shards/whereabouts.py."""
 
 ROUTER = (
     "heartbeat_ns",

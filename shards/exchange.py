@@ -179,7 +179,8 @@ class Exchange:
 
     def _flush_link(self, link: Link) -> None:
         try:
-            self._admission.set_ring_full(link.worker, not link.flush())
+            full = not link.flush()
+            self._admission.set_ring(link.worker, full=full, waits=link.backlogged)
         except LinkBroken as error:
             self._break(link, error)
 

@@ -10,8 +10,8 @@ import asyncio
 import logging
 
 TICK_S = 0.04
-"""What holds the loop up for longer than this and `WARN_S` together is always noticed. Each tick wakes an idle
-process."""
+"""What holds the loop up for longer than this and `WARN_S` together is always noticed. Each tick wakes a
+process that may be idle."""
 WARN_S = 0.05
 WARN_GAP_S = 10.0
 
@@ -44,6 +44,10 @@ class LagWatch:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+    def recent_s(self) -> float:
+        """Lag of the last tick, or of the one that is due and has not come."""
+        return max(self.last_s, self._loop.time() - self._expected)
 
     def _tick(self) -> None:
         now = self._loop.time()

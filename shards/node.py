@@ -17,10 +17,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from paxmux.engine import pack
-from paxmux.engine.bounds import BOUNDS
 from paxmux.engine.errors import (
     ConfigError,
-    GroupWrong,
     InvalidRequest,
     NodeStopped,
     PaxmuxError,
@@ -33,6 +31,7 @@ from paxmux.shards.assembly import Assembly
 from paxmux.shards.batcher import Batcher
 from paxmux.shards.deadline import deadline_ns as _deadline_ns
 from paxmux.shards.exchange import Exchange
+from paxmux.shards.group_settings import GroupSettings
 from paxmux.shards.layout import Layout
 from paxmux.shards.outcomes import Outcomes, error_of
 from paxmux.shards.packer import Packer
@@ -48,7 +47,7 @@ _CONSISTENCIES = {"local": CallKind.QUERY, "linearizable": CallKind.LINEARIZABLE
 _decode_values = msgspec.msgpack.Decoder(list[tuple[bytes, int]]).decode
 
 
-class Node:
+class Node(GroupSettings):
     """One member of a cluster, embedded in an asyncio program.
 
     All methods are for the event loop that `start` was called in. It starts once:
@@ -71,7 +70,8 @@ class Node:
         self._max_value_bytes = options.limits.max_value_bytes
         self._packer = Packer(options.limits)
         self._worker_of = [self._layout.worker_of(group) for group in range(options.groups)]
-        self._admission = Admission(options.limits, self._layout.workers, options.groups)
+        self._admission = Admission(options.limits, self._layout.workers, options.groups, options.proposals)
+        self._locks = self._admission.locks.locks
         self._assembly: Assembly | None = None
         self._exchange: Exchange
         self._batcher: Batcher | None = None
@@ -194,6 +194,8 @@ class Node:
         size = self._check_value(group, value, smid, context)
         deadline_ns = _deadline_ns(timeout_s)
         worker = self._worker_of[group]
+        if self._locks:
+            self._admission.pass_lock(group)
         self._admission.enter(worker, size, 1, group)
         return self._exchange.propose(worker, group, deadline_ns, smid, value, context, size)
 
@@ -223,6 +225,10 @@ class Node:
             NodeStopped, Overloaded: nothing was proposed.
         """
         self._check_value(group, b"", smid, None)
+        if self._locks:
+            self._admission.pass_lock(group)
+        # Packing is work too.
+        self._admission.knock(self._worker_of[group], group)
         packs = self._packer.packs(values, contexts)
         deadline_ns = _deadline_ns(timeout_s)
         if not packs:
@@ -262,19 +268,6 @@ class Node:
         if isinstance(outcome, PaxmuxError):
             raise outcome
         return outcome
-
-    def set_batch_count(self, group: int, count: int) -> None:
-        """How many values of `batch_propose` a group gathers; `proposals.batch_count` at the start."""
-        self._check_group(group)
-        _check_bound("proposals.batch_count", count)
-        self._batches().counts[group] = count
-
-    def set_batch_delay(self, group: int, delay_ms: int) -> None:
-        """How long, in ms, the first value of a batch waits for others; `proposals.batch_delay_ms` at the
-        start."""
-        self._check_group(group)
-        _check_bound("proposals.batch_delay_ms", delay_ms)
-        self._batches().delays_ms[group] = delay_ms
 
     async def query(
         self,
@@ -453,15 +446,6 @@ class Node:
             raise error_of(reply)
         return reply
 
-    def _batches(self) -> Batcher:
-        if self._batcher is None:
-            raise NodeStopped("the node is not started")
-        return self._batcher
-
-    def _check_group(self, group: int) -> None:
-        if type(group) is not int or not 0 <= group < len(self._worker_of):
-            raise GroupWrong(f"expected a group of 0 .. {len(self._worker_of) - 1}, got {group!r}")
-
     def _check_value(self, group: int, value: bytes, smid: int, context: bytes | None) -> int:
         """Check what a caller passed; returns its size in bytes."""
         if type(group) is not int or not 0 <= group < len(self._worker_of):
@@ -482,9 +466,3 @@ class Node:
                 f"{len(context)} bytes of context, at most {self._max_value_bytes} (limits.max_value_bytes)"
             )
         return size + len(context)
-
-
-def _check_bound(key: str, value: int) -> None:
-    least, most = BOUNDS[key]
-    if type(value) is not int or not least <= value <= most:
-        raise InvalidRequest(f"expected {least} .. {most}, got {value!r}")

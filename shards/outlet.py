@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from paxmux.engine.frame import VERSION, FrameKind, pack_frame
+from paxmux.engine.network import Direct
 from paxmux.engine.paxos.effects import Outbox
 from paxmux.engine.paxos.messages import Batch
 from paxmux.shards.codec import encode_section, encode_split, value_bytes
@@ -31,6 +32,7 @@ class Outlet:
 
     __slots__ = (
         "_cluster",
+        "_direct",
         "_generation",
         "_groups",
         "_incarnation",
@@ -42,6 +44,7 @@ class Outlet:
         "_version",
         "dropped",
         "sent",
+        "sent_direct",
     )
 
     def __init__(
@@ -56,10 +59,11 @@ class Outlet:
         worker: int,
         generation: int,
         groups: int,
+        direct: Direct | None = None,
         version: int = VERSION,
     ) -> None:
-        """`groups`: bit set of this worker's groups; it goes into the header of every frame. `version`: of
-        the frames, see `frame.version_for`."""
+        """`groups`: bit set of this worker's groups; it goes into the header of every frame. `direct`: tried
+        first, for what fits into a datagram. `version`: of the frames, see `frame.version_for`."""
         self._sink = sink
         self._peers = tuple(peers)
         self._me = me
@@ -69,8 +73,11 @@ class Outlet:
         self._log = worker
         self._generation = generation
         self._groups = groups
+        self._direct = direct
         self._version = version
         self.sent = 0
+        self.sent_direct = 0
+        """Those of them that did not go through the router."""
         self.dropped = 0
 
     def host(self, groups: int) -> None:
@@ -118,7 +125,10 @@ class Outlet:
             generation=self._generation,
             version=self._version,
         )
-        if self._sink.send(frame, droppable=True):
+        if self._direct is not None and self._direct.send(node, frame):
+            self.sent += 1
+            self.sent_direct += 1
+        elif self._sink.send(frame, droppable=True):
             self.sent += 1
         else:
             self.dropped += 1

@@ -83,7 +83,7 @@ class Pending:
         seq = self._seq = self._seq + 1
         future: asyncio.Future[Reply] = self._loop.create_future()
         self._entries[seq] = (future, deadline_ns, size, worker, group)
-        if self._shedding is not None and group >= 0:
+        if group >= 0:
             self._shedding.note(worker, group, seq)
         if deadline_ns < self._sweep_at_ns:
             self._arm(deadline_ns)
@@ -107,7 +107,7 @@ class Pending:
                 size += its_size
                 if not future.done():
                     future.set_result(reply)
-            if shedding is not None and group >= 0:
+            if group >= 0:
                 shedding.answered(worker, group, reply[0])
             count += 1
         self._leave(count, size)
@@ -130,8 +130,7 @@ class Pending:
             if owed[2] == group and owed[0] == old:
                 self._owed[seq] = (new, owed[1], group)
                 moved.append(seq)
-        if self._shedding is not None:
-            self._shedding.moved(group, old, new, moved)
+        self._shedding.moved(group, old, new, moved)
 
     def fail_all(self, reason: str) -> int:
         """Nobody will answer any more: all outcomes stay unknown. Returns how many waited."""
@@ -169,7 +168,7 @@ class Pending:
         for seq in seqs:
             worker, its_size, group = self._owed.pop(seq)
             size += its_size
-            if self._shedding is not None and group >= 0:
+            if group >= 0:
                 self._shedding.answered(worker, group, seq)
         self._leave(len(seqs), size)
 

@@ -16,9 +16,11 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Literal
 
+import psutil
+
 from paxmux.engine.errors import ExitCode, PaxmuxError, StorageFailed
 from paxmux.engine.options import Options
-from paxmux.shards.boot import Failed, FromChild, MoveTold, Ready, ToChild, WorkerBoot
+from paxmux.shards.boot import Failed, FromChild, MoveTold, Ready, StoppedMachine, ToChild, WorkerBoot
 from paxmux.shards.child import spawn_child
 from paxmux.shards.counters import WORKER, Block, Phase
 from paxmux.shards.doorbell import Doorbell
@@ -27,8 +29,9 @@ from paxmux.shards.link import Link
 from paxmux.shards.restarts import RestartPolicy
 from paxmux.shards.ring import create_ring
 from paxmux.shards.router_host import RouterHost
-from paxmux.shards.standstill import Standstill
+from paxmux.shards.standstill import Standstill, process_state
 from paxmux.shards.watched_child import WatchedChild, exit_text
+from paxmux.shards.whereabouts import SIGNAL, Place, told
 
 State = Literal["held", "starting", "serving", "waiting", "down", "stopped"]
 """`held`: must not run now. `waiting`: for the back-off. `down`: given up. `stopped`: for good."""
@@ -89,7 +92,11 @@ class Post:
         self._timer: asyncio.TimerHandle | None = None
         self._failed: Failed | None = None
         self._replacing: asyncio.Task[None] | None = None
-        self._standstill = Standstill(self.name, options.worker.hang_warn_ms)
+        self._standstill = Standstill(self.name, options.worker.hang_warn_ms, options.worker.hang_kill_ms)
+        self._given_up = False
+        """This life was seen to hang, and is being killed."""
+        self._hung: dict[tuple[int, int], str] = {}
+        """State machines, as (group, id), in which workers have hung since the node was started, and why."""
 
     @property
     def pid(self) -> int | None:
@@ -158,11 +165,50 @@ class Post:
         except ValueError:
             return f"unknown phase {number}"
 
+    def hung(self) -> list[str]:
+        """State machines in which workers have hung since the node was started, with the reason."""
+        return list(self._hung.values())
+
+    def next_start_s(self) -> float | None:
+        """Seconds until the back-off ends; None if there is none."""
+        if self._timer is None or self.state != "waiting":
+            return None
+        return round(max(self._timer.when() - self._loop.time(), 0.0), 3)
+
     def check_heartbeat(self, now_ns: int) -> None:
-        """Warn when the worker's loop stands still."""
-        age_s = self.heartbeat_age_s(now_ns)
-        if age_s is not None:
-            self._standstill.check(now_ns, age_s, f"process {self.pid}, in phase {self.phase()}")
+        """Warn when the worker's loop stands still, ask it where it is, and replace it in the end."""
+        age_s, child, block = self.heartbeat_age_s(now_ns), self._child, self._block
+        if age_s is None or child is None or block is None or self._given_up or self.state == "stopped":
+            return
+        place = told(block, now_ns - int(age_s * 1e9))
+        detail = f"process {child.pid}, in phase {self.phase()}"
+        if place is not None:
+            detail += f", {_words(place)}"
+        moved_s = (now_ns - block.slots[block.index["progress_ns"]]) / 1e9
+        # It says that it is ready before its loop turns for the first time.
+        turns = self.state == "serving" and block.slots[block.index["heartbeat_ns"]] > 0
+        look = self._standstill.check(
+            now_ns, age_s, min(age_s, max(moved_s, 0.0)), child.pid, detail, boots=not turns
+        )
+        if look.give_up:
+            self._give_up(child, look.give_up, place)
+        elif look.ask and turns:
+            child.kill(SIGNAL)
+
+    def _give_up(self, child: WatchedChild, reason: str, place: Place | None) -> None:
+        log.error("%s is killed: %s", self.name, reason)
+        self._given_up = True
+        stopped = process_state(child.pid) == psutil.STATUS_STOPPED
+        if place is not None and not stopped:
+            self._hung[place.group, place.smid] = (
+                f"state machine {place.smid} of group {place.group} is stopped since {self.name} hung in it, "
+                f"at instance {place.instance}: {reason}"
+            )
+        self._failed = Failed(reason=reason, kind="hung")
+        if stopped:
+            child.kill()  # It could say nothing.
+        else:
+            child.abort()
 
     # A life
 
@@ -175,7 +221,12 @@ class Post:
             self._timer = self._loop.call_later(NOT_YET_S, self._begin)
             return
         self.generation += 1
-        self.state, self._failed = "starting", None
+        self.state, self._failed, self._given_up = "starting", None, False
+        boot.stopped = [
+            StoppedMachine(group, smid, reason)
+            for (group, smid), reason in self._hung.items()
+            if group in boot.groups
+        ]
         try:
             self._spawn(boot)
         except (OSError, PaxmuxError) as error:
@@ -281,3 +332,10 @@ class Post:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+
+def _words(place: Place) -> str:
+    return (
+        f"executing state machine {place.smid} of group {place.group} at instance {place.instance}, "
+        f"value {place.value}"
+    )

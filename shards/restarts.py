@@ -20,11 +20,17 @@ class RestartPolicy:
         self.restarts = 0
         """Deaths so far that were answered by a restart."""
 
+    def recent(self, now_s: float) -> int:
+        """Deaths within the window: at `crash_budget` of them no successor is started."""
+        deaths = self._deaths
+        while deaths and deaths[0] <= now_s - self._options.crash_window_s:
+            deaths.popleft()
+        return len(deaths)
+
     def died(self, now_s: float) -> float | None:
         """Note a death; returns the seconds to wait before the restart, None for "no more"."""
         options, deaths = self._options, self._deaths
-        while deaths and deaths[0] <= now_s - options.crash_window_s:
-            deaths.popleft()
+        self.recent(now_s)
         deaths.append(now_s)
         if len(deaths) >= options.crash_budget:
             return None

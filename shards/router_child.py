@@ -39,13 +39,11 @@ from paxmux.shards.counters import ROUTER, Block
 from paxmux.shards.doorbell import Doorbell
 from paxmux.shards.restarts import RestartPolicy
 from paxmux.shards.router_host import OnBroken
-from paxmux.shards.standstill import Standstill
+from paxmux.shards.standstill import WATCH_S, Standstill
 from paxmux.shards.watched_child import WatchedChild, exit_text
 
 ROUTER_MODULE = "paxmux.shards.router_process"
 STOP_GRACE_S = 2.0
-WATCH_S = 0.5
-"""How often its heartbeat is looked at."""
 
 log = logging.getLogger("paxmux")
 
@@ -83,7 +81,9 @@ class RouterChild:
         self._block: Block | None = None
         self._failed: Failed | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._standstill = Standstill("the router process", options.hang_warn_ms)
+        self._standstill = Standstill("the router process", options.hang_warn_ms, options.hang_kill_ms)
+        self._given_up = False
+        """This life was seen to hang, and is being killed."""
         self._watch = self._loop.call_later(WATCH_S, self._look)
         self._asks = itertools.count(1)
         self._asked: dict[int, asyncio.Future[dict[str, Any]]] = {}
@@ -179,7 +179,7 @@ class RouterChild:
 
     def _begin(self) -> None:
         self.generation += 1
-        self._failed = None
+        self._failed, self._given_up = None, False
         with contextlib.ExitStack() as stack:
             try:
                 counters = Block.create(ROUTER)
@@ -235,8 +235,15 @@ class RouterChild:
     def _look(self) -> None:
         now_ns = time.monotonic_ns()
         age_s = self._heartbeat_age_s(now_ns)
-        if age_s is not None and self._child is not None:
-            self._standstill.check(now_ns, age_s, f"process {self._child.pid}")
+        child = self._child
+        if age_s is not None and child is not None and not self._given_up:
+            detail = f"process {child.pid}"
+            look = self._standstill.check(now_ns, age_s, age_s, child.pid, detail, boots=not self._turns())
+            if look.give_up:
+                log.error("the router process is killed: %s", look.give_up)
+                self._given_up = True
+                self._failed = Failed(reason=look.give_up, kind="hung")
+                child.kill()
         self._watch = self._loop.call_later(WATCH_S, self._look)
 
     def _heartbeat_age_s(self, now_ns: int) -> float | None:
@@ -244,6 +251,10 @@ class RouterChild:
             return None
         beat_ns = self._block.slots[self._block.index["heartbeat_ns"]]
         return max(now_ns - max(beat_ns, self._child.started_ns), 0) / 1e9
+
+    def _turns(self) -> bool:
+        """Whether its loop has ever turned."""
+        return self._block is not None and self._block.slots[self._block.index["heartbeat_ns"]] > 0
 
     def _close_block(self) -> None:
         self._standstill.forget()

@@ -7,11 +7,12 @@ same thing. It reads the log's hard state, and touches no clock, socket or ring.
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from paxmux.engine.errors import DataDirError
 from paxmux.engine.frame import VERSION
+from paxmux.engine.network import Direct
 from paxmux.engine.options import LimitOptions, ProposalOptions, StorageOptions, TimerOptions
 from paxmux.engine.paxos import value as values
 from paxmux.engine.paxos.group import Group
@@ -20,6 +21,7 @@ from paxmux.engine.paxos.timers import MS, Bounds, Timers
 from paxmux.engine.state_machine import StateMachine
 from paxmux.engine.storage import EMPTY_STATE, NULL_BALLOT, HardState, Log, StorageDamaged
 from paxmux.shards.applier import Applier
+from paxmux.shards.backlog import no_time
 from paxmux.shards.log_sync import WORDS, LogSync
 from paxmux.shards.outlet import FrameSink, Outlet
 from paxmux.shards.requests import Reply
@@ -123,7 +125,9 @@ def build_turn(
     storage: StorageOptions = DEFAULT_STORAGE,
     log_sync: LogSync | None = None,
     strays: list[int] | None = None,
+    direct: Direct | None = None,
     version: int = VERSION,
+    clock: Callable[[], int] = no_time,
 ) -> Turn:
     """Recover `log` and build the turn over it; it is not started yet.
 
@@ -137,9 +141,11 @@ def build_turn(
         rng: for pauses and choices of peers.
         now: in ns.
         timers, proposals, limits, storage: as in the options.
+        direct: see `Outlet`.
         log_sync: of the log, not begun; every turn is synced without one.
         strays: gets the groups that the log has records of and that are not hosted here.
         version: of the frames.
+        clock: see `Turn`.
 
     Raises:
         StorageDamaged, StorageFailed: by `Log.recover`; damaged too where something is lost that only
@@ -175,6 +181,7 @@ def build_turn(
         worker=identity.worker,
         generation=identity.generation,
         groups=sum(1 << index for index in machines),
+        direct=direct,
         version=version,
     )
     return Turn(
@@ -187,6 +194,7 @@ def build_turn(
         storage=storage,
         notice_delay=timers.notice_ms * MS if len(members.seats) > 1 else 0,
         log_sync=log_sync,
+        clock=clock,
     )
 
 

@@ -82,7 +82,8 @@ def pending_picture(admission: Admission, pending: Pending) -> dict[str, Any]:
         "owed": pending.owed,
         "admitted": admission.admitted,
         "refused": dict(admission.refused),
-        "workers": {} if admission.shedding is None else admission.shedding.picture(),
+        "workers": admission.shedding.picture(),
+        "groups": admission.locks.picture(),
         "timeouts": pending.timeouts,
         "unmatched": pending.unmatched,
     }

@@ -15,9 +15,7 @@ from typing import Any
 
 from paxmux.engine.errors import NodeStopped
 from paxmux.shards.post import Post
-
-WATCH_S = 0.5
-"""How often heartbeats are looked at."""
+from paxmux.shards.standstill import WATCH_S
 
 log = logging.getLogger("paxmux")
 
@@ -102,9 +100,12 @@ class Supervisor:
                 "reason": post.reason if post.state != "serving" else "",
                 "generation": post.generation,
                 "restarts": post.policy.restarts,
+                "recent_deaths": post.policy.recent(now_ns / 1e9),
+                "next_start_s": post.next_start_s(),
                 "last_exit": post.last_exit,
                 "heartbeat_age_s": _rounded(post.heartbeat_age_s(now_ns)),
                 "phase": post.phase(),
+                "hung": post.hung(),
                 "counters": post.counters(),
             }
             for post in self.posts

@@ -15,29 +15,27 @@ nothing is taken in, until the log takes these very records. So a full disk cost
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from paxmux.engine.errors import Code
-from paxmux.engine.frame import parse_header
 from paxmux.engine.options import StorageOptions
 from paxmux.engine.pack import PACK, count_of
-from paxmux.engine.paxos.ballot import NULL
 from paxmux.engine.paxos.effects import Decided, Effects, Outbox, Record
 from paxmux.engine.paxos.group import Group
-from paxmux.engine.paxos.messages import Body, Chosen
+from paxmux.engine.paxos.messages import Chosen
 from paxmux.engine.paxos.timers import MS, NEVER
 from paxmux.engine.state_machine import NO_STATE_MACHINE
 from paxmux.engine.storage import Log, NoRoom
 from paxmux.shards.alarms import Alarms
 from paxmux.shards.applier import Applier
-from paxmux.shards.backlog import Backlog
+from paxmux.shards.backlog import Backlog, no_time
 from paxmux.shards.calls import Calls
-from paxmux.shards.codec import BodyError, decode_sections
 from paxmux.shards.given_up import given_up
 from paxmux.shards.held_turn import NO_ENDS, HeldTurn
+from paxmux.shards.intake import Intake
 from paxmux.shards.log_sync import LogSync
 from paxmux.shards.outlet import Outlet
-from paxmux.shards.rare_messages import take_rare
+from paxmux.shards.pace import Pace
 from paxmux.shards.repairs import Repairs
 from paxmux.shards.requests import Batch, Call, Proposal, Reply
 from paxmux.shards.retention import Retention
@@ -69,21 +67,25 @@ class Turn:
         storage: StorageOptions = DEFAULT_STORAGE,
         notice_delay: int = 0,
         log_sync: LogSync | None = None,
+        clock: Callable[[], int] = no_time,
     ) -> None:
         """`replies`: where answers to requests are gathered; the caller empties it. `storage`: what is kept
         of the log. `notice_delay`: how long, in ns, a notice may wait for something else that goes to all
-        peers. `log_sync`: begun; every turn is synced without one."""
+        peers. `log_sync`: begun; every turn is synced without one. `clock`: in ns, for how long executing
+        takes; all that is decided is executed at once where none passes."""
         self.groups = dict(groups)
         self.appliers = dict(appliers)
         self.log = log
         self.outlet = outlet
         self.replies = replies
         self.repairs = Repairs(self.groups, log)
+        self.intake = Intake(self.groups, self.repairs)
         self.serving = Serving(self.groups, log, serve_max_bytes, self.repairs)
         self.retention = Retention(self.groups, self.appliers, log, storage)
         self.log_sync = log_sync or LogSync(log)
+        self.pace = pace = Pace(self.appliers)
         self.calls = Calls(
-            self.groups, self.appliers, log, self.retention, self.log_sync, self.repairs, replies
+            self.groups, self.appliers, log, self.retention, self.log_sync, self.repairs, pace, replies
         )
         self.fx = Effects()
         self.alarms = Alarms(self.groups)
@@ -92,20 +94,17 @@ class Turn:
         self.notice_at = NEVER
         self.notice_delay = notice_delay
         self._notices: list[Chosen] = []
-        self.messages = 0
-        self.bad_frames = 0
         self.decided = 0
         self.entries = 0
         self.prepares = 0
         self.rejects = 0
         self.resends = 0
-        self.learned = 0
         self._held: HeldTurn | None = None
         """A turn whose records the log has no room for."""
         self._no_room = ""
         """In words, why; empty since it was written."""
         self._unmarked: set[int] = set()
-        self.backlog = Backlog(self.groups, self.appliers, self.repairs)
+        self.backlog = Backlog(self.groups, self.appliers, self.repairs, clock)
 
     def start(self, now: int) -> None:
         """Before the first run: let every group say where it stands, and begin replaying."""
@@ -163,7 +162,8 @@ class Turn:
         """Whether there is work that waits for nothing: the loop must not sleep."""
         if self._held is not None:
             return bool(self.fx.records)
-        return bool(self.fx.records or self.backlog.behind or self.serving.waiting or self.fx.after)
+        fx = self.fx
+        return bool(fx.records or self.backlog.behind or fx.ready or self.serving.waiting or fx.after)
 
     @property
     def held(self) -> bool:
@@ -190,8 +190,9 @@ class Turn:
             self._refuse(batches, unhealthy, now, fx)
             self._hold_notices(fx.now, now, fx.decided)
             return
+        intake = self.intake
         for frame in frames:
-            self._frame(frame, now, fx)
+            intake.frame(frame, now, fx)
         for batch in batches:
             self._propose(batch.proposals, fx)
             if batch.calls:
@@ -257,9 +258,16 @@ class Turn:
         self.prepares += done.prepares
         self.rejects += done.rejects
         self.resends += done.resends
+        in_order = self.pace.begin(decided)
         if decided:
-            self._apply(decided, now)
+            self._note(decided, now)
+            self.backlog.take(in_order)
+            self.decided += len(decided)
         self.backlog.step(now)
+        self.pace.end(decided, self.backlog.carried_on, behind=bool(self.backlog.behind))
+        if self.backlog.resumed:
+            fx.ready += self.backlog.resumed
+            self.backlog.resumed.clear()
         if done.serve or done.chain_reads or done.suspects or done.mends or self.serving.waiting:
             self.serving.take(done)
             box = self.serving.answer(fx, now)
@@ -306,65 +314,6 @@ class Turn:
             self.outlet.send(self.fx.now)
 
     # Input
-
-    def _frame(self, frame: bytes, now: int, fx: Effects) -> None:
-        header = parse_header(frame)
-        try:
-            bodies = decode_sections(frame, header.start)
-        except BodyError:
-            self.bad_frames += 1
-            return
-        for body in bodies:
-            self._body(header.sender, header.seat, body, now, fx)
-
-    def _body(self, sender: int, seat: int, body: Body, now: int, fx: Effects) -> None:
-        groups = self.groups
-        learned, chosen, prepares, promises, accepts, accepteds, positions, asks, *rest = body
-        self.messages += len(chosen) + len(prepares) + len(promises) + len(accepts) + len(accepteds)
-        # A peer in another seat than the membership names has lost its data: it may ask, not vote.
-        for index, instance, round, node, value in learned:
-            group = groups.get(index)
-            if group is not None and group.members.seats.get(sender) == seat:
-                if instance < group.instance:
-                    self.repairs.on_learned(index, instance, round, node, value, now, fx)
-                else:
-                    group.learner.on_learned(instance, round, node, value, now, fx)
-                self.learned += 1
-        for index, instance, round in chosen:
-            group = groups.get(index)
-            if group is not None and group.members.seats.get(sender) == seat:
-                group.on_chosen(sender, instance, round, now, fx)
-        for prepare in prepares:
-            group = groups.get(prepare[0])
-            if group is not None and group.members.seats.get(sender) == seat:
-                group.on_prepare(sender, prepare, now, fx)
-        for index, instance, round, rejected_by, accepted_round, accepted_node, value in promises:
-            group = groups.get(index)
-            if group is not None and group.members.seats.get(sender) == seat:
-                group.proposer.on_prepare_reply(
-                    sender, instance, round, rejected_by, (accepted_round, accepted_node), value, now, fx
-                )
-        for accept in accepts:
-            group = groups.get(accept[0])
-            if group is not None and group.members.seats.get(sender) == seat:
-                group.on_accept(sender, accept, now, fx)
-        for index, instance, round, rejected_by, node in accepteds:
-            group = groups.get(index)
-            if group is not None and group.members.seats.get(sender) == seat:
-                promised = (rejected_by, node) if rejected_by else NULL
-                group.proposer.on_accept_reply(sender, instance, round, promised, now, fx)
-        for index, instance, chain in positions:
-            group = groups.get(index)
-            if group is not None and sender in group.members.seats:
-                group.learner.on_position(sender, instance, chain.to_bytes(4, "little"), now, fx)
-        for index, instance in asks:
-            group = groups.get(index)
-            if group is not None and sender in group.members.seats:
-                group.learner.on_ask(sender, instance, now, fx)
-        for kind in rest:
-            if kind:
-                take_rare(groups, sender, seat, rest, now, fx)
-                break
 
     def _refuse(self, batches: Sequence[Batch], reason: str, now: int, fx: Effects) -> None:
         """A disk without room can keep no promise: until it has some, nothing is proposed or voted on.
@@ -484,16 +433,11 @@ class Turn:
         held.fx.readable = []
         self.scan_at = min(self.scan_at, now + RECHECK_EVERY)
 
-    def _apply(self, decided: list[Decided], now: int) -> None:
+    def _note(self, decided: list[Decided], now: int) -> None:
         if not self._unmarked:
             self.mark_at = now + MARK_EVERY
-        for index, instance, entries, owned in decided:
-            applier = self.appliers[index]
-            applier.apply(instance, entries, owned)
-            if applier.next <= instance:
-                self.backlog.note(index)
+        for index, _instance, entries, _owned in decided:
             self._unmarked.add(index)
             self.entries += len(entries) + sum(
                 [count_of(entry[5]) - 1 for entry in entries if entry[4] >= PACK]
             )
-        self.decided += len(decided)

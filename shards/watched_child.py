@@ -89,6 +89,11 @@ class WatchedChild:
         """Send it a signal. Its id is its own until it is reaped, so no other process is hit."""
         self._child.popen.send_signal(signal_number)
 
+    def abort(self) -> None:
+        """Kill it, after it had a moment to say where it hangs; its end is told as any other."""
+        self.kill(signal.SIGABRT)
+        self._loop.call_later(ABORT_S, self.kill)
+
     async def end(self, drain_s: float, grace_s: float) -> None:
         """Ask it to stop within `drain_s`, and make it stop `grace_s` later; returns once it is gone."""
         if self.send(Stop(drain_s=drain_s)) and await self._gone_within(drain_s + grace_s):

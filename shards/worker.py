@@ -25,6 +25,7 @@ from paxmux.engine import plugin
 from paxmux.engine.errors import ConfigError, ExitCode, PaxmuxError, StorageFailed
 from paxmux.engine.frame import version_for
 from paxmux.engine.groups import parse_groups
+from paxmux.engine.network import Direct, OpenDirect
 from paxmux.engine.options import Options
 from paxmux.engine.paxos.quorum import Members
 from paxmux.engine.paxos.timers import MS, NEVER
@@ -44,6 +45,7 @@ from paxmux.shards.slice import GroupMaker, Identity, build_turn
 from paxmux.shards.sync_mark import SyncMark
 from paxmux.shards.transit import Transit
 from paxmux.shards.turn import Turn
+from paxmux.shards.whereabouts import Whereabouts
 from paxmux.shards.worker_stages import watch_worker
 
 log = logging.getLogger("paxmux.worker")
@@ -124,8 +126,10 @@ class Worker:
         self._machines = build_machines(options, boot.groups)
         self._path = make_log_directory(Path(options.data_dir), boot.worker)
         self._log = self._open_log(boot)
+        self._direct = _open_direct(boot)
         self._turn = self._build_turn(boot)
         self._turn.calls.set_cleaning(boot.cleaning)
+        self._whereabouts = Whereabouts(self._block)
         self._stop: Stop | None = None
         self._stop_by = NEVER
         self._slot = self._block.index
@@ -176,8 +180,15 @@ class Worker:
             strays=strays,
             storage=options.storage,
             log_sync=log_sync,
+            direct=self._direct,
             version=version_for(options.groups),
+            clock=monotonic_ns,
         )
+        if options.worker.slow_warn_ms:
+            turn.pace.start(monotonic_ns, options.worker.slow_warn_ms * MS)
+        for hung in boot.stopped:
+            turn.appliers[hung.group].stopped[hung.smid] = hung.reason
+            log.error("group %d: %s", hung.group, hung.reason)
         # They live in other logs, for good: what is here was left behind, or is a copy that was cut off.
         turn.fx.records += [(RecordKind.RELEASED, group, 0, 0, 0, b"") for group in strays]
         maker = GroupMaker(
@@ -199,7 +210,7 @@ class Worker:
 
     def watch_stages(self) -> None:
         """Measure where the time of this process goes; see `stages.py`."""
-        watch_worker(type(self), self._block, self._log)
+        watch_worker(type(self), self._block, self._log, self._direct)
 
     # The loop
 
@@ -347,6 +358,8 @@ class Worker:
             self._send_replies()
         self._answers.commit()
         self._wire.commit()
+        if self._direct is not None:
+            self._direct.close()
         self._turn.log_sync.close()
         self._log.close(clean=True)
         self._publish(monotonic_ns())
@@ -363,8 +376,9 @@ class Worker:
             ("busy_ns", self._busy),
             ("frames_in", self._in),
             ("frames_out", outlet.sent),
-            ("frames_dropped", outlet.dropped + turn.bad_frames),
-            ("messages_in", turn.messages),
+            ("frames_direct", outlet.sent_direct),
+            ("frames_dropped", outlet.dropped + turn.intake.bad_frames),
+            ("messages_in", turn.intake.messages),
             ("proposals", self._proposals),
             ("calls", self._calls),
             ("instances_decided", turn.decided),
@@ -386,11 +400,22 @@ class Worker:
             ("prepares", turn.prepares),
             ("rejects", turn.rejects),
             ("resends", turn.resends),
-            ("learned", turn.learned),
+            ("learned", turn.intake.learned),
             ("replies", self._answers.messages),
+            ("slow_turns", turn.pace.slow_turns),
             ("machine_failures", sum(len(applier.stopped) for applier in turn.appliers.values())),
         ):
             slots[slot[name]] = value
+
+
+def _open_direct(boot: WorkerBoot) -> Direct | None:
+    if boot.direct is None:
+        return None
+    open_direct: OpenDirect = plugin.load(boot.direct)
+    others = [member for member in boot.options.seed_members() if member.node_id != boot.node_id]
+    return open_direct(
+        {member.node_id: (member.host, member.port) for member in others}, boot.options.network
+    )
 
 
 def _log_identity(boot: WorkerBoot) -> LogIdentity:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from paxmux.engine.network import Direct
 from paxmux.engine.storage import Log
-from paxmux.shards import requests, turn
+from paxmux.shards import intake, requests, turn
+from paxmux.shards.backlog import Backlog
 from paxmux.shards.channel import Receiver, Sender
 from paxmux.shards.counters import STAGES, Block
 from paxmux.shards.outlet import Outlet
@@ -12,7 +14,7 @@ from paxmux.shards.stages import Stages
 REST = "loop"
 
 
-def watch_worker(loop: type, block: Block, log: Log) -> None:
+def watch_worker(loop: type, block: Block, log: Log, direct: Direct | None) -> None:
     """From now on a worker's block has the time of each stage. `loop`: the class of the worker."""
     stages = Stages(block.slots, {name: block.index[f"{name}_cpu_ns"] for name in STAGES}, REST)
     stages.watch(
@@ -21,15 +23,18 @@ def watch_worker(loop: type, block: Block, log: Log) -> None:
             (Sender, "send", "ring"),
             (Sender, "commit", "ring"),
             (requests, "decode_batch", "decode"),
-            (turn, "decode_sections", "decode"),
+            (intake, "decode_sections", "decode"),
             (turn.Turn, "step", "step"),
             (Outlet, "send", "encode"),
             (type(log), "append", "append"),
             (type(log), "sync", "sync"),
             (turn.Turn, "finish", "finish"),
-            (turn.Turn, "_apply", "apply"),
+            (Backlog, "take", "apply"),
+            (Backlog, "step", "apply"),
             (loop, "_send_replies", "replies"),
             (loop, "_housekeep", "upkeep"),
             (loop, "_publish", "upkeep"),
         )
     )
+    if direct is not None:
+        stages.watch(((type(direct), "send", "send"),))

@@ -1,4 +1,4 @@
-"""The table of faults in `docs/faults.md`, made from the tests that prove its rows.
+"""The tables of faults in `docs/faults.md`, made from the tests that prove their rows.
 
     python -m tests.fault_table --write
 
@@ -16,11 +16,11 @@ from typing import NamedTuple
 
 from tests.fault_rows import ATTRIBUTE, Row
 from tests.fault_rows_elsewhere import ELSEWHERE
+from tests.fault_rows_of_processes import ROWS
 from tests.source_tree import ROOT
 
 PAGE = ROOT / "docs" / "faults.md"
-BEGIN, END = "<!-- table -->\n", "<!-- end of table -->\n"
-FAULTS = (
+FAULTS_OF_DISKS = (
     "kill -9 at every call that changes the disk",
     "kill -9 at random moments",
     "torn and reordered unsynced writes",
@@ -45,7 +45,29 @@ FAULTS = (
     "data directory of another node or cluster",
     "random single faults",
 )
-"""In the order of the table; each must have a row."""
+FAULTS_OF_PROCESSES = (
+    "killed (SIGKILL)",
+    "stopped (SIGSTOP)",
+    "stopped (SIGSTOP), and continued",
+    "crash loop",
+    "cannot boot",
+    "out of memory: killed by the system",
+    "out of memory: in a state machine",
+    "out of memory: elsewhere",
+    "a state machine raises",
+    "a state machine is slow",
+    "a state machine never returns",
+    "handlers block the embedding server",
+    "a ring is full",
+    "a ring's header is damaged",
+    "random corruptions of a ring's header and records",
+    "a ring's memory is made smaller",
+    "what a worker says makes no sense",
+    "does not stop when asked",
+)
+TABLES = {"table": FAULTS_OF_DISKS, "table of processes": FAULTS_OF_PROCESSES}
+"""The mark of each table in the page, and its faults in their order; each must have a row."""
+FAULTS = FAULTS_OF_DISKS + FAULTS_OF_PROCESSES
 
 
 class Proven(NamedTuple):
@@ -57,8 +79,8 @@ class Proven(NamedTuple):
 
 
 def proven() -> list[Proven]:
-    """Every row that a test proves, in the order of the table."""
-    found = [Proven(*each) for each in ELSEWHERE]
+    """Every row that a test proves, in the order of the tables."""
+    found = [Proven(*each) for each in (*ELSEWHERE, *ROWS)]
     for file in sorted((ROOT / "tests").glob("test_*.py")):
         if "@fault(" in file.read_text(encoding="utf-8"):
             module = importlib.import_module(f"tests.{file.stem}")
@@ -76,23 +98,29 @@ def names_in(file: Path) -> Iterator[str]:
             yield node.name
 
 
-def table() -> str:
-    """The table as it must stand in the page."""
+def table(faults: tuple[str, ...]) -> str:
+    """The table of these faults, as it must stand in the page."""
     lines = ["| fault | where | outcome | test |", "| --- | --- | --- | --- |"]
     before = ""
     for row, file, test in proven():
-        shown = "" if row.fault == before else row.fault
-        before = row.fault
-        lines.append(f"| {shown} | {row.where} | {row.outcome} | `{file.removeprefix('tests/')}::{test}` |")
+        if row.fault in faults:
+            shown = "" if row.fault == before else row.fault
+            before = row.fault
+            lines.append(
+                f"| {shown} | {row.where} | {row.outcome} | `{file.removeprefix('tests/')}::{test}` |"
+            )
     return "\n".join(lines) + "\n"
 
 
 def page() -> str:
-    """The page with the table in it."""
+    """The page with the tables in it."""
     text = PAGE.read_text(encoding="utf-8")
-    head, rest = text.split(BEGIN)
-    _, tail = rest.split(END)
-    return f"{head}{BEGIN}\n{table()}\n{END}{tail}"
+    for mark, faults in TABLES.items():
+        begin, end = f"<!-- {mark} -->\n", f"<!-- end of {mark} -->\n"
+        head, rest = text.split(begin)
+        _, tail = rest.split(end)
+        text = f"{head}{begin}\n{table(faults)}\n{end}{tail}"
+    return text
 
 
 def main() -> int:

@@ -148,7 +148,11 @@ READS = (
     one("reads do not expire", "I22", Reader, "expire", "if now < self.expire_at:", "if True:"),
     one(
         "a replay shows what it has so far", "I19",
-        Calls, "answer", "if call[2] in behind and", "if False and",
+        Calls, "answer", "(call[2] in behind and", "(False and",
+    ),
+    one(
+        "a read shows less than was decided when it came", "I19",
+        Calls, "answer", "unshown = after and", "unshown = False and",
     ),
     one(
         "a read is answered before it is executed", "I21",
@@ -163,12 +167,12 @@ EXECUTION = (
         "owned is not None",
     ),
     one(
-        "a replay executes one too many", "I19",
-        Applier, "replay", "self.next = instance + 1", "self.next = max(self.next, instance)",
+        "it executes one too many", "I19",
+        Applier, "apply", "max(self.next, instance + 1)", "max(self.next, instance)",
     ),
     one(
-        "a replay leaves one out", "I19",
-        Applier, "replay", "self.next = instance + 1", "self.next = instance + 2",
+        "it leaves one out", "I19",
+        Applier, "apply", "max(self.next, instance + 1)", "max(self.next, instance + 2)",
     ),
     one("it executes out of order", "I19", Applier, "apply", "if instance <= self.next:", "if True:"),
     one("a restart executes all again", "I19", Applier, "__init__", "_first_instance(machine)", "0"),
@@ -207,6 +211,6 @@ EXECUTION = (
     ),
     one(
         "a replay forgets who waits", "I19 I22",
-        Applier, "replay", "self._owned.pop(instance, None)", "None",
+        Applier, "go_on", "self._owned.pop(instance, None)", "None",
     ),
 )  # fmt: skip

@@ -13,6 +13,7 @@ from paxmux.engine.paxos.reader import Reader
 from paxmux.plugins.storage.flusher import Flusher
 from paxmux.plugins.storage.recovery import Recovery
 from paxmux.plugins.storage.segmented import SegmentedLog
+from paxmux.shards.intake import Intake
 from paxmux.shards.serving import Stream
 from paxmux.shards.turn import Turn
 from tests import (
@@ -107,7 +108,7 @@ TESTED = (
     ),
     tested(
         "whoever lost his seat is believed", "I12",
-        Turn, "_body", "seats.get(sender) == seat:\n            group.on_prepare(",
+        Intake, "_body", "seats.get(sender) == seat:\n            group.on_prepare(",
         "seats:\n            group.on_prepare(",
         partial(test_turn.test_a_wrong_seat_may_ask_and_nothing_else, 13),
         "Who has lost his seat sends nothing of the kind.",

@@ -46,7 +46,7 @@ TURN = (
         Turn, "_refuse", "self._fail(proposal[0], Code.OVERLOADED, reason)", "pass",
     ),
     one("nobody is told that his deadline passed", "I22", Turn, "finish", "self._give_up(done)", "pass"),
-    one("a replay is never begun", "I19", Backlog, "begin", "if applied < group.instance:", "if False:"),
+    one("a replay is never begun", "I19", Backlog, "begin", "if applier.next < group.instance:", "if False:"),
     one("a closing turn keeps silent", "I22", Turn, "close", "self._fail(seq", "(lambda *words: None)(seq"),
     one("a frame is believed without its CRC", "I16", frame, "parse_route", "== crc\n", "> -1\n"),
 )  # fmt: skip

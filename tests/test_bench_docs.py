@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import re
 import shlex
+import sys
 from pathlib import Path
 
 import duckdb
 import pytest
 
+from paxmux.tools.bench_pairs import SETTINGS
+from paxmux.tools.bench_pairs import _parser as pairs_parser
 from paxmux.tools.bench_run import TIMEOUT_S
 from paxmux.tools.main import _parser
 from paxmux.tools.open_arguments import is_open, wrong_together
@@ -63,3 +66,12 @@ def test_its_figures_are_those_of_the_code() -> None:
 
 def test_the_page_can_be_found() -> None:
     assert "docs/bench.md" in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_command_for_pairs_is_accepted() -> None:
+    program, *words = shlex.split(blocks("sh")[1])
+    assert program == "tools/bench-pairs"
+    # The program of the other version is the reader's own.
+    words[words.index("--old") + 1] = sys.executable
+    args = pairs_parser().parse_args(words)
+    assert args.settings[0] in SETTINGS

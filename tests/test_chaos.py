@@ -59,6 +59,7 @@ def chaos(folder: Path, *words: object) -> dict[str, Any]:
     [
         (1, ("--workers", "1,2,3")),
         (2, ("--workers", "2,1,4", "--router", "process", "--size", 5000)),
+        (5, ("--router", "process", "--faults", "crash loop,ring,until it is replaced,router killed")),
     ],
 )
 def test_nothing_is_lost_or_doubled(seed: int, words: tuple[object, ...], tmp_path: Path) -> None:
@@ -66,6 +67,10 @@ def test_nothing_is_lost_or_doubled(seed: int, words: tuple[object, ...], tmp_pa
     assert report["sound"] is True
     assert (report["violations"], report["examples"], report["left_behind"]) == (0, [], [])
     assert len(report["rounds"]) >= 1
+    assert sum(kind["rounds"] for kind in report["kinds"].values()) == len(report["rounds"])
+    assert report["longest_gap_s"] == max(kind["longest_gap_s"] for kind in report["kinds"].values())
+    assert report["acknowledged_lost"] == 0
+    assert sum(report["faults"].values()) >= len(report["rounds"])
     acknowledged = report["outcomes"]["0"]
     assert acknowledged >= 100
     assert report["executed"] >= acknowledged
@@ -115,6 +120,7 @@ def test_what_is_wrong_is_found(wrong: str, found: str, tmp_path: Path) -> None:
         (("--workers", ",".join("1" * 10)), "expected 1 .. 9 nodes, got 10"),
         (("--seed", "-1"), "expected a whole number"),
         (("--size", 11), "expected a whole number of 12"),
+        (("--faults", "rocks"), "--faults: expected words from"),
     ],
 )
 def test_wrong_arguments_are_usage_errors(words: tuple[object, ...], expected: str, tmp_path: Path) -> None:

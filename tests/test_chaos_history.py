@@ -149,8 +149,8 @@ def test_a_history_that_is_not_there_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize("seed", range(10))
 def test_every_cut_is_between_two_nodes_and_ends(seed: int, nodes: int) -> None:
     faults = Faults(seed, nodes, cuts=True)
-    plans = {plan.name: plan.faults for plan in (faults.next() for _ in range(17))}
-    assert len(plans) == 17
+    plans = {plan.name: plan.faults for plan in (faults.next() for _ in range(21))}
+    assert len(plans) == 21
     cut = {name for name, done in plans.items() if any(fault.action == Action.CUT for fault in done)}
     assert len(cut) == 7
     for name, done in plans.items():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from paxmux.engine.errors import Code
+from paxmux.engine.errors import Code, ConfigError
 from paxmux.tools.chaos_faults import Action, Faults
 from paxmux.tools.chaos_ledger import EXAMPLES_MAX, Ledger
 from paxmux.tools.journal_machine import Journal, ask_page, make_value, read_id, read_page
@@ -120,14 +120,17 @@ def test_the_same_seed_makes_the_same_plans() -> None:
 @pytest.mark.parametrize("seed", range(20))
 def test_every_kind_of_fault_comes_and_every_time_is_in_order(seed: int) -> None:
     faults = Faults(seed, 3)
-    plans = [faults.next() for _ in range(9)]
-    assert len({plan.name for plan in plans}) == 9
+    plans = [faults.next() for _ in range(13)]
+    assert len({plan.name for plan in plans}) == 13
     assert {fault.action for plan in plans for fault in plan.faults} >= {
         Action.KILL_CHILD,
         Action.KILL_NODE,
         Action.START_NODE,
         Action.STOP_NODE,
         Action.THAW,
+        Action.KILL_WORKER,
+        Action.STOP_WORKER,
+        Action.DAMAGE_RING,
     }
     for plan in plans:
         times = [fault.at_s for fault in plan.faults]
@@ -136,6 +139,16 @@ def test_every_kind_of_fault_comes_and_every_time_is_in_order(seed: int) -> None
     killed = {plan.name: {f.node for f in plan.faults if f.action == Action.KILL_NODE} for plan in plans}
     assert len(killed["two nodes killed"]) == 2
     assert killed["all nodes killed"] == {0, 1, 2}
+
+
+def test_kinds_of_faults_can_be_chosen() -> None:
+    faults = Faults(1, 3, only=("crash loop", "ring"))
+    names = {faults.next().name for _ in range(6)}
+    assert names == {"a worker in a crash loop", "a ring damaged"}
+    routers = Faults(1, 3, router_process=True, only=("router",))
+    assert {routers.next().name for _ in range(3)} == {"a router killed"}
+    with pytest.raises(ConfigError, match=r"expected words from .*a ring damaged.*got 'rocks'"):
+        Faults(1, 3, only=("ring", "rocks"))
 
 
 def test_the_journal_tells_what_it_executed() -> None:

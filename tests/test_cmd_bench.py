@@ -69,6 +69,11 @@ def test_a_tiny_run_reports_everything(tmp_path: Path) -> None:
     assert set(report["latency_ms"]) == set(LATENCIES)
     assert 0 < latency[0] <= latency[-1]
     assert latency[1:] == sorted(latency[1:])
+    callers = report["callers"]
+    assert (callers["count"], callers["answers_min"] <= callers["answers_median"]) == (8, True)
+    assert 0 < callers["longest_wait_median_ms"] <= callers["longest_wait_ms"]
+    assert callers["longest_wait_ms"] >= report["latency_ms"]["max"]
+    assert callers["longest_wait_by_p50"] >= report["latency_ms"]["max"] / report["latency_ms"]["p50"] - 0.01
     for key in ("cpu_s", "rss_bytes"):
         assert set(report[key]) == NODES
         assert all(set(used) == {"host", "worker0"} for used in report[key].values())
@@ -93,7 +98,7 @@ def test_a_tiny_run_reports_everything(tmp_path: Path) -> None:
     assert report["valid"] is not bool(report["invalid_because"])
     # For people.
     assert "all replicas applied the same sequence" in done.stdout
-    for words in ("qps", "errors by code", "p999", "node3", "fdatasync"):
+    for words in ("qps", "errors by code", "p999", "longest wait of any of 8 callers", "node3", "fdatasync"):
         assert words in done.stdout
     assert done.stderr.startswith("starting 3 nodes")
     # What was asked to be kept.

@@ -140,6 +140,7 @@ def test_speed_is_that_of_the_same_process() -> None:
 
 
 def test_trouble_is_shown() -> None:
+    slow = {"machines": "1 (Echo)", "turns": 3, "total_ms": 900.0, "longest_ms": 350.4}
     ring = {"fill": 0.5, "messages": 1, "bytes": 2, "drops": 3, "backlog_bytes": 4}
     group = {
         "group": 1,
@@ -156,6 +157,7 @@ def test_trouble_is_shown() -> None:
         "suspect": None,
         "repairing": None,
         "stopped": {"1": "state machine 1 stopped: boom"},
+        "slow": None,
     }
     status: Status = {
         "node": {
@@ -169,7 +171,7 @@ def test_trouble_is_shown() -> None:
         "layout": {"workers": [{"worker": 0, "groups": [1]}, {"worker": 1, "groups": [0]}]},
         "groups": [
             group,
-            {**group, "group": 0, "voter": False, "stopped": {}, "promised": [0, 0]},
+            {**group, "group": 0, "voter": False, "stopped": {}, "promised": [0, 0], "slow": slow},
             {**group, "group": 2, "durable": False, "stopped": {}},
             {**group, "group": 3, "voter": False, "suspect": "promises may be lost", "stopped": {}},
         ],
@@ -232,6 +234,8 @@ def test_trouble_is_shown() -> None:
         "promises may be lost in groups [3]",
         "4 groups still execute",
         "state machines stopped in groups [1]",
+        "state machines were slow in groups [0]",
+        "1 (Echo) took up to 350 ms in a turn",
     ):
         assert words in shown, f"{words!r} in\n{shown}"
     assert "bytes 0" not in shown

@@ -124,7 +124,7 @@ def test_a_liar_stops_nobody(seed: int, lie: Callable[[Liar, Batch, int], None])
     assert calm.seen(1) == calm.seen(2)
     # A member may propose, and what it hands on is a proposal: but none in another's name.
     assert len([value for value in calm.seen(1) if value != b"handed on"]) == 30
-    assert calm.cluster.nodes[0].workers[0].turn.messages < 100_000
+    assert calm.cluster.nodes[0].workers[0].turn.intake.messages < 100_000
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -19,7 +19,7 @@ import pyarrow
 import pytest
 
 from paxmux.engine.errors import ExecuteFailed, PaxmuxError, Timeout, UnknownStateMachine
-from paxmux.engine.options import LayoutOptions, MachineOptions, Options, WorkerOptions
+from paxmux.engine.options import LayoutOptions, MachineOptions, NetworkOptions, Options, WorkerOptions
 from paxmux.shards import control
 from paxmux.shards.node import Node
 from paxmux.shards.pending import Done
@@ -71,6 +71,33 @@ async def history(node: Node, group: int) -> list[tuple[bytes, int]]:
     for instance in range(await node.now_instance_id(group)):
         found += await node.instance_value(group, instance)
     return found
+
+
+@in_loop
+@pytest.mark.parametrize(
+    ("network", "direct"),
+    [
+        ({}, True),
+        ({"udp_max_bytes": 0}, False),
+        ({"plugin": "paxmux.tools.cuttable_network:CuttableNetwork"}, False),
+    ],
+)
+async def test_workers_send_what_is_small_themselves(
+    tmp_path: Path, free_ports: Ports, network: dict[str, Any], direct: bool
+) -> None:
+    async with cluster(tmp_path, free_ports(3), network=NetworkOptions(**network)) as nodes:
+        for number in range(20):
+            await nodes[0].propose(number % 4, b"x", smid=1, timeout_s=30)
+
+        async def sent(name: str) -> int:
+            status = [await node.status() for node in nodes]
+            return sum(worker["counters"][name] for each in status for worker in each["workers"])
+
+        deadline = time.monotonic() + 30
+        while await sent("frames_out") < 40:
+            assert time.monotonic() < deadline, "the counters of workers are published now and then"
+            await asyncio.sleep(0.05)
+        assert (await sent("frames_direct") > 0) == direct
 
 
 @in_loop

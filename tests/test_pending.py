@@ -154,12 +154,18 @@ async def test_the_door_counts_what_it_refuses() -> None:
     admission.close_worker(1, "worker 1 is down")
     with pytest.raises(Overloaded, match="worker 1 is down"):
         admission.enter(1, 1)
-    admission.set_ring_full(0, True)
+    admission.set_ring(0, full=True, waits=True)
     with pytest.raises(Overloaded, match="backlog"):
         admission.enter(0, 1)
-    admission.set_ring_full(0, False)
+    admission.set_ring(0, full=False, waits=False)
     admission.close_node("the node is stopping")
     with pytest.raises(NodeStopped, match="stopping"):
         admission.enter(0, 1)
-    assert admission.refused == {"stopped": 1, "count": 1, "bytes": 1, "worker": 1, "ring": 1, "delay": 0}
+    admission.open_node()
+    admission.set_memory("no memory")
+    with pytest.raises(Overloaded, match="no memory; nothing was proposed"):
+        admission.enter(0, 1, 1, 0)
+    admission.set_memory("")
+    ones = dict.fromkeys(("stopped", "count", "bytes", "worker", "ring", "memory"), 1)
+    assert admission.refused == {**ones, "delay": 0, "group": 0}
     assert (admission.count, admission.bytes, admission.admitted) == (0, 0, 3)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import re
-import shutil
-import subprocess
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from xml.etree import ElementTree
 
 import pytest
@@ -20,10 +19,9 @@ from paxmux.tools.report_scales import linear, linear_from_zero, log, read
 from paxmux.tools.report_style import DARK, LIGHT, style_sheet
 from paxmux.tools.skew import weights
 from paxmux.tools.time_series import Row
+from tests.browser import Browser, installed
 from tests.test_open_report import result_of, row_of
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
-BROWSER_S = 60.0
 CHARTS = [
     "Throughput",
     "Latency",
@@ -116,7 +114,7 @@ def test_it_is_well_formed_and_has_its_charts(html: str) -> None:
     assert len(figures) == len(CHARTS)
     for figure in figures:
         if "nothing was answered" not in "".join(figure.itertext()):
-            assert figure.find("svg[@class='chart']") is not None
+            assert figure.find(".//svg[@class='chart']") is not None
     assert len(html) < 1_500_000
 
 
@@ -252,38 +250,59 @@ def test_numbers_read_well(value: float, text: str) -> None:
     assert read(value) == text
 
 
+# What a script in the page could be asked: how many charts have any size, and what sticks out of its box.
+DRAWN = (
+    "[...document.querySelectorAll('svg.chart')].filter(e => e.getBoundingClientRect().height > 40).length"
+)
+TOO_WIDE = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+STICKS_OUT = """[...document.querySelectorAll('figure, section, .tile, li, .pairs span, b')]
+    .filter(e => e.scrollWidth > e.clientWidth + 1 && getComputedStyle(e).display != 'inline')
+    .map(e => e.textContent.slice(0, 40))"""
+SMALLEST_PX = """Math.min(...[...document.querySelectorAll('svg.chart text.label')].map(e =>
+    parseFloat(getComputedStyle(e).fontSize) * e.getScreenCTM().a))"""
+PAPER = "getComputedStyle(document.body).backgroundColor"
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    program = installed()
+    if program is None:
+        pytest.skip("no browser is installed")
+    with Browser(program, tmp_path_factory.mktemp("browser")) as found:
+        yield found
+
+
+@pytest.mark.xdist_group("browser")
+@pytest.mark.parametrize("width", [1280, 390])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_a_browser_shows_it_without_a_complaint(scheme: str, tmp_path: Path) -> None:
-    browser = next((found for name in BROWSERS if (found := shutil.which(name))), None)
-    if browser is None:
-        pytest.skip(f"none of {', '.join(BROWSERS)} is installed")
-    file, shot = tmp_path / "report.html", tmp_path / "shot.png"
-    file.write_text(page(report_of(usual())), encoding="utf-8")
-    done = subprocess.run(
-        [
-            browser,
-            "--headless",
-            "--no-sandbox",
-            "--disable-gpu",
-            "--no-first-run",
-            "--disable-background-networking",
-            "--disable-component-update",
-            "--disable-sync",
-            "--hide-scrollbars",
-            "--enable-logging=stderr",
-            f"--user-data-dir={tmp_path / 'profile'}",
-            f"--blink-settings=preferredColorScheme={1 if scheme == 'light' else 0}",
-            "--window-size=1400,1900",
-            f"--screenshot={shot}",
-            file.as_uri(),
-        ],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=BROWSER_S,
-        check=False,
+@pytest.mark.parametrize("name", ["usual", "many groups", "in doubt"])
+def test_a_browser_shows_it_without_a_complaint(
+    browser: Browser, name: str, scheme: Literal["light", "dark"], width: int, tmp_path: Path
+) -> None:
+    file = tmp_path / "report.html"
+    file.write_text(page(REPORTS[name]()), encoding="utf-8")
+    browser.show(file, width, scheme)
+    assert browser.complaints == []
+    assert browser.value(DRAWN) == len(CHARTS)
+    assert browser.value(TOO_WIDE) == 0
+    assert browser.value(STICKS_OUT) == []
+    assert browser.value(SMALLEST_PX) >= 8
+    red, green, blue = (int(part) for part in re.findall(r"\d+", browser.value(PAPER)))
+    assert (red + green + blue < 3 * 128) == (scheme == "dark")
+    assert browser.picture().startswith(b"\x89PNG")
+
+
+@pytest.mark.xdist_group("browser")
+def test_the_browser_tells_when_something_is_wrong(browser: Browser, tmp_path: Path) -> None:
+    file = tmp_path / "bad.html"
+    file.write_text(
+        "<body style='width:3000px'><img src='missing.png'><script>console.error('oh'); nothing()</script>",
+        encoding="utf-8",
     )
-    assert done.returncode == 0, done.stderr
-    assert "CONSOLE" not in done.stderr
-    assert shot.read_bytes().startswith(b"\x89PNG")
-    assert shot.stat().st_size > 30_000, "an empty page is smaller"
+    browser.show(file, 390, "light")
+    told = " ".join(browser.complaints)
+    browser.complaints.clear()
+    assert "oh" in told
+    assert "nothing is not defined" in told
+    assert "missing.png" in told
+    assert browser.value(TOO_WIDE) > 2000

@@ -718,7 +718,7 @@ def test_random_bodies_are_counted_and_dropped() -> None:
                 )
             ],
         )
-    assert turn.bad_frames == bad
+    assert turn.intake.bad_frames == bad
     assert bad > 2000
 
 

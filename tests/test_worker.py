@@ -60,6 +60,7 @@ class Rig:
             cleaning=True,
             create_log=generation == 1,
             cpus=cpus,
+            direct=None,
             sys_path=absolute(sys.path),
         )
         bells = [bell.fileno() for bell in (self.worker_bell, self.bell, self.router_bell)]

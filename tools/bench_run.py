@@ -24,6 +24,7 @@ from paxmux.shards import stages
 from paxmux.tools import processes
 from paxmux.tools.bench_budget import budget, read_stages
 from paxmux.tools.bench_machine import Chain, read_answer
+from paxmux.tools.callers import Caller, evenness
 from paxmux.tools.cluster import Cluster
 from paxmux.tools.event_loop import loop_name
 from paxmux.tools.latency import Latencies
@@ -282,8 +283,10 @@ def merged(results: list[LoadResult]) -> dict[str, Any]:
         raise PaxmuxError("no node had clients")
     latencies = Latencies()
     errors: dict[str, int] = {}
+    callers: list[Caller] = []
     for result in results:
-        latencies.merge(Latencies.load(**result.latencies))
+        callers += result.callers
+        latencies.take(**result.latencies)
         for code, count in result.errors.items():
             errors[str(code)] = errors.get(str(code), 0) + count
     ok = sum(result.ok for result in results)
@@ -293,6 +296,7 @@ def merged(results: list[LoadResult]) -> dict[str, Any]:
         "ok": ok,
         "errors": errors,
         "latency_ms": latencies.summary_ms(),
+        "callers": evenness(callers, latencies.percentile_ns(0.5)),
     }
 
 

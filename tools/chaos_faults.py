@@ -7,8 +7,11 @@ same seed always makes the same plan. How the machine schedules what follows is 
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from enum import Enum
 from typing import NamedTuple
+
+from paxmux.engine.errors import ConfigError
 
 
 class Action(Enum):
@@ -21,6 +24,10 @@ class Action(Enum):
     FREEZE_CHILD = "SIGSTOP of a worker"
     FREEZE_NODE = "SIGSTOP of a node"
     FREEZE_ROUTER = "SIGSTOP of a router"
+    KILL_WORKER = "kill -9 of the same worker"
+    STOP_WORKER = "SIGSTOP of a worker, for good"
+    DAMAGE_RING = "damage to a ring of a worker"
+    KILL_ROUTER = "kill -9 of a router"
     THAW = "SIGCONT to a node and its workers"
     CUT = "cut of connections"
     HEAL = "end of all cuts"
@@ -33,7 +40,7 @@ class Fault(NamedTuple):
     action: Action
     node: int
     child: int = 0
-    """For a worker: a number that is taken modulo the node's children."""
+    """For a worker: a number that is taken modulo the node's children, or its workers."""
     cuts: tuple[tuple[int, int], ...] = ()
     """For a cut: the directions (from, to) that let nothing pass; all others do."""
 
@@ -50,8 +57,26 @@ class Plan(NamedTuple):
 class Faults:
     """Plans without end, drawn from a seed."""
 
-    def __init__(self, seed: int, nodes: int, *, cuts: bool = False) -> None:
-        """`cuts`: the cluster's network can be cut."""
+    def __init__(
+        self,
+        seed: int,
+        nodes: int,
+        *,
+        cuts: bool = False,
+        router_process: bool = False,
+        only: Sequence[str] = (),
+    ) -> None:
+        """
+        Args:
+            seed: of everything that is drawn.
+            nodes: of the cluster.
+            cuts: its network can be cut.
+            router_process: its routers are processes of their own.
+            only: words of which the name of each plan has at least one; none: all plans.
+
+        Raises:
+            ConfigError: no plan has one of the words in its name.
+        """
         self._rng = random.Random(f"paxmux chaos {seed}")
         self._nodes = nodes
         self._kinds = {
@@ -64,7 +89,13 @@ class Faults:
             "a node or worker frozen": self._freeze,
             "one frozen, another killed": self._frozen_and_killed,
             "a node stopped and started": self._clean_stop,
+            "a worker in a crash loop": self._crash_loop,
+            "a worker stopped until it is replaced": self._stopped,
+            "a worker that stutters": self._stutter,
+            "a ring damaged": self._damage,
         }
+        if router_process:
+            self._kinds["a router killed"] = self._kill_router
         if cuts:
             self._kinds |= {
                 "a router frozen": self._freeze_router,
@@ -75,6 +106,14 @@ class Faults:
                 "cuts that change": self._changing_cuts,
                 "a node cut off, another killed": self._cut_off_and_killed,
                 "a node cut off, another frozen": self._cut_off_and_frozen,
+            }
+        for word in only:
+            if not any(word in name for name in self._kinds):
+                names = ", ".join(sorted(self._kinds))
+                raise ConfigError(f"--faults: expected words from {names}; got {word!r}")
+        if only:
+            self._kinds = {
+                name: plan for name, plan in self._kinds.items() if any(word in name for word in only)
             }
         self._queue: list[str] = []
 
@@ -164,6 +203,47 @@ class Faults:
         return [
             Fault(stop, Action.STOP_NODE, node),
             Fault(stop + self._at(0.0, 1.0), Action.START_NODE, node),
+        ]
+
+    def _crash_loop(self) -> list[Fault]:
+        (node,) = self._pick(1)
+        begin, worker = self._at(), self._child()
+        return [
+            Fault(round(begin + 0.35 * turn, 3), Action.KILL_WORKER, node, worker)
+            for turn in range(self._rng.randint(4, 8))
+        ]
+
+    def _stopped(self) -> list[Fault]:
+        (node,) = self._pick(1)
+        begin = self._at()
+        # Until the supervisor has given it up; whoever follows it runs.
+        return [
+            Fault(begin, Action.STOP_WORKER, node, self._child()),
+            Fault(begin + self._at(3.5, 4.0), Action.THAW, node),
+        ]
+
+    def _stutter(self) -> list[Fault]:
+        (node,) = self._pick(1)
+        at, worker, faults = self._at(), self._child(), []
+        for _ in range(self._rng.randint(5, 15)):
+            faults.append(Fault(round(at, 3), Action.FREEZE_CHILD, node, worker))
+            at += self._at(0.02, 0.15)
+            faults.append(Fault(round(at, 3), Action.THAW, node))
+            at += self._at(0.02, 0.1)
+        return faults
+
+    def _damage(self) -> list[Fault]:
+        (node,) = self._pick(1)
+        return [
+            Fault(self._at(0.0, 1.5), Action.DAMAGE_RING, node, self._child())
+            for _ in range(self._rng.randint(1, 3))
+        ]
+
+    def _kill_router(self) -> list[Fault]:
+        (node,) = self._pick(1)
+        begin = self._at()
+        return [
+            Fault(begin + 0.6 * turn, Action.KILL_ROUTER, node) for turn in range(self._rng.randint(1, 3))
         ]
 
     def _freeze_router(self) -> list[Fault]:

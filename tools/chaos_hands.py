@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import signal
 import time
 from collections import Counter
@@ -24,8 +25,22 @@ from paxmux.tools.cluster import START_S, Cluster
 from paxmux.tools.cuttable_network import write_cuts
 from paxmux.tools.node_handle import NodeHandle
 
-PATIENT = {"worker": {"crash_budget": 1_000_000, "restart_first_ms": 100, "restart_max_ms": 400}}
-"""Options of the nodes: workers are killed far more often here than a supervisor should put up with."""
+PATIENT = {
+    "worker": {
+        "crash_budget": 1_000_000,
+        "restart_first_ms": 100,
+        "restart_max_ms": 400,
+        "hang_warn_ms": 500,
+        "hang_kill_ms": 2000,
+    }
+}
+"""Options of the nodes: workers are killed far more often here than a supervisor should put up with, and
+those that stand still are given up before a plan ends."""
+DAMAGES = 50
+"""A position that is damaged is soon overwritten by whoever it belongs to: so it is damaged so often."""
+DAMAGE_EVERY_S = 0.002
+RING = "paxmux-ring"
+_HEAD_AT = 128
 
 
 class Hands:
@@ -122,6 +137,19 @@ class Hands:
                     return
                 number = signal.SIGKILL if fault.action == Action.KILL_CHILD else signal.SIGSTOP
                 _signal(children[fault.child % len(children)], number)
+            case Action.KILL_ROUTER:
+                for router in filter(_is_router, node.children()):
+                    _signal(router, signal.SIGKILL)
+            case Action.KILL_WORKER | Action.STOP_WORKER | Action.DAMAGE_RING:
+                pid = await _worker(node, fault.child)
+                if pid is None:
+                    return
+                if fault.action == Action.DAMAGE_RING:
+                    await _damage(pid, fault.child % 4)
+                else:
+                    number = signal.SIGKILL if fault.action == Action.KILL_WORKER else signal.SIGSTOP
+                    with contextlib.suppress(psutil.NoSuchProcess):
+                        psutil.Process(pid).send_signal(number)
             case Action.CUT | Action.HEAL:
                 self._cut(fault.cuts)
         self.done[fault.action] += 1
@@ -153,6 +181,30 @@ class Hands:
     def _check_alive(self, node: NodeHandle) -> None:
         if node.died is not None:
             raise PaxmuxError(f"{node.name} died by itself, with exit code {node.died}\n{node.log_tail()}")
+
+
+async def _worker(node: NodeHandle, number: int) -> int | None:
+    """The process of a worker that serves; None if none does now."""
+    workers = (await node.ask("status"))["workers"]
+    row = workers[number % len(workers)]
+    pid: int | None = row["pid"] if row["state"] == "serving" else None
+    return pid
+
+
+async def _damage(pid: int, which: int) -> None:
+    """Write nonsense into the head of one of a worker's four rings, until it is gone."""
+    for _ in range(DAMAGES):
+        try:
+            # Each was inherited once, and is held a second time by its mapping.
+            links = sorted(Path(f"/proc/{pid}/fd").iterdir(), key=lambda link: int(link.name))
+            fd = os.open([link for link in links if RING in os.readlink(link)][which], os.O_RDWR)
+        except (OSError, IndexError):
+            return
+        try:
+            os.pwrite(fd, (1 << 40).to_bytes(8, "little"), _HEAD_AT)
+        finally:
+            os.close(fd)
+        await asyncio.sleep(DAMAGE_EVERY_S)
 
 
 def _is_router(process: psutil.Process) -> bool:

@@ -31,6 +31,8 @@ class Ledger:
     def __init__(self, groups: int) -> None:
         self.outcomes: Counter[int] = Counter()
         """Code -> count."""
+        self.lost = 0
+        """Acknowledged values that are not there."""
         self.violations = 0
         self.examples: list[str] = []
         self.rows = [0] * groups
@@ -88,6 +90,7 @@ class Ledger:
         for value_id, (group, instance) in self._open.items():
             # An acknowledgement may have come after the row was taken.
             if not self._get(value_id) & _EXECUTED:
+                self.lost += 1
                 self.violate(
                     f"{_name(value_id)} was acknowledged for group {group}, instance {instance}, and is lost"
                 )

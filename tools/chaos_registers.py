@@ -55,6 +55,8 @@ class RegisterOptions(msgspec.Struct, frozen=True, kw_only=True):
     pause_max_ms: int = 20
     timeout_s: float = 2.0
     router: str = "inline"
+    faults: tuple[str, ...] = ()
+    """Words of the kinds of rounds that are wanted; none: all."""
     consistency: Literal["local", "linearizable"] = "linearizable"
     """Of the clients' gets. With `local` the history is not linearizable, and should be found so."""
 
@@ -65,7 +67,13 @@ class RegisterChaos:
     def __init__(self, options: RegisterOptions, folder: Path, steps: Steps) -> None:
         self._options = options
         self._steps = steps
-        self._faults = Faults(options.seed, len(options.workers), cuts=len(options.workers) > 1)
+        self._faults = Faults(
+            options.seed,
+            len(options.workers),
+            cuts=len(options.workers) > 1,
+            router_process=options.router == "process",
+            only=options.faults,
+        )
         self._clients: dict[str, int] = {}
         """Node -> its first client."""
         self._served: dict[str, set[str]] = {}

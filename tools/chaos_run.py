@@ -52,6 +52,16 @@ class ChaosOptions(msgspec.Struct, frozen=True, kw_only=True):
     pause_max_ms: int = 10
     timeout_s: float = 3.0
     router: str = "inline"
+    faults: tuple[str, ...] = ()
+    """Words of the kinds of rounds that are wanted; none: all."""
+
+
+class Kind(msgspec.Struct):
+    """What the rounds of one kind came to."""
+
+    rounds: int = 0
+    longest_gap_s: float = 0.0
+    """The longest time in which one group of one node acknowledged nothing."""
 
 
 class Chaos:
@@ -61,10 +71,19 @@ class Chaos:
         self._options = options
         self._steps = steps
         self._rng = random.Random(f"paxmux chaos samples {options.seed}")
-        self._faults = Faults(options.seed, len(options.workers))
+        self._faults = Faults(
+            options.seed,
+            len(options.workers),
+            router_process=options.router == "process",
+            only=options.faults,
+        )
         self.ledger = Ledger(options.groups)
         self.rounds: list[str] = []
         """What was done in each round."""
+        self.kinds: dict[str, Kind] = {}
+        self._acknowledged_s: dict[tuple[str, int], float] = {}
+        """When each group of each node last acknowledged anything."""
+        self._longest_gap_s = 0.0
         self.left_behind: list[str] = []
         """What the cluster left on the machine after its end."""
         self._cluster = Cluster(
@@ -76,7 +95,7 @@ class Chaos:
             options=PATIENT,
             on_event=self._on_event,
         )
-        self._hands = Hands(self._cluster, self._write, self.ledger.violate)
+        self.hands = Hands(self._cluster, self._write, self.ledger.violate)
 
     async def run(self) -> None:
         """Rounds until the time is over, or a violation is found; at least one.
@@ -95,7 +114,7 @@ class Chaos:
                 self._steps.step("stopping the cluster")
                 await cluster.stop()
         finally:
-            self._hands.let_go()
+            self.hands.let_go()
         self.left_behind = await leftovers.found(cluster.mark)
 
     async def _round(self) -> None:
@@ -104,9 +123,17 @@ class Chaos:
         executed, acknowledged = ledger.executed, ledger.outcomes[Code.OK]
         self._steps.step(f"round {number}: {plan.name}", plain=False)
         await asyncio.gather(*(self._write(node) for node in nodes))
-        await self._hands.carry_out(plan.faults)
-        await self._hands.bring_back()
+        began_s = time.monotonic()
+        places = itertools.product([node.name for node in nodes], range(self._options.groups))
+        self._acknowledged_s, self._longest_gap_s = dict.fromkeys(places, began_s), 0.0
+        await self.hands.carry_out(plan.faults)
+        await self.hands.bring_back()
         await asyncio.gather(*(self._probe(node) for node in nodes))
+        for place in self._acknowledged_s:
+            self._note_gap(place)
+        kind = self.kinds.setdefault(plan.name, Kind())
+        kind.rounds += 1
+        kind.longest_gap_s = max(kind.longest_gap_s, round(self._longest_gap_s, 3))
         await asyncio.gather(*(node.ask("write_halt") for node in nodes))
         await self._check()
         self.rounds.append(plan.name)
@@ -132,7 +159,15 @@ class Chaos:
         await node.ask("write", spec=msgspec.to_builtins(spec))
 
     def _on_event(self, node: NodeHandle, event: dict[str, Any]) -> None:
-        self.ledger.take_outcomes(read_outcomes(event["outcomes"]))
+        outcomes = read_outcomes(event["outcomes"])
+        self.ledger.take_outcomes(outcomes)
+        for group in {outcome.group for outcome in outcomes if outcome.code == Code.OK}:
+            self._note_gap((node.name, group))
+
+    def _note_gap(self, place: tuple[str, int]) -> None:
+        now = time.monotonic()
+        self._longest_gap_s = max(self._longest_gap_s, now - self._acknowledged_s.get(place, now))
+        self._acknowledged_s[place] = now
 
     async def _probe(self, node: NodeHandle) -> None:
         """Get a value through each group of a node: nothing may stand still once all are back."""

@@ -25,6 +25,7 @@ from paxmux.tools.bench_open import run_open
 from paxmux.tools.bench_parts import PARTS, run_part, show_part
 from paxmux.tools.bench_recovery import run_recovery
 from paxmux.tools.bench_run import TIMEOUT_S, BenchOptions, run_bench
+from paxmux.tools.callers import told
 from paxmux.tools.open_arguments import EPILOG as OPEN_EPILOG
 from paxmux.tools.open_arguments import (
     add_open_arguments,
@@ -69,7 +70,8 @@ its index, each time in a process of its own; at last a node starts on it and de
 more (at most 1,000,000). Only --groups, --size, --storage, --data-dir and --json mean anything then.
 
 What is counted comes within --seconds after --warmup-s; errors count at any time. A request times out
-after {TIMEOUT_S:g} s. Afterwards all replicas must agree in count and hash of all bytes applied.
+after {TIMEOUT_S:g} s. The longest wait is that of any caller, over all its attempts. Afterwards
+all replicas must agree in count and hash of all bytes applied.
 
 With --work-us the state machine burns so many µs of the CPU on each value, in all groups or those of
 --work-on: a machine that cannot keep up.
@@ -306,6 +308,8 @@ def _show(report: dict[str, Any]) -> None:
         latency.add_column(name, justify="right")
     latency.add_row(*(f"{value:.2f}" for value in report["latency_ms"].values()))
     console.print(latency)
+    if "callers" in report:
+        console.print(told(report["callers"]))
     nodes = Table(title="nodes", title_justify="left")
     for name in ("node", "CPU s", "RSS MB", "fdatasync", "values each"):
         nodes.add_column(name, justify="left" if name == "node" else "right")

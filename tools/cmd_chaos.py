@@ -9,16 +9,19 @@ from __future__ import annotations
 import argparse
 import secrets
 import sys
+from collections import Counter
 from pathlib import Path
 
 import msgspec
 import orjson
 from rich.console import Console
+from rich.table import Table
 
 from paxmux.engine.bounds import BOUNDS
 from paxmux.engine.errors import Code, ExitCode
 from paxmux.tools import event_loop
 from paxmux.tools.arguments import seconds, whole
+from paxmux.tools.chaos_faults import Action
 from paxmux.tools.chaos_register_report import check_file, run_registers
 from paxmux.tools.chaos_registers import RegisterOptions
 from paxmux.tools.chaos_run import Chaos, ChaosOptions
@@ -27,8 +30,9 @@ from paxmux.tools.scratch import Scratch
 
 _EPILOG = """\
 Three nodes (with 1, 2 and 3 workers, unless --workers says otherwise) in a temporary folder, writers
-on each of them. In each round processes are killed (SIGKILL: a worker, a node, two, all), frozen or
-stopped, and brought back. Then it is checked that
+on each of them. In each round processes are killed (SIGKILL: a worker, the same one again and again, a
+router, a node, two, all), frozen, stopped until they are replaced, or stopped cleanly, or their rings are
+damaged; and all is brought back. Then it is checked that
 
   - each node gets a value through each group again
   - all replicas have executed the same values in the same order
@@ -71,6 +75,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--size", type=whole(12, 1_048_576), default=100, metavar="BYTES", help="of a value")
     parser.add_argument("--router", choices=("inline", "process"), default="inline")
     parser.add_argument(
+        "--faults",
+        metavar="WORDS",
+        default="",
+        help="only rounds whose kind has one of these in its name, such as `crash loop,ring`",
+    )
+    parser.add_argument(
         "--linearizable", action="store_true", help="registers, cuts, and the check of their history"
     )
     parser.add_argument(
@@ -98,6 +108,7 @@ def run(args: argparse.Namespace) -> int:
             file=sys.stderr,
         )
         return ExitCode.USAGE
+    words = tuple(filter(None, (word.strip() for word in args.faults.split(","))))
     seed = secrets.randbelow(1 << 32) if args.seed is None else args.seed
     if args.linearizable:
         registers = RegisterOptions(
@@ -108,6 +119,7 @@ def run(args: argparse.Namespace) -> int:
             clients=args.clients,
             keys=args.keys or 2,
             router=args.router,
+            faults=words,
             consistency=args.reads or "linearizable",
         )
         return run_registers(registers, args.history, console, args.json)
@@ -119,6 +131,7 @@ def run(args: argparse.Namespace) -> int:
         clients=args.clients,
         size=args.size,
         router=args.router,
+        faults=words,
     )
     with Scratch(None) as scratch:
         with Steps(console) as steps:
@@ -141,6 +154,10 @@ def _report(chaos: Chaos, options: ChaosOptions, console: Console, as_json: bool
         report = {
             "sound": sound,
             "rounds": chaos.rounds,
+            "kinds": msgspec.to_builtins(chaos.kinds),
+            "faults": {action.value: count for action, count in sorted_actions(chaos.hands.done)},
+            "longest_gap_s": max((kind.longest_gap_s for kind in chaos.kinds.values()), default=0.0),
+            "acknowledged_lost": ledger.lost,
             "outcomes": {str(code): count for code, count in sorted(ledger.outcomes.items())},
             "executed": ledger.executed,
             "violations": ledger.violations,
@@ -156,9 +173,17 @@ def _report(chaos: Chaos, options: ChaosOptions, console: Console, as_json: bool
     codes = ", ".join(
         f"{count:,} with code {code}" for code, count in sorted(ledger.outcomes.items()) if code != Code.OK
     )
+    table = Table(title="rounds", title_justify="left")
+    for name in ("kind", "rounds", "longest gap s"):
+        table.add_column(name, justify="left" if name == "kind" else "right")
+    for name, kind in sorted(chaos.kinds.items()):
+        table.add_row(name, str(kind.rounds), f"{kind.longest_gap_s:.2f}")
+    console.print(table)
+    faults = ", ".join(f"{count} x {action.value}" for action, count in sorted_actions(chaos.hands.done))
+    console.print(f"faults: {faults or 'none'}", soft_wrap=True)
     console.print(
-        f"{len(chaos.rounds)} rounds; {ledger.outcomes[Code.OK]:,} values acknowledged"
-        f"{', ' + codes if codes else ''}; {ledger.executed:,} executed",
+        f"{len(chaos.rounds)} rounds; {ledger.outcomes[Code.OK]:,} values acknowledged, "
+        f"{ledger.lost} of them lost{', ' + codes if codes else ''}; {ledger.executed:,} executed",
         soft_wrap=True,
     )
     console.print(
@@ -168,6 +193,11 @@ def _report(chaos: Chaos, options: ChaosOptions, console: Console, as_json: bool
         soft_wrap=True,
     )
     return ExitCode.OK if sound else ExitCode.FAILED
+
+
+def sorted_actions(done: Counter[Action]) -> list[tuple[Action, int]]:
+    """What was done how often, in the order in which actions are listed."""
+    return [(action, done[action]) for action in Action if done[action]]
 
 
 def _workers(text: str) -> list[int]:

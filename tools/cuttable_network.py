@@ -27,6 +27,9 @@ Cut = tuple[int, int]
 class CuttableNetwork(UdpTcp):
     """`network.plugin: paxmux.tools.cuttable_network:CuttableNetwork`."""
 
+    direct = None
+    """What workers sent by themselves would not be cut."""
+
     def __init__(self, node_id: int, *arguments: Any, **named: Any) -> None:
         super().__init__(node_id, *arguments, **named)
         self._node_id = node_id

@@ -199,7 +199,7 @@ def _summary(
     latencies = Latencies()
     errors: dict[int, int] = {}
     for load in loads:
-        latencies.merge(Latencies.load(**load.latencies))
+        latencies.take(**load.latencies)
         for code, count in load.errors.items():
             errors[code] = errors.get(code, 0) + count
     ok = sum(load.ok for load in loads)

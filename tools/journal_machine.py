@@ -58,9 +58,7 @@ class Journal(StateMachine):
 
     def query(self, request: bytes) -> bytes:
         """A page of the journal; see `ask_page` and `read_page`."""
-        first, count = _ASK.unpack(request)
-        page = self._rows[first * ROW.size : (first + count) * ROW.size]
-        return _HEAD.pack(len(self._rows) // ROW.size, self._hash.digest()) + page
+        return pack_page(self._rows, self._hash.digest(), request)
 
 
 def make_value(value_id: int, padding: bytes) -> bytes:
@@ -81,6 +79,13 @@ def read_id(value: bytes) -> int:
 def ask_page(first: int, count: int) -> bytes:
     """The request for `count` rows from row `first` on; 0 rows ask for count and hash alone."""
     return _ASK.pack(first, count)
+
+
+def pack_page(rows: bytes | bytearray, digest: bytes, request: bytes) -> bytes:
+    """The answer to `ask_page` from a journal's rows and hash."""
+    first, count = _ASK.unpack(request)
+    page = rows[first * ROW.size : (first + count) * ROW.size]
+    return _HEAD.pack(len(rows) // ROW.size, digest) + page
 
 
 def read_page(answer: bytes) -> Page:

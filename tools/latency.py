@@ -8,7 +8,7 @@ kept exactly. Knows no clock.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TypedDict
+from typing import Any, TypedDict
 
 _BITS = 8
 """Bits of a value that are kept: 128 buckets for each power of two."""
@@ -52,13 +52,6 @@ class Latencies:
         if ns > self.max_ns:
             self.max_ns = ns
 
-    def merge(self, other: Latencies) -> None:
-        """Take another one's counts in."""
-        self.buckets = [mine + theirs for mine, theirs in zip(self.buckets, other.buckets, strict=True)]
-        self.count += other.count
-        self.sum_ns += other.sum_ns
-        self.max_ns = max(self.max_ns, other.max_ns)
-
     def percentile_ns(self, share: float) -> int:
         """The latency that `share` (0 .. 1) of all requests did not exceed; 0 if there were none."""
         if not self.count:
@@ -91,7 +84,7 @@ class Latencies:
         """(largest latency in ns, count) of each bucket that counts anything, in order."""
         return [(_upper_ns(index), count) for index, count in enumerate(self.buckets) if count]
 
-    def dump(self) -> dict[str, object]:
+    def dump(self) -> dict[str, Any]:
         """As JSON can say it; only buckets that count anything."""
         return {
             "buckets": [[index, count] for index, count in enumerate(self.buckets) if count],
@@ -99,16 +92,13 @@ class Latencies:
             "max_ns": self.max_ns,
         }
 
-    @classmethod
-    def load(cls, buckets: Iterable[tuple[int, int]], sum_ns: int, max_ns: int) -> Latencies:
-        """The opposite of `dump`."""
-        loaded = cls()
+    def take(self, buckets: Iterable[tuple[int, int]], sum_ns: int, max_ns: int) -> None:
+        """Take the counts of a dump in."""
         for index, count in buckets:
-            loaded.buckets[index] += count
-            loaded.count += count
-        loaded.sum_ns = sum_ns
-        loaded.max_ns = max_ns
-        return loaded
+            self.buckets[index] += count
+            self.count += count
+        self.sum_ns += sum_ns
+        self.max_ns = max(self.max_ns, max_ns)
 
 
 def _upper_ns(index: int) -> int:

@@ -17,6 +17,7 @@ import msgspec
 
 from paxmux.engine.errors import PaxmuxError
 from paxmux.shards.node import Node
+from paxmux.tools.callers import Caller
 from paxmux.tools.latency import Latencies
 from paxmux.tools.load_values import LoadValues
 
@@ -58,6 +59,8 @@ class LoadResult(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     window_s: float
     latencies: dict[str, Any]
     """`Latencies.dump()` of those calls."""
+    callers: list[Caller]
+    """In no order."""
 
 
 class Load:
@@ -68,6 +71,7 @@ class Load:
         self._spec = spec
         self._latencies = Latencies()
         self._from_ns = self._until_ns = 0
+        self._callers: list[Caller] = []
         self.ok = 0
         self.values = 0
         self.errors: dict[int, int] = {}
@@ -88,6 +92,7 @@ class Load:
             errors=self.errors,
             window_s=max(self._until_ns - self._from_ns, 1) / _SECOND_NS,
             latencies=self._latencies.dump(),
+            callers=self._callers,
         )
 
     def halt(self) -> None:
@@ -103,6 +108,8 @@ class Load:
         groups, values = self._round(number), LoadValues(number, spec.size, 1)
         smid, timeout_s = spec.smid, spec.timeout_s
         count, turn = len(groups), 0
+        served = longest = 0
+        since = perf_counter_ns()
         while (start := perf_counter_ns()) < self._until_ns:
             turn += 1
             try:
@@ -111,15 +118,22 @@ class Load:
                 await self._failed(error.code)
                 continue
             now = perf_counter_ns()
-            if self._from_ns <= now <= self._until_ns:
-                self.ok += 1
-                self.values += 1
-                self._latencies.add(now - start)
+            if now >= self._from_ns:
+                longest = max(longest, now - since)
+                if now <= self._until_ns:
+                    self.ok += 1
+                    self.values += 1
+                    served += 1
+                    self._latencies.add(now - start)
+            since = now
+        self._ended(served, longest, since)
 
     async def _propose_many(self, number: int) -> None:
         propose_many, spec = self._node.propose_many, self._spec
         groups, values = self._round(number), LoadValues(number, spec.size, spec.batch)
         count, turn = len(groups), 0
+        served = longest = 0
+        since = perf_counter_ns()
         while (start := perf_counter_ns()) < self._until_ns:
             turn += 1
             try:
@@ -137,11 +151,22 @@ class Load:
                 self.values += len(answers) - len(bad)
                 if not bad:
                     self.ok += 1
+                    served += 1
                     self._latencies.add(now - start)
+            if not bad:
+                if now >= self._from_ns:
+                    longest = max(longest, now - since)
+                since = now
             for code in bad[1:]:
                 self.errors[code] = self.errors.get(code, 0) + 1
             if bad:
                 await self._failed(bad[0])
+        self._ended(served, longest, since)
+
+    def _ended(self, served: int, longest_ns: int, since_ns: int) -> None:
+        """A caller has stopped, having had its last answer at `since_ns`."""
+        # The last attempts may have failed.
+        self._callers.append(Caller(served, max(longest_ns, self._until_ns - since_ns)))
 
     async def _failed(self, code: int) -> None:
         self.errors[int(code)] = self.errors.get(int(code), 0) + 1

@@ -63,7 +63,7 @@ def open_loop(
     rows = [row for row in merge([result.rows for result in results]) if row.index >= 0]
     late = Latencies()
     for result in results:
-        late.merge(Latencies.load(**result.late))
+        late.take(**result.late)
     counts = {
         name: sum(getattr(row, name) for row in rows)
         for name in ("offered", "not_sent", "answered", "refused", "timed_out", "failed")

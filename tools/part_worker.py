@@ -72,6 +72,7 @@ class WorkerRig:
             cleaning=True,
             create_log=True,
             cpus=[],
+            direct=None,
             sys_path=absolute(sys.path),
         )
         bells = [self.worker_bell.fileno(), self.bell.fileno(), self.bell.fileno()]

@@ -55,7 +55,12 @@ def _title(settings: dict[str, Any]) -> str:
     load = settings["open_loop"]
     first, last = load["from_per_s"], load["to_per_s"]
     rate = f"{first:,.0f}" if first == last else f"{first:,.0f} to {last:,.0f}"
-    return f"{rate} requests per second over {settings['groups']} groups on {settings['nodes']} nodes"
+    groups, nodes = (_counted(settings[name], name) for name in ("groups", "nodes"))
+    return f"{rate} requests per second over {groups} on {nodes}"
+
+
+def _counted(count: int, things: str) -> str:
+    return f"{count} {things if count != 1 else things.removesuffix('s')}"
 
 
 def _subtitle(settings: dict[str, Any]) -> str:
@@ -99,14 +104,15 @@ def _tiles(report: dict[str, Any]) -> str:
     )
 
 
-def _figure(title: str, text: str, lines: Sequence[Line], drawing: str) -> str:
+def _figure(title: str, text: str, lines: Sequence[Line], drawing: str, kind: str = "") -> str:
     legend = "".join(
         f"<li>{swatch(line.color, line.dash)}<span>{escape(line.name)}</span></li>" for line in lines
     )
     shown = f'<ul class="legend">{legend}</ul>' if legend else ""
+    opened = f'<figure class="{kind}">' if kind else "<figure>"
     return (
-        f"<figure><figcaption><h2>{escape(title)}</h2><p>{escape(text)}</p></figcaption>"
-        f"{shown}{drawing}</figure>"
+        f"{opened}<figcaption><h2>{escape(title)}</h2><p>{escape(text)}</p></figcaption>"
+        f'{shown}<div class="scroll">{drawing}</div></figure>'
     )
 
 
@@ -216,7 +222,7 @@ def _groups(report: dict[str, Any]) -> str:
         rows.append((f"worker {worker}", cells))
     most = max((group["answered"] / seconds for group in groups), default=0.0)
     text = f"the stronger, the more answers; the strongest has {most:,.0f} per second; a red bar: refused"
-    return _figure("Groups by worker", text, [], heat_map(rows))
+    return _figure("Groups by worker", text, [], heat_map(rows), "wide")
 
 
 def _doubts(report: dict[str, Any]) -> str:

@@ -56,7 +56,7 @@ h1{font-size:24px;line-height:1.25;margin:0 0 4px}
 h2{font-size:16px;line-height:1.3;margin:0}
 p{margin:0}
 .soft{color:var(--soft)}
-.tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(150px,1fr));gap:12px;margin:20px 0}
+.tiles{display:grid;grid-template-columns:repeat(5,minmax(0,1fr));gap:12px;margin:20px 0}
 .tile,figure,section{background:var(--card);border:1px solid var(--rim);border-radius:10px}
 .tile{padding:12px 16px}
 .tile b{display:block;font-size:22px;font-weight:600;line-height:1.3}
@@ -66,6 +66,8 @@ p{margin:0}
 .charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,520px),1fr));gap:16px}
 figure{margin:0;padding:16px 18px 12px;min-width:0}
 figcaption p{color:var(--soft);font-size:13px}
+figure.wide{grid-column:1/-1}
+.scroll{overflow-x:auto}
 .legend{display:flex;flex-wrap:wrap;gap:2px 16px;margin:8px 0 6px;padding:0;list-style:none;font-size:13px}
 .legend li{display:flex;align-items:center;gap:6px;white-space:nowrap}
 section{padding:16px 18px;margin-top:16px;overflow-x:auto}
@@ -75,7 +77,12 @@ th{color:var(--soft)}
 .pairs{columns:3 320px;column-gap:32px}
 .pairs div{display:flex;justify-content:space-between;gap:16px;font-size:13px;padding:2px 0}
 .pairs div{break-inside:avoid}
-.chart{display:block;width:100%;height:auto;overflow:visible}
+.pairs span+span{text-align:right;overflow-wrap:anywhere;min-width:0}
+.chart{display:block;width:100%;min-width:560px;height:auto}
+.wide .chart{max-width:880px;min-width:700px}
+@media (max-width:900px){.tiles{grid-template-columns:repeat(auto-fit,minmax(140px,1fr))}
+main{padding:20px 12px 32px}
+figure{padding:14px 12px 10px}}
 @media print{body{background:none}figure,section,.tile{break-inside:avoid}}
 """
 

@@ -198,6 +198,9 @@ def _group_summary(status: Status) -> RenderableType:
         text.append(f", {behind} groups still execute", "yellow")
     if stopped:
         text.append(f", state machines stopped in groups {stopped}", "red")
+    slow = [row["group"] for row in rows if row["slow"]]
+    if slow:
+        text.append(f", state machines were slow in groups {slow}", "yellow")
     unsynced = [row["group"] for row in rows if not row["durable"]]
     suspect = [row["group"] for row in rows if row["suspect"] is not None]
     for words, found in (("not synced", unsynced), ("promises may be lost in", suspect)):
@@ -231,6 +234,9 @@ def _groups(status: Status) -> RenderableType:
         for lacking in (row["repairing"], row["suspect"]):
             if lacking is not None:
                 remark = Text(lacking, "yellow" if row["voter"] else "red")
+        if row["slow"]:
+            slow = row["slow"]
+            remark = Text(f"{slow['machines']} took up to {slow['longest_ms']:.0f} ms in a turn", "yellow")
         for reason in row["stopped"].values():
             remark = Text(reason, "red")
         table.add_row(

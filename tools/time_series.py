@@ -171,5 +171,5 @@ def latencies_of(rows: list[Row], *names: Literal["latencies", "read_latencies"]
         for name in names:
             dump = getattr(row, name)
             if dump:
-                total.merge(Latencies.load(**dump))
+                total.take(**dump)
     return total

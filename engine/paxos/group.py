@@ -61,6 +61,7 @@ class Group:
         "members",
         "mixed",
         "own",
+        "paused",
         "peers",
         "proposer",
         "reader",
@@ -132,6 +133,9 @@ class Group:
         self.reader = Reader(self)
         self.inquiry = Inquiry(self)
         self.doubt = Doubt(self, suspect, decided, floor, kept)
+        self.paused = False
+        """What is decided waits to be executed: while this node leads, what comes in meanwhile waits too, and
+        shares an instance then. Set by whoever executes."""
         self.voter = self.seated and not self.doubt.active
         """Whether it votes: it does not while it is in doubt, nor once it is fenced."""
 

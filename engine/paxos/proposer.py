@@ -110,6 +110,8 @@ class Proposer:
         if self.phase or not (g.own or g.forwarder.taken or self.completing) or not g.voter:
             return
         if self.held and g.acceptor.promised == (self.round, g.me):
+            if g.paused:
+                return  # reach: waits-for-execution
             batch = g.take_batch(now, fx)
             if batch:
                 self._accept(batch, now, fx)  # reach: prepare-skipped

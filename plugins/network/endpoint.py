@@ -1,6 +1,6 @@
-"""Addresses and sockets: what a host and port become, and how sockets are set up.
+"""Sockets: how they are bound, dialled and set up.
 
-It never sends or receives. A host may be a literal of either IP version or a name.
+It never sends or receives.
 """
 
 from __future__ import annotations
@@ -8,24 +8,15 @@ from __future__ import annotations
 import asyncio
 import errno
 import socket
-from typing import Any
 
-SocketAddress = tuple[Any, ...]
-"""As the socket module has it: (host, port), with two more numbers for IPv6."""
+from paxmux.plugins.network.addresses import UDP_BUFFER_BYTES, SocketAddress, shown
 
-UDP_BUFFER_BYTES = 4 * 1024 * 1024
-"""Asked of the kernel for either direction; it may grant less."""
 LISTEN_BACKLOG = 128
 KEEPALIVE_IDLE_S = 10
 KEEPALIVE_INTERVAL_S = 5
 KEEPALIVE_COUNT = 3
 UNSENT_TIMEOUT_MS = 15_000
 """An outgoing connection is given up when what it sent is not acknowledged for so long."""
-
-
-def shown(host: str, port: int) -> str:
-    """`host:port` for messages, IPv6 in brackets."""
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 async def bind(loop: asyncio.AbstractEventLoop, host: str, port: int) -> tuple[socket.socket, socket.socket]:
@@ -68,25 +59,6 @@ async def bind(loop: asyncio.AbstractEventLoop, host: str, port: int) -> tuple[s
 def _accept_both_versions(sock: socket.socket, address: SocketAddress) -> None:
     if sock.family == socket.AF_INET6 and address[0] == "::":
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-
-
-def literal_address(host: str, port: int, family: int) -> SocketAddress | None:
-    """What a socket of `family` sends to for this host, if it is a literal; None for names."""
-    try:
-        found = socket.getaddrinfo(host, port, flags=socket.AI_NUMERICHOST, type=socket.SOCK_DGRAM)
-    except (OSError, UnicodeError):
-        return None
-    return address_for(found[0][4], family)
-
-
-def address_for(address: SocketAddress, family: int) -> SocketAddress | None:
-    """The same destination as a socket of `family` wants it; None if it cannot reach it."""
-    is_ipv6 = ":" in address[0]
-    if is_ipv6 == (family == socket.AF_INET6):
-        return address
-    if is_ipv6:
-        return None
-    return (f"::ffff:{address[0]}", address[1], 0, 0)
 
 
 def keep_alive(sock: socket.socket) -> None:

@@ -15,8 +15,9 @@ from time import monotonic
 
 from paxmux.engine.network import OnPeer
 from paxmux.engine.options import NetworkOptions
+from paxmux.plugins.network.addresses import SocketAddress, address_for, literal_address, shown
 from paxmux.plugins.network.counts import Counts
-from paxmux.plugins.network.endpoint import SocketAddress, address_for, dial, literal_address, shown
+from paxmux.plugins.network.endpoint import dial
 
 CONNECT_TIMEOUT_S = 5.0
 STALE_S = 5.0

@@ -8,8 +8,8 @@ import socket
 
 from paxmux.engine.frame import HEADER_BYTES
 from paxmux.engine.network import OnFrame
+from paxmux.plugins.network.addresses import SocketAddress
 from paxmux.plugins.network.counts import Counts
-from paxmux.plugins.network.endpoint import SocketAddress
 
 READS_PER_TURN = 64
 """Datagrams taken before others get their turn in the event loop."""

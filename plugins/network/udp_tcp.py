@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from typing import ClassVar
 
 from paxmux.engine.frame import HEADER_BYTES, MAX_FRAME_BYTES
 from paxmux.engine.network import OnFrame, OnPeer
@@ -30,6 +31,9 @@ class UdpTcp:
     All methods are called in one event loop, asyncio's or uvloop's. What `on_peer(id, True)` sends to
     that peer by `reliable` goes first on the new connection, before anything that waited for it.
     """
+
+    direct: ClassVar[str | None] = "paxmux.plugins.network.direct:DirectUdp"
+    """See `Network`; named, not imported: a worker loads none of what is loaded here."""
 
     def __init__(
         self,

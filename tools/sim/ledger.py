@@ -43,6 +43,7 @@ class Request:
         "call",
         "code",
         "deadline",
+        "decided_before",
         "group",
         "identity",
         "invoked",
@@ -82,6 +83,8 @@ class Request:
         self.invoked = 0
         self.returned = 0
         self.acked_before = -1
+        self.decided_before = 0
+        """What the node's log had decided of the group when it was asked."""
         self.code: int | None = None
         self.place: Place | None = None
         self.result: bytes | None = None
@@ -115,6 +118,7 @@ class Ledger:
         """A request is handed to a worker."""
         request.invoked = self.tick()
         request.acked_before = self._acked_in.get(request.group, -1)
+        request.decided_before = self._witness.disks[request.node].instance.get(request.group, 0)
         self.requests.append(request)
         if request.kind is None:
             self._witness.proposed[request.identity] = (request.group, request.smid, request.payload)
@@ -156,9 +160,9 @@ class Ledger:
             return
         if following and self._witness.known(request.group, following - 1) is None:
             raise Breach("reads of what is chosen", f"{request.words()}: from a state up to {following}")
-        durable = self._witness.disks[request.node].instance.get(request.group, 0)
-        if following < durable and request.kind != CallKind.LINEARIZABLE_QUERY:
-            words = f"{request.words()}: up to {following}, though its log has {durable} instances decided"
+        before = request.decided_before
+        if following < before and request.kind != CallKind.LINEARIZABLE_QUERY:
+            words = f"{request.words()}: up to {following}, though its log had {before} instances decided"
             raise Breach("reads show what is decided here", words)
         if request.kind == CallKind.LINEARIZABLE_QUERY:
             self.reads += 1

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from enum import Enum
+from itertools import count
 from typing import TYPE_CHECKING
 
 from paxmux.engine.errors import StorageFailed
 from paxmux.engine.paxos.quorum import Members
 from paxmux.engine.paxos.timers import MS, NEVER
 from paxmux.engine.storage import EMPTY_STATE, LogIdentity, StorageDamaged
+from paxmux.shards.backlog import SLICE_NS
 from paxmux.shards.requests import Batch
 from paxmux.shards.slice import Identity, build_turn
 from paxmux.shards.turn import Turn
@@ -35,6 +37,8 @@ DAMAGE_BUDGET = 3
 """After so many deaths of a damaged log nobody starts it again."""
 LONG_NS = 100 * MS
 """Who synced for so long stood still."""
+EXECUTE_NS = SLICE_NS // 4
+"""What an instance takes to be executed, as its turn sees it: some of them wait for the next pass."""
 LOOP_NS = 20_000
 """From a doorbell, or the end of a turn, to the next turn."""
 
@@ -149,6 +153,7 @@ class SimWorker:
                 proposals=plan.proposals,
                 limits=plan.limits,
                 storage=plan.storage,
+                clock=count(0, EXECUTE_NS).__next__,
             )
         except StorageDamaged as error:
             self._refuse(error)

@@ -1,0 +1,57 @@
+"""A worker's own way out: small frames leave by datagram from the worker itself, past ring and router.
+
+It only sends, from sockets of its own: the node's port, and all that comes to it, stays the router's. It
+must never block, never raise, and never hold a frame: what does not leave at once is the router's to send.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Mapping
+
+from paxmux.engine.options import NetworkOptions
+from paxmux.plugins.network.addresses import UDP_BUFFER_BYTES, literal_address
+
+
+class DirectUdp:
+    """Implements `paxmux.engine.network.Direct`: a connected socket for each peer with a literal address."""
+
+    def __init__(self, peers: Mapping[int, tuple[str, int]], options: NetworkOptions) -> None:
+        """`peers`: node id -> host and port. Those known by name are the router's: it alone hears where a
+        name leads now."""
+        self._max_bytes = options.udp_max_bytes
+        self._sockets: dict[int, socket.socket] = {}
+        for node, (host, port) in peers.items():
+            family = socket.AF_INET6 if ":" in host else socket.AF_INET
+            address = literal_address(host, port, family)
+            if address is None:
+                continue
+            sock = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+            try:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, UDP_BUFFER_BYTES)
+                sock.connect(address)
+            except OSError:
+                # No way there now: it may come later, and the router looks each time.
+                sock.close()
+                continue
+            self._sockets[node] = sock
+
+    def send(self, dest: int, frame: bytes) -> bool:
+        """See `Direct.send`."""
+        if len(frame) > self._max_bytes:
+            return False
+        sock = self._sockets.get(dest)
+        if sock is None:
+            return False
+        try:
+            sock.send(frame)
+        except OSError:
+            # Among them what an earlier datagram met: a peer whose port is closed.
+            return False
+        return True
+
+    def close(self) -> None:
+        """Close the sockets; safe to call twice."""
+        for sock in self._sockets.values():
+            sock.close()
+        self._sockets.clear()

@@ -1,0 +1,91 @@
+"""What comes from peers: frames taken apart, and their messages handed to the groups that they are for.
+
+Decides which messages a group hears: those of whoever sits in the seat that its members name. A peer in
+another seat has lost its data: it may ask, not vote. It answers nobody itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from paxmux.engine.frame import parse_header
+from paxmux.engine.paxos.ballot import NULL
+from paxmux.engine.paxos.effects import Effects
+from paxmux.engine.paxos.group import Group
+from paxmux.engine.paxos.messages import Body
+from paxmux.shards.codec import BodyError, decode_sections
+from paxmux.shards.rare_messages import take_rare
+from paxmux.shards.repairs import Repairs
+
+
+class Intake:
+    """Of one worker."""
+
+    __slots__ = ("_groups", "_repairs", "bad_frames", "learned", "messages")
+
+    def __init__(self, groups: Mapping[int, Group], repairs: Repairs) -> None:
+        """`groups`: that are hosted here; they may change."""
+        self._groups = groups
+        self._repairs = repairs
+        self.messages = 0
+        self.learned = 0
+        self.bad_frames = 0
+
+    def frame(self, frame: bytes, now: int, fx: Effects) -> None:
+        """Hand on what a frame brought whose header the router has checked. No body: counted and dropped."""
+        header = parse_header(frame)
+        try:
+            bodies = decode_sections(frame, header.start)
+        except BodyError:
+            self.bad_frames += 1
+            return
+        for body in bodies:
+            self._body(header.sender, header.seat, body, now, fx)
+
+    def _body(self, sender: int, seat: int, body: Body, now: int, fx: Effects) -> None:
+        groups = self._groups
+        learned, chosen, prepares, promises, accepts, accepteds, positions, asks, *rest = body
+        self.messages += len(chosen) + len(prepares) + len(promises) + len(accepts) + len(accepteds)
+        for index, instance, round, node, value in learned:
+            group = groups.get(index)
+            if group is not None and group.members.seats.get(sender) == seat:
+                if instance < group.instance:
+                    self._repairs.on_learned(index, instance, round, node, value, now, fx)
+                else:
+                    group.learner.on_learned(instance, round, node, value, now, fx)
+                self.learned += 1
+        for index, instance, round in chosen:
+            group = groups.get(index)
+            if group is not None and group.members.seats.get(sender) == seat:
+                group.on_chosen(sender, instance, round, now, fx)
+        for prepare in prepares:
+            group = groups.get(prepare[0])
+            if group is not None and group.members.seats.get(sender) == seat:
+                group.on_prepare(sender, prepare, now, fx)
+        for index, instance, round, rejected_by, accepted_round, accepted_node, value in promises:
+            group = groups.get(index)
+            if group is not None and group.members.seats.get(sender) == seat:
+                group.proposer.on_prepare_reply(
+                    sender, instance, round, rejected_by, (accepted_round, accepted_node), value, now, fx
+                )
+        for accept in accepts:
+            group = groups.get(accept[0])
+            if group is not None and group.members.seats.get(sender) == seat:
+                group.on_accept(sender, accept, now, fx)
+        for index, instance, round, rejected_by, node in accepteds:
+            group = groups.get(index)
+            if group is not None and group.members.seats.get(sender) == seat:
+                promised = (rejected_by, node) if rejected_by else NULL
+                group.proposer.on_accept_reply(sender, instance, round, promised, now, fx)
+        for index, instance, chain in positions:
+            group = groups.get(index)
+            if group is not None and sender in group.members.seats:
+                group.learner.on_position(sender, instance, chain.to_bytes(4, "little"), now, fx)
+        for index, instance in asks:
+            group = groups.get(index)
+            if group is not None and sender in group.members.seats:
+                group.learner.on_ask(sender, instance, now, fx)
+        for kind in rest:
+            if kind:
+                take_rare(groups, sender, seat, rest, now, fx)
+                break
