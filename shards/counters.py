@@ -33,6 +33,7 @@ STAGES = (
     "decode",
     "step",
     "encode",
+    "send",
     "append",
     "sync",
     "finish",

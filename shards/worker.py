@@ -210,7 +210,7 @@ class Worker:
 
     def watch_stages(self) -> None:
         """Measure where the time of this process goes; see `stages.py`."""
-        watch_worker(type(self), self._block, self._log)
+        watch_worker(type(self), self._block, self._log, self._direct)
 
     # The loop
 

@@ -35,6 +35,7 @@ MEANS = {
         "decode": "requests and frames out of their documents",
         "step": "the protocol: messages, proposals, instances opened",
         "encode": "messages into frames",
+        "send": "small frames to the network",
         "append": "records into the log",
         "sync": "fdatasync (its CPU time alone)",
         "finish": "the protocol: own votes, decisions",
@@ -93,7 +94,7 @@ def _flows(status: dict[str, Any], counts: dict[str, int]) -> dict[str, int]:
         "network_ring_in": sum(one["to_worker"]["bytes"] for one in network),
         "network_ring_out": sum(one["from_worker"]["bytes"] for one in network),
         "wire_in": wire.get("bytes_in", 0),
-        "wire_out": wire.get("bytes_out", 0),
+        "router_out": wire.get("bytes_out", 0),
         "log": counts["log_bytes"],
     }
 
