@@ -78,8 +78,9 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _outcomes(indexes: Sequence[int], jobs: int) -> Iterator[Outcome]:
+    # Here too: a pool whose processes cannot begin makes new ones for ever.
+    _prepare()
     if jobs == 1:
-        _prepare()
         yield from map(_outcome, indexes)
         return
     # Fresh interpreters: nothing that this process did has any part in what a seed does.
