@@ -16,8 +16,6 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Literal
 
-import psutil
-
 from paxmux.engine.errors import ExitCode, PaxmuxError, StorageFailed
 from paxmux.engine.options import Options
 from paxmux.shards.boot import Failed, FromChild, MoveTold, Ready, StoppedMachine, ToChild, WorkerBoot
@@ -29,7 +27,7 @@ from paxmux.shards.link import Link
 from paxmux.shards.restarts import RestartPolicy
 from paxmux.shards.ring import create_ring
 from paxmux.shards.router_host import RouterHost
-from paxmux.shards.standstill import Standstill, process_state
+from paxmux.shards.standstill import STOPPED, Standstill, process_state
 from paxmux.shards.watched_child import WatchedChild, exit_text
 from paxmux.shards.whereabouts import SIGNAL, Place, told
 
@@ -198,7 +196,7 @@ class Post:
     def _give_up(self, child: WatchedChild, reason: str, place: Place | None) -> None:
         log.error("%s is killed: %s", self.name, reason)
         self._given_up = True
-        stopped = process_state(child.pid) == psutil.STATUS_STOPPED
+        stopped = process_state(child.pid) == STOPPED
         if place is not None and not stopped:
             self._hung[place.group, place.smid] = (
                 f"state machine {place.smid} of group {place.group} is stopped since {self.name} hung in it, "

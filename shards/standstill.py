@@ -11,8 +11,8 @@ from __future__ import annotations
 import logging
 from typing import NamedTuple
 
-import psutil
-
+STOPPED, DISK_SLEEP = "stopped", "disk-sleep"
+"""What `process_state` may say, in psutil's words."""
 WATCH_S = 0.5
 """How often heartbeats are looked at."""
 ASK_AFTER_S = 1.0
@@ -64,9 +64,9 @@ class Standstill:
         if not self._kill_s or stood_s <= self._kill_s:
             return Look(age_s > ASK_AFTER_S, "")
         state = process_state(pid)
-        if state == psutil.STATUS_DISK_SLEEP or (boots and state != psutil.STATUS_STOPPED):
+        if state == DISK_SLEEP or (boots and state != STOPPED):
             return Look(False, "")
-        stopped = ", stopped by a signal" if state == psutil.STATUS_STOPPED else ""
+        stopped = ", stopped by a signal" if state == STOPPED else ""
         return Look(False, f"it stood still for {stood_s:.1f} s{stopped}: {detail}")
 
     def _tell(self, now_ns: int, age_s: float, detail: str) -> None:
@@ -86,6 +86,8 @@ class Standstill:
 
 def process_state(pid: int) -> str:
     """What the kernel says of a process, in psutil's words; empty if there is none."""
+    import psutil  # Not needed by whoever only imports a node.
+
     try:
         return psutil.Process(pid).status()
     except psutil.NoSuchProcess:

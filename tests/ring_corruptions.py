@@ -20,6 +20,8 @@ from collections.abc import Iterator
 from multiprocessing.connection import Connection, wait
 from typing import NamedTuple
 
+import psutil
+
 from paxmux.shards.doorbell import Doorbell
 from tests.ring_damage import KINDS, strike
 
@@ -27,7 +29,7 @@ CHUNK = 2000
 HUNG_S = 60.0
 """For a chunk; it takes about a second."""
 MEMORY_BYTES = 1 << 30
-"""Address space of a child: an allocation by a damaged length ends it."""
+"""Address space that a child may add to what it begins with: an allocation by a damaged length fails."""
 PROGRESS_EVERY_S = 5.0
 
 
@@ -56,7 +58,8 @@ def try_chunk(seed: int, numbers: range) -> Found:
 
 
 def _child(seed: int, numbers: range, pipe: Connection) -> None:
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+    most = psutil.Process().memory_info().vms + MEMORY_BYTES
+    resource.setrlimit(resource.RLIMIT_AS, (most, most))
     pipe.send(try_chunk(seed, numbers))
 
 

@@ -57,10 +57,11 @@ async def run_behind(options: BenchOptions, instances: int, folder: Path, steps:
     async with start_cluster(options, folder, steps) as cluster:
         first, last = cluster.nodes[0], cluster.nodes[-1]
         steps.step(f"{last.name} leaves; the others decide {instances:,} instances")
+        left = sum(await _positions(last))
         await last.stop(DRAIN_S)
         before = await _away(first, options, instances, steps)
         steps.step(f"{last.name} comes back under load")
-        during, started_s, caught_up_s, missed = await _back(cluster, options, steps)
+        during, started_s, caught_up_s, missed = await _back(cluster, options, left, steps)
         steps.step("comparing the replicas")
         verdict = await compare(
             cluster.nodes, options.groups, smid=Chain.smid, request=b"", read=read_answer, settle_s=SETTLE_S
@@ -91,16 +92,17 @@ async def _away(first: NodeHandle, options: BenchOptions, instances: int, steps:
 
 
 async def _back(
-    cluster: Cluster, options: BenchOptions, steps: Steps
+    cluster: Cluster, options: BenchOptions, left: int, steps: Steps
 ) -> tuple[LoadResult, float, float, int]:
-    """(the load, seconds until the node served, seconds until it had caught up, instances that it lacked)."""
+    """(the load, seconds until the node served, seconds until it had caught up, instances that it lacked).
+    `left`: those that it had when it left, over all groups."""
     first, last = cluster.nodes[0], cluster.nodes[-1]
+    missed = sum(await _positions(first)) - left
     load = asyncio.create_task(_load(first, options))
     began = time.monotonic()
     await last.start()
     await last.ready(START_S)
     started_s = time.monotonic() - began
-    missed = sum(await _positions(first)) - sum(await _positions(last))
     try:
         async with asyncio.timeout(CATCH_UP_S):
             while True:

@@ -16,6 +16,7 @@ from typing import NamedTuple
 import msgspec
 
 from paxmux.engine.errors import PaxmuxError
+from paxmux.engine.frame import is_intact
 from paxmux.shards.boot import Failed, FromChild
 from paxmux.shards.channel import Receiver, Sender
 from paxmux.shards.child import Child
@@ -50,7 +51,7 @@ class Pair:
         self.fds = (create_ring(RING_BYTES, generation=1), create_ring(RING_BYTES, generation=1))
         """To the child, from the child."""
         self.out = Sender(self.fds[0], child_bell, backlog_max_bytes=BACKLOG_BYTES)
-        self.inbox = Receiver(self.fds[1], child_bell)
+        self.inbox = Receiver(self.fds[1], child_bell, intact=is_intact)
 
     def close(self) -> None:
         """Unmap them."""
