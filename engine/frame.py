@@ -23,6 +23,8 @@ from enum import IntEnum
 from typing import NamedTuple
 from zlib import crc32
 
+from paxmux.engine.checksum import join
+
 MAGIC = b"PXM\x01"
 VERSION = 1
 WIDE_VERSION = 2
@@ -56,6 +58,8 @@ _NO_RESERVED = bytes(28)
 _OPENING = MAGIC + bytes((VERSION,))
 _WIDE_OPENING = MAGIC + bytes((WIDE_VERSION,))
 _CRC_AT = _FIELDS.size
+_BODY_LENGTH, _BODY_LENGTH_AT = struct.Struct("<I"), 8
+_DEST, _DEST_AT = struct.Struct("<Q"), 56
 _WIDE_CRC_AT = _WIDE_FIELDS.size
 _HEADER_BYTES = {VERSION: HEADER_BYTES, WIDE_VERSION: WIDE_HEADER_BYTES}
 
@@ -180,6 +184,31 @@ def parse_start(
     return start + body_length, sender
 
 
+def pack_header(template: bytes, dest: int, body_bytes: int, body_checksum: int) -> bytes:
+    """The header of a frame whose body is somewhere else.
+
+    Args:
+        template: a frame without a body, of which everything but what follows is taken.
+        dest: the node that it is for.
+        body_bytes: length of the body.
+        body_checksum: CRC-32 of the body.
+    """
+    head = bytearray(template[: -_CRC.size])
+    _BODY_LENGTH.pack_into(head, _BODY_LENGTH_AT, body_bytes)
+    _DEST.pack_into(head, _DEST_AT, dest)
+    return bytes(head) + _CRC.pack(join(crc32(head), body_checksum, body_bytes))
+
+
+def is_intact(frame: bytes) -> bool:
+    """Whether the CRC of a frame that this node has made, or has checked before, still matches its bytes."""
+    start = _HEADER_BYTES.get(frame[len(MAGIC)]) if len(frame) > len(MAGIC) else None
+    if start is None or len(frame) < start:
+        return False
+    at = start - _CRC.size
+    crc = crc32(memoryview(frame)[start:], crc32(frame[:at]))
+    return _CRC.pack(crc) == frame[at:start]
+
+
 def parse_header(data: bytes | bytearray | memoryview, max_body_bytes: int = MAX_BODY_BYTES) -> Header:
     """Read and check everything in the header but the CRC.
 
@@ -257,7 +286,7 @@ Route = tuple[int, int, int, int, bytes]
 """(kind, cluster, sender, dest, groups as in the header: their length tells the version)"""
 
 
-def parse_route(data: bytes, max_body_bytes: int = MAX_BODY_BYTES) -> Route:
+def parse_route(data: bytes | bytearray, max_body_bytes: int = MAX_BODY_BYTES) -> Route:
     """Check a whole frame as `parse_frame` does, at half the cost, and return where it is to go.
 
     Raises:

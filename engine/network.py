@@ -12,7 +12,10 @@ from typing import Protocol
 
 from paxmux.engine.options import NetworkOptions
 
-OnFrame = Callable[[bytes], None]
+Frame = bytes | bytearray
+"""One that arrived; nobody writes to it any more."""
+
+OnFrame = Callable[[Frame], None]
 """Called in the event loop for each frame that arrived whole. Bytes are unchecked but for their
 length; must not block and must not raise."""
 

@@ -75,6 +75,11 @@ class Batcher:
             self._admission.pass_lock(group)
         self._admission.enter(self._worker_of[group], size, 1, group)
         batch = self._open.get(key)
+        if batch is not None and size >= self._packer.max_bytes:
+            # What is so large goes alone: nobody else's value may become a part of too much.
+            batch.handle.cancel()
+            self._flush(key)
+            batch = None
         if batch is None:
             batch = self._open[key] = _Batch(self._schedule(key, self.delays_ms[group]))
         future: asyncio.Future[Outcome] = self._loop.create_future()

@@ -17,13 +17,28 @@ without a time limit: a damaged `sleeping` word can swallow one ring of the bell
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable, Sequence
 
 from paxmux.engine.frame import MAX_FRAME_BYTES
 from paxmux.shards.doorbell import Doorbell
-from paxmux.shards.ring import FIRST, LAST, RECORD_BYTES, RingCorrupt, RingReader, RingWriter
+from paxmux.shards.ring import (
+    FIRST,
+    LAST,
+    RECORD_BYTES,
+    SEALED,
+    WHOLE,
+    Bytes,
+    RingCorrupt,
+    RingReader,
+    RingWriter,
+)
 
 MAX_MESSAGE_BYTES = MAX_FRAME_BYTES
 """The largest message: the largest frame."""
+
+
+_Waiting = tuple[Sequence[Bytes], int, int]
+"""A message in pieces, its size, and `SEALED` or 0."""
 
 
 class Sender:
@@ -53,7 +68,7 @@ class Sender:
         self._backlog_max_bytes = backlog_max_bytes
         self._max_message_bytes = max_message_bytes
         self._fragment_bytes = self._writer.capacity // 4 - RECORD_BYTES
-        self._backlog: deque[bytes] = deque()
+        self._backlog: deque[_Waiting] = deque()
         self._front_moved = 0
         self._unrung = False
         self._rung_nap = 0
@@ -69,8 +84,8 @@ class Sender:
         self.backlog_bytes = 0
         self.backlog_high_bytes = 0
 
-    def send(self, data: bytes | list[bytes], *, droppable: bool) -> bool:
-        """Take one message; a list is one message in pieces. False if it was dropped.
+    def send(self, data: bytes | bytearray, *, droppable: bool) -> bool:
+        """Take one message. False if it was dropped.
 
         The consumer may see it at once, and is woken for it by the next `commit`.
 
@@ -78,11 +93,25 @@ class Sender:
             ValueError: larger than `max_message_bytes`.
             RingCorrupt: the link must be reset.
         """
-        if not isinstance(data, bytes):
-            data = b"".join(data)
         size = len(data)
         if self._backlog or size > self._fragment_bytes or not self._writer.write(data):
-            return self._send_slowly(data, size, droppable)
+            return self._send_slowly((data,), size, 0, droppable)
+        self._unrung = True
+        self.messages += 1
+        self.payload_bytes += size
+        return True
+
+    def send_pieces(self, pieces: Sequence[Bytes], *, droppable: bool, sealed: bool = False) -> bool:
+        """As `send`, of a message in pieces, which are not to change any more. With `sealed` it has a
+        checksum of its own, and its receiver is one that knows how to check it."""
+        size = sum(map(len, pieces))
+        seal = SEALED if sealed else 0
+        if (
+            self._backlog
+            or size > self._fragment_bytes
+            or not self._writer.write_pieces(pieces, WHOLE | seal)
+        ):
+            return self._send_slowly(pieces, size, seal, droppable)
         self._unrung = True
         self.messages += 1
         self.payload_bytes += size
@@ -142,7 +171,7 @@ class Sender:
         self._backlog.clear()
         self._writer.close()
 
-    def _send_slowly(self, data: bytes, size: int, droppable: bool) -> bool:
+    def _send_slowly(self, pieces: Sequence[Bytes], size: int, seal: int, droppable: bool) -> bool:
         if size > self._max_message_bytes:
             raise ValueError(f"a message of {size} bytes, at most {self._max_message_bytes} allowed")
         # An empty backlog takes any message: otherwise one above the bound could never be sent.
@@ -152,7 +181,7 @@ class Sender:
                 self.drops += 1
                 self.drop_bytes += size
                 return False
-        self._backlog.append(data)
+        self._backlog.append((pieces, size, seal))
         self.backlog_bytes += size
         self.messages += 1
         self.payload_bytes += size
@@ -163,20 +192,18 @@ class Sender:
 
     def _move(self) -> bool:
         """Backlog to ring until it is full; True if nothing is left."""
-        write, limit = self._writer.write, self._fragment_bytes
+        write, limit = self._writer.write_pieces, self._fragment_bytes
         while self._backlog:
-            data = self._backlog[0]
-            size = len(data)
+            pieces, size, seal = self._backlog[0]
             if size <= limit:
-                if not write(data):
+                if not write(pieces, WHOLE | seal):
                     return False
                 self.backlog_bytes -= size
             else:
-                view = memoryview(data)
                 while (start := self._front_moved) < size:
                     stop = min(start + limit, size)
-                    flags = (FIRST if start == 0 else 0) | (LAST if stop == size else 0)
-                    if not write(view[start:stop], flags):
+                    flags = (FIRST if start == 0 else 0) | (LAST if stop == size else 0) | seal
+                    if not write(_part(pieces, start, stop), flags):
                         return False
                     self._unrung = True
                     self._front_moved = stop
@@ -187,14 +214,33 @@ class Sender:
         return True
 
 
+def _part(pieces: Sequence[Bytes], start: int, stop: int) -> list[Bytes]:
+    """Bytes `start` .. `stop` of what the pieces are together."""
+    found: list[Bytes] = []
+    at = 0
+    for piece in pieces:
+        end = at + len(piece)
+        if start < end and at < stop:
+            found.append(memoryview(piece)[max(start - at, 0) : stop - at])
+        at = end
+    return found
+
+
 class Receiver:
     """The consumer's end: whole messages, in order, each exactly once, or `RingCorrupt`."""
 
     def __init__(
-        self, ring_fd: int, producer: Doorbell, *, max_message_bytes: int = MAX_MESSAGE_BYTES
+        self,
+        ring_fd: int,
+        producer: Doorbell,
+        *,
+        max_message_bytes: int = MAX_MESSAGE_BYTES,
+        intact: Callable[[bytes], bool] | None = None,
     ) -> None:
         """Map the ring behind `ring_fd` (the descriptor stays the caller's); `producer` is the bell
         of the process that writes it, and stays the caller's too.
+
+        `intact` says of a sealed message whether its own checksum is right; without it there must be none.
 
         Raises:
             RingCorrupt: this is no fresh ring.
@@ -202,6 +248,7 @@ class Receiver:
         self._reader = RingReader(ring_fd)
         self._producer = producer
         self._max_message_bytes = max_message_bytes
+        self._intact = intact
         self._wake_below = self._reader.capacity // 2
         self._fragments: list[bytes] = []
         self._fragments_bytes = 0
@@ -261,7 +308,7 @@ class Receiver:
         self._reader.close()
 
     def _join(self, flags: int, payload: bytes) -> bytes | None:
-        """Collect fragments; the message once its last one is there."""
+        """Collect fragments; the message once its last one is there, and its seal is whole."""
         if bool(flags & FIRST) == bool(self._fragments):
             raise RingCorrupt("a fragment that does not continue the record before it")
         self._fragments.append(payload)
@@ -270,7 +317,9 @@ class Receiver:
             raise RingCorrupt(f"a message of more than {self._max_message_bytes} bytes")
         if not flags & LAST:
             return None
-        message = b"".join(self._fragments)
+        message = payload if len(self._fragments) == 1 else b"".join(self._fragments)
         self._fragments.clear()
         self._fragments_bytes = 0
+        if flags & SEALED and (self._intact is None or not self._intact(message)):
+            raise RingCorrupt(f"a sealed message of {len(message)} bytes whose own checksum does not match")
         return message

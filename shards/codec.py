@@ -2,7 +2,8 @@
 
 A body is one or more sections, each a length (u32, little-endian) and one msgpack array of
 lists, in the order of `engine.paxos.messages.KINDS`. What goes to every peer alike is encoded once
-and shared by the bodies of all peers.
+and shared by the bodies of all peers. A section with large values can be encoded in pieces, of which the
+values are some: they are then copied where they go, and nowhere else.
 
 Decoding is typed and bounded: a value of the wrong type, a negative number or a length that does not
 add up is a `BodyError`, never a message.
@@ -11,8 +12,8 @@ add up is a `BodyError`, never a message.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Iterator
-from typing import Annotated
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Annotated, Any
 
 import msgspec
 
@@ -53,6 +54,12 @@ _WireBody = tuple[
     Annotated[list[tuple[_Group, _Count, _Count]], _FEW],
 ]
 
+PIECE_BYTES = 4096
+"""A value of so many bytes is a piece of its own: less is copied sooner than kept apart."""
+_NO_BYTES = b"\xc4\x00"
+_HEAD_16, _HEAD_32 = struct.Struct(">BH"), struct.Struct(">BI")
+"""Of an array or bytes, in msgpack: the type and the length."""
+
 WITH_VALUE = ("learned", "accepts", "prepare_replies", "forwards")
 """Kinds whose messages end in a value, or as many bytes."""
 
@@ -70,21 +77,70 @@ def encode_section(batch: Batch) -> bytes:
     return _LENGTH.pack(len(data)) + data
 
 
-def encode_split(batch: Batch, max_bytes: int) -> Iterator[bytes]:
-    """The batch as sections whose values stay below `max_bytes` each, or are a single one."""
-    rest = Batch()
+def encode_pieces(batch: Batch) -> list[bytes]:
+    """The bytes of `encode_section`, in pieces: each large value is one."""
+    pieces: list[bytes] = []
+    run = [_array_head(len(Batch.__slots__))]
     for kind in Batch.__slots__:
-        if kind not in WITH_VALUE:
-            setattr(rest, kind, getattr(batch, kind))
-    part, size = rest, 0
+        messages: Sequence[Any] = getattr(batch, kind)
+        if kind not in WITH_VALUE or all(len(message[-1]) < PIECE_BYTES for message in messages):
+            run.append(_encode(messages))
+            continue
+        run.append(_array_head(len(messages)))
+        for message in messages:
+            value = message[-1]
+            size = len(value)
+            if size < PIECE_BYTES:
+                run.append(_encode(message))
+                continue
+            run.append(_encode((*message[:-1], b""))[: -len(_NO_BYTES)])
+            run.append(_HEAD_16.pack(0xC5, size) if size < 1 << 16 else _HEAD_32.pack(0xC6, size))
+            pieces += (b"".join(run), value)
+            run = []
+    pieces.append(b"".join(run))
+    return [_LENGTH.pack(sum(map(len, pieces))) + pieces[0], *pieces[1:]]
+
+
+def _array_head(length: int) -> bytes:
+    if length < 16:
+        return bytes((0x90 | length,))
+    return _HEAD_16.pack(0xDC, length) if length < 1 << 16 else _HEAD_32.pack(0xDD, length)
+
+
+def separate(batch: Batch, large_bytes: int) -> tuple[Batch, Batch]:
+    """What is small of a batch, and the rest: messages with a value of at least `large_bytes`, and runs of
+    decided values that have as much together, with the positions that go with them."""
+    small, large = Batch(), Batch()
+    for kind in Batch.__slots__:
+        setattr(small, kind, getattr(batch, kind))
+    for kind in ("accepts", "prepare_replies", "forwards"):
+        messages = getattr(batch, kind)
+        if any(len(message[-1]) >= large_bytes for message in messages):
+            setattr(small, kind, [message for message in messages if len(message[-1]) < large_bytes])
+            setattr(large, kind, [message for message in messages if len(message[-1]) >= large_bytes])
+    if sum([len(message[-1]) for message in batch.learned]) >= large_bytes:
+        large.learned, small.learned = small.learned, []
+        large.positions, small.positions = small.positions, []
+    return small, large
+
+
+def split(batch: Batch, max_bytes: int) -> Iterator[Batch]:
+    """The batch as some whose values stay below `max_bytes` each, or are a single one. What has no value is
+    in the first, but for positions: they follow the last decided value, or a peer would ask for the rest."""
+    part, size = Batch(), 0
+    for kind in Batch.__slots__:
+        if kind not in WITH_VALUE and kind != "positions":
+            setattr(part, kind, getattr(batch, kind))
     for kind in WITH_VALUE:
         for message in getattr(batch, kind):
             if size and size + len(message[-1]) > max_bytes:
-                yield encode_section(part)
+                yield part
                 part, size = Batch(), 0
             getattr(part, kind).append(message)
             size += len(message[-1])
-    yield encode_section(part)
+        if kind == "learned":
+            part.positions = batch.positions
+    yield part
 
 
 def value_bytes(batch: Batch) -> int:

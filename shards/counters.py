@@ -27,6 +27,21 @@ class Phase(IntEnum):
     STOP = 8
 
 
+STAGES = (
+    "loop",
+    "ring",
+    "decode",
+    "step",
+    "encode",
+    "append",
+    "sync",
+    "finish",
+    "apply",
+    "replies",
+    "upkeep",
+)
+"""Of a worker's turn; their slots stay 0 unless `stages.py` was asked to measure them."""
+
 WORKER = (
     "heartbeat_ns",
     "phase",
@@ -62,6 +77,7 @@ WORKER = (
     "segments",
     "no_room",
     "slow_turns",
+    *(f"{stage}_cpu_ns" for stage in STAGES),
     "asked_ns",
     "asked_group",
     "asked_smid",

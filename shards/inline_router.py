@@ -11,7 +11,7 @@ from paxmux.shards.boot import Founding
 from paxmux.shards.channel import Receiver, Sender
 from paxmux.shards.doorbell import Doorbell
 from paxmux.shards.identity import FoundingStore
-from paxmux.shards.router import Router
+from paxmux.shards.router import Router, left_to_peer
 from paxmux.shards.router_host import OnBroken
 
 
@@ -58,7 +58,7 @@ class InlineRouter:
     ) -> None:
         """See `RouterHost`."""
         self._generations[worker] = generation
-        receiver = Receiver(from_worker, bell)
+        receiver = Receiver(from_worker, bell, intact=left_to_peer)
         sender = Sender(to_worker, bell, backlog_max_bytes=self._backlog_bytes)
         self._router.attach_worker(worker, generation, groups, receiver, sender)
 

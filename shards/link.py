@@ -13,10 +13,12 @@ import msgspec
 from paxmux.engine.options import LimitOptions
 from paxmux.shards.channel import Receiver, Sender
 from paxmux.shards.doorbell import Doorbell
-from paxmux.shards.requests import Batch, Call, Proposal, Reply, decode_replies, encode
+from paxmux.shards.requests import Batch, Call, Proposal, Reply, decode_replies, encode, encode_pieces
 from paxmux.shards.ring import RingCorrupt
 
-BATCH_BYTES = 1 << 20
+LARGE_BYTES = 32 * 1024
+"""A batch with more payload is not put together before it is in the ring."""
+BATCH_BYTES = 512 * 1024
 """A batch with more payload is cut, so that no message grows beyond what a ring moves well."""
 RECEIVE_BYTES = 1 << 20
 """Read from the ring at a time, so that one worker's replies do not keep the loop from the rest."""
@@ -81,11 +83,11 @@ class Link:
                 proposals, calls, size = self._proposals, self._calls, self._size
                 # Before anything leaves: whatever happens then, none of it may be called unsent.
                 self._proposals, self._calls, self._size = [], [], 0
-                if size <= BATCH_BYTES:
+                if size <= LARGE_BYTES:
                     sender.send(encode(Batch(proposals, calls)), droppable=False)
                 else:
                     for batch in _cut(proposals, calls):
-                        sender.send(encode(batch), droppable=False)
+                        sender.send_pieces(encode_pieces(batch), droppable=False)
             sender.commit()
         except RingCorrupt as error:
             raise LinkBroken(f"the ring to worker {self.worker} is damaged: {error}") from error

@@ -36,7 +36,7 @@ from paxmux.shards.layout import Layout
 from paxmux.shards.outcomes import Outcomes, error_of
 from paxmux.shards.packer import Packer
 from paxmux.shards.pending import Done
-from paxmux.shards.requests import CallKind, Reply
+from paxmux.shards.requests import TOGETHER_MAX_BYTES, CallKind, Reply
 
 if TYPE_CHECKING:
     import pyarrow
@@ -465,4 +465,7 @@ class Node(GroupSettings):
             raise ValueTooLarge(
                 f"{len(context)} bytes of context, at most {self._max_value_bytes} (limits.max_value_bytes)"
             )
-        return size + len(context)
+        size += len(context)
+        if size > TOGETHER_MAX_BYTES:
+            raise ValueTooLarge(f"{size} bytes of value and context, at most {TOGETHER_MAX_BYTES} together")
+        return size

@@ -2,27 +2,37 @@
 
 The turn hands over outboxes; every frame is packed once, checksummed once and pushed to the ring of
 the router. Protocol frames may be dropped when the ring is full: the protocol repeats what matters.
+Large values are not copied on the way to the ring, and what goes to all peers has one checksum for all.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
-from paxmux.engine.frame import VERSION, FrameKind, pack_frame
+from paxmux.engine.frame import VERSION, FrameKind, pack_frame, pack_header
 from paxmux.engine.network import Direct
+from paxmux.engine.paxos.checksum import checksum_of
 from paxmux.engine.paxos.effects import Outbox
 from paxmux.engine.paxos.messages import Batch
-from paxmux.shards.codec import encode_section, encode_split, value_bytes
+from paxmux.shards.codec import encode_pieces, encode_section, separate, split, value_bytes
 
-SPLIT_BYTES = 1 << 20
-"""Bodies with more bytes of values than this are split, so that no frame has to wait for a huge one."""
+LARGE_BYTES = 32 * 1024
+"""Bodies with more bytes of values than this are made of pieces; below that copying them is cheaper."""
+SPLIT_BYTES = 512 * 1024
+"""Bodies with more are split: none waits long for another one, and none is cut into fragments in a ring."""
+
+
+_ALL = -1
+"""In place of a node: for all peers."""
 
 
 class FrameSink(Protocol):
     """The sending side of a ring, or the wire of a simulation."""
 
     def send(self, data: bytes, *, droppable: bool) -> bool: ...
+
+    def send_pieces(self, pieces: Sequence[bytes], *, droppable: bool, sealed: bool) -> bool: ...
 
     def commit(self) -> bool: ...
 
@@ -90,29 +100,47 @@ class Outlet:
         peers = self._peers if shared else {node for box in boxes for node in box.to}
         if not peers:
             return
-        small = sum(value_bytes(batch) for batch in shared) <= SPLIT_BYTES
-        if small:
-            head = b"".join([encode_section(batch) for batch in shared])
-            for node in peers:
-                own = [box.to[node] for box in boxes if node in box.to]
-                if sum(value_bytes(batch) for batch in own) <= SPLIT_BYTES:
-                    self._frame(node, head + b"".join([encode_section(batch) for batch in own]))
-                else:
-                    if head:
-                        self._frame(node, head)
-                    self._split(node, own)
-        else:
-            for node in peers:
-                self._split(node, shared + [box.to[node] for box in boxes if node in box.to])
+        own = {node: [box.to[node] for box in boxes if node in box.to] for node in peers}
+        large: dict[int, list[Batch]] = {}
+        if sum([value_bytes(batch) for batch in shared]) > LARGE_BYTES:
+            shared, large[_ALL] = _separated(shared)
+        for node in peers:
+            if own[node] and sum([value_bytes(batch) for batch in own[node]]) > LARGE_BYTES:
+                own[node], large[node] = _separated(own[node])
+        head = b"".join([encode_section(batch) for batch in shared])
+        for node in peers:
+            if head or own[node]:
+                self._frame(node, head + b"".join([encode_section(batch) for batch in own[node]]))
+        for node, batches in large.items():
+            for batch in batches:
+                self._send_large(peers if node == _ALL else (node,), batch)
         self._sink.commit()
 
-    def _split(self, node: int, batches: Sequence[Batch]) -> None:
-        for batch in batches:
-            for section in encode_split(batch, SPLIT_BYTES):
-                self._frame(node, section)
+    def _send_large(self, nodes: Iterable[int], batch: Batch) -> None:
+        template = self._pack(0, b"")
+        for part in split(batch, SPLIT_BYTES):
+            pieces = encode_pieces(part)
+            size, checksum = sum(map(len, pieces)), checksum_of(pieces)
+            for node in nodes:
+                header = pack_header(template, node, size, checksum)
+                self._count(self._sink.send_pieces((header, *pieces), droppable=True, sealed=True))
 
     def _frame(self, node: int, body: bytes) -> None:
-        frame = pack_frame(
+        frame = self._pack(node, body)
+        if self._direct is not None and self._direct.send(node, frame):
+            self.sent_direct += 1
+            self._count(True)
+        else:
+            self._count(self._sink.send(frame, droppable=True))
+
+    def _count(self, taken: bool) -> None:
+        if taken:
+            self.sent += 1
+        else:
+            self.dropped += 1
+
+    def _pack(self, node: int, body: bytes) -> bytes:
+        return pack_frame(
             FrameKind.PAXOS,
             body,
             cluster=self._cluster,
@@ -125,10 +153,16 @@ class Outlet:
             generation=self._generation,
             version=self._version,
         )
-        if self._direct is not None and self._direct.send(node, frame):
-            self.sent += 1
-            self.sent_direct += 1
-        elif self._sink.send(frame, droppable=True):
-            self.sent += 1
-        else:
-            self.dropped += 1
+
+
+def _separated(batches: Sequence[Batch]) -> tuple[list[Batch], list[Batch]]:
+    """What is small, so that it need not wait for the rest; and the rest."""
+    small: list[Batch] = []
+    large: list[Batch] = []
+    for batch in batches:
+        few, many = separate(batch, LARGE_BYTES)
+        if value_bytes(few) > SPLIT_BYTES:
+            few, many = Batch(), batch
+        small += [few] if few else []
+        large += [many] if many else []
+    return small, large

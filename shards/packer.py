@@ -14,6 +14,7 @@ import msgspec
 from paxmux.engine import pack
 from paxmux.engine.errors import InvalidRequest, ValueTooLarge
 from paxmux.engine.options import LimitOptions
+from paxmux.shards.requests import TOGETHER_MAX_BYTES
 
 if TYPE_CHECKING:
     import pyarrow
@@ -64,7 +65,10 @@ class Packer:
             count = len(run)
             payload = pack.encode(run)
             beside = None if contexts is None else self._contexts(contexts[start : start + count])
-            packs.append(Packed(count, payload, beside, len(payload) + len(beside or b"")))
+            size = len(payload) + len(beside or b"")
+            if size > TOGETHER_MAX_BYTES:
+                raise ValueTooLarge(f"{size} bytes of a pack and its contexts, at most {TOGETHER_MAX_BYTES}")
+            packs.append(Packed(count, payload, beside, size))
             start += count
         return packs
 
@@ -101,10 +105,9 @@ class Packer:
             raise InvalidRequest(f"expected bytes or None as context, got {kinds.pop().__name__}")
         if not any(contexts):
             return None
-        data = _encode_contexts(list(contexts))
-        if len(data) > self._max_value_bytes:
+        largest = max([len(context) for context in contexts if context is not None])
+        if largest > self._max_value_bytes:
             raise ValueTooLarge(
-                f"{len(data)} bytes of contexts beside one pack, at most {self._max_value_bytes} "
-                "(limits.max_value_bytes)"
+                f"{largest} bytes of context, at most {self._max_value_bytes} (limits.max_value_bytes)"
             )
-        return data
+        return _encode_contexts(list(contexts))

@@ -15,7 +15,8 @@ allocate by a length that it has not checked, and never hand out a byte that fai
 `head` and `tail` count bytes for ever; the place is the count modulo the capacity, a power of two.
 A record's header never wraps, since everything is a multiple of 16; a payload that wraps is copied
 in two pieces. `crc` is CRC-32 of the payload, started with the sequence and the flags, so that a
-stale or shifted header shows as well.
+stale or shifted header shows as well. In a sealed record it covers the first 128 bytes of the payload
+alone: the message has a checksum of its own over all of it, which whoever takes the message checks.
 
 Each word has one writer, and storing it through a view of 64-bit words is one machine store. x86-64
 keeps stores in order and loads in order, so a reader that sees `head` sees what lies before it; a
@@ -33,7 +34,7 @@ from __future__ import annotations
 import fcntl
 import mmap
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from struct import Struct
 from threading import Lock
 from zlib import crc32
@@ -49,16 +50,36 @@ FIRST = 1
 LAST = 2
 WHOLE = FIRST | LAST
 """Flags of a record: it opens a message, it closes one, or it does both."""
+SEALED = 4
+"""Flag of each record of a message that has a checksum of its own: so its bytes are looked at once only."""
+SEALED_BYTES = 128
+"""What the checksum of such a record covers."""
 
-_MAGIC = int.from_bytes(b"PXMRNG\x01\x00", "little")
+_FLAGS_MAX = WHOLE | SEALED
+_MAGIC = int.from_bytes(b"PXMRNG\x02\x00", "little")
 _WORD_MAGIC, _WORD_CAPACITY, _WORD_GENERATION = 0, 1, 2
 _WORD_HEAD, _WORD_TAIL, _WORD_SLEEPING, _WORD_WAITING = 16, 32, 48, 64
 _RECORD = Struct("<IIII")
 _U32 = 0xFFFFFFFF
 
+Bytes = bytes | bytearray | memoryview
+"""What can be written; views of single bytes."""
+
 Join = Callable[[int, bytes], bytes | None]
-"""Takes (flags, payload) of a record that is no whole message; gives the message once it is whole.
-Raises RingCorrupt for a fragment that does not continue the one before."""
+"""Takes (flags, payload) of a record that is sealed or no whole message; gives the message once it is whole.
+Raises RingCorrupt for a fragment that does not continue the one before, or a seal that is broken."""
+
+
+def opening(pieces: Sequence[Bytes]) -> list[Bytes]:
+    """The first `SEALED_BYTES` of what the pieces are together."""
+    found: list[Bytes] = []
+    left = SEALED_BYTES
+    for piece in pieces:
+        found.append(piece[:left])
+        left -= len(found[-1])
+        if not left:
+            break
+    return found
 
 
 class RingCorrupt(PaxmuxError):
@@ -107,7 +128,7 @@ class _Ring:
         self.generation: int = words[_WORD_GENERATION]
         fault = ""
         if words[_WORD_MAGIC] != _MAGIC:
-            fault = f"magic {words[_WORD_MAGIC]:#x}, expected {_MAGIC:#x}"
+            fault = f"magic and format {words[_WORD_MAGIC]:#x}, expected {_MAGIC:#x}"
         elif self.capacity != size - HEADER_BYTES or self.capacity & (self.capacity - 1):
             fault = f"capacity {self.capacity} in a ring of {size} bytes"
         if fault:
@@ -156,7 +177,7 @@ class RingWriter(_Ring):
         self._sequence = 1
         self._wait = 0
 
-    def write(self, payload: bytes | memoryview, flags: int = WHOLE) -> bool:
+    def write(self, payload: Bytes, flags: int = WHOLE) -> bool:
         """Put one record; the consumer can see it at once. False if there is no space for it now.
 
         Raises:
@@ -170,21 +191,50 @@ class RingWriter(_Ring):
             return False
         sequence = self._sequence
         at = HEADER_BYTES + (head & self._mask)
-        crc = crc32(payload, (sequence << 2 | flags) & _U32)
+        crc = crc32(payload, (sequence << 3 | flags) & _U32)
         _RECORD.pack_into(self._map, at, length, flags, crc, sequence)
         at += RECORD_BYTES
         stop = at + length
         if stop <= self._end:
             self._map[at:stop] = payload
         else:
-            here = self._end - at
-            whole = memoryview(payload)
-            self._map[at : self._end] = whole[:here]
-            self._map[HEADER_BYTES : HEADER_BYTES + length - here] = whole[here:]
+            self._put(payload, at)
         self._sequence = (sequence + 1) & _U32
         self._head = after
         self._words[_WORD_HEAD] = after
         return True
+
+    def write_pieces(self, pieces: Sequence[Bytes], flags: int = WHOLE) -> bool:
+        """As `write`, of a payload in pieces, each of which is copied to its place; `SEALED` may be in
+        `flags`."""
+        length = sum(map(len, pieces))
+        head = self._head
+        after = head + ((length + 31) & -16)
+        if after > self._limit and not self._has_space(after):
+            return False
+        sequence = self._sequence
+        crc = (sequence << 3 | flags) & _U32
+        for piece in opening(pieces) if flags & SEALED else pieces:
+            crc = crc32(piece, crc)
+        _RECORD.pack_into(self._map, HEADER_BYTES + (head & self._mask), length, flags, crc, sequence)
+        at = head + RECORD_BYTES
+        for piece in pieces:
+            self._put(piece, HEADER_BYTES + (at & self._mask))
+            at += len(piece)
+        self._sequence = (sequence + 1) & _U32
+        self._head = after
+        self._words[_WORD_HEAD] = after
+        return True
+
+    def _put(self, data: Bytes, at: int) -> None:
+        """Copy to an offset of the mapping, and on from the ring's start where the ring ends."""
+        here = self._end - at
+        if len(data) <= here:
+            self._map[at : at + len(data)] = data
+        else:
+            whole = memoryview(data)
+            self._map[at : self._end] = whole[:here]
+            self._map[HEADER_BYTES : HEADER_BYTES + len(data) - here] = whole[here:]
 
     def used(self) -> int:
         """Bytes that the consumer has not taken yet: 0 .. capacity, also if its word is nonsense."""
@@ -279,7 +329,7 @@ class RingReader(_Ring):
             at = HEADER_BYTES + (tail & mask)
             length, flags, crc, sequence = unpack(memory, at)
             after = tail + ((length + 31) & -16)
-            if sequence != expected or flags > WHOLE or after > head:
+            if sequence != expected or flags > _FLAGS_MAX or after > head:
                 raise RingCorrupt(
                     f"record at {tail}: sequence {sequence}, expected {expected}; flags {flags}; "
                     f"length {length}, {head - tail} bytes are left"
@@ -291,7 +341,10 @@ class RingReader(_Ring):
             else:
                 payload = memory[at:end] + memory[HEADER_BYTES : HEADER_BYTES + stop - end]
             # Checked on the private copy: what the producer does meanwhile cannot get past it.
-            if crc32(payload, (sequence << 2 | flags) & _U32) != crc:
+            if (
+                crc32(payload if flags <= WHOLE else payload[:SEALED_BYTES], (sequence << 3 | flags) & _U32)
+                != crc
+            ):
                 raise RingCorrupt(f"record at {tail}: CRC does not match, {length} bytes")
             if flags == WHOLE:
                 messages.append(payload)

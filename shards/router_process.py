@@ -43,7 +43,7 @@ from paxmux.shards.doorbell import Doorbell
 from paxmux.shards.event_loop import new_loop
 from paxmux.shards.identity import FoundingStore
 from paxmux.shards.ring import RingCorrupt
-from paxmux.shards.router import Router
+from paxmux.shards.router import Router, left_to_peer
 
 TICK_S = 0.1
 """Counters are published, a SIGTERM is noticed, and unsent messages are tried again so often."""
@@ -159,7 +159,7 @@ class RouterProcess:
         bell = self._bells[worker] = Doorbell(bell_fd)
         self._generations[worker] = message.generation
         try:
-            receiver = Receiver(from_worker, bell)
+            receiver = Receiver(from_worker, bell, intact=left_to_peer)
             sender = Sender(to_worker, bell, backlog_max_bytes=self._limits.ring_backlog_bytes)
         except RingCorrupt as error:
             self._on_broken(worker, str(error))

@@ -23,7 +23,7 @@ from typing import Literal
 
 from paxmux.engine import plugin
 from paxmux.engine.errors import ConfigError, ExitCode, PaxmuxError, StorageFailed
-from paxmux.engine.frame import version_for
+from paxmux.engine.frame import is_intact, version_for
 from paxmux.engine.groups import parse_groups
 from paxmux.engine.network import Direct, OpenDirect
 from paxmux.engine.options import Options
@@ -31,7 +31,7 @@ from paxmux.engine.paxos.quorum import Members
 from paxmux.engine.paxos.timers import MS, NEVER
 from paxmux.engine.state_machine import MAX_SMID, MIN_SMID, StateMachine
 from paxmux.engine.storage import Log, LogIdentity, OpenLog, RecordKind, StorageDamaged
-from paxmux.shards import requests
+from paxmux.shards import requests, stages
 from paxmux.shards.applier import close_machines, describe, is_durable
 from paxmux.shards.boot import Failed, MoveDone, MoveEnd, MoveIn, MoveOut, Ready, Stop, WorkerBoot
 from paxmux.shards.channel import Receiver, Sender
@@ -46,6 +46,7 @@ from paxmux.shards.sync_mark import SyncMark
 from paxmux.shards.transit import Transit
 from paxmux.shards.turn import Turn
 from paxmux.shards.whereabouts import Whereabouts
+from paxmux.shards.worker_stages import watch_worker
 
 log = logging.getLogger("paxmux.worker")
 
@@ -119,7 +120,7 @@ class Worker:
         backlog = options.limits.ring_backlog_bytes
         self._requests = Receiver(client_in, node)
         self._answers = Sender(client_out, node, backlog_max_bytes=backlog)
-        self._frames = Receiver(net_in, router)
+        self._frames = Receiver(net_in, router, intact=is_intact)
         self._wire = Sender(net_out, router, backlog_max_bytes=backlog)
         self._replies: list[Reply] = []
         self._machines = build_machines(options, boot.groups)
@@ -206,6 +207,10 @@ class Worker:
 
         self._transit = Transit(turn, self._log, maker, build, self._parent.send)
         return turn
+
+    def watch_stages(self) -> None:
+        """Measure where the time of this process goes; see `stages.py`."""
+        watch_worker(type(self), self._block, self._log)
 
     # The loop
 
@@ -436,6 +441,8 @@ def _serve(parent: Parent, boot: object, fds: Sequence[int]) -> ExitCode:
             parent.send(_failed(boot.worker, error, "storage" if storage else "cannot_boot"))
             return ExitCode.CANNOT_BOOT
         parent.send(Ready())
+        if stages.wanted():
+            worker.watch_stages()
         # What lives now lives for good; young garbage is rare, since messages are plain tuples.
         gc.collect()
         gc.freeze()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,10 @@ class Sink:
     def send(self, data: bytes, *, droppable: bool) -> bool:
         self._world.carry(int.from_bytes(data[56:64], "little"), data)
         return True
+
+    def send_pieces(self, pieces: Sequence[bytes], *, droppable: bool, sealed: bool) -> bool:
+        """A large one."""
+        return self.send(b"".join(pieces), droppable=droppable)
 
     def commit(self) -> bool:
         return True

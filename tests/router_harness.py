@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from paxmux.engine.errors import PaxmuxError
-from paxmux.engine.frame import FrameKind, pack_frame
+from paxmux.engine.frame import FrameKind, is_intact, pack_frame
 from paxmux.engine.options import LimitOptions, Options
 from paxmux.shards.boot import Founding
 from paxmux.shards.channel import Receiver, Sender
 from paxmux.shards.doorbell import Doorbell
 from paxmux.shards.identity import DataDir, open_data_dir
 from paxmux.shards.ring import create_ring
-from paxmux.shards.router import Router
+from paxmux.shards.router import Router, left_to_peer
 
 GROUPS = 8
 DEADLINE_S = 20.0
@@ -79,7 +79,7 @@ class FakeWorker:
         self.from_worker = create_ring(ring_bytes, generation=generation)
         self.to_worker = create_ring(ring_bytes, generation=generation)
         self.sender = Sender(self.from_worker, router_bell, backlog_max_bytes=1 << 30)
-        self.receiver = Receiver(self.to_worker, router_bell)
+        self.receiver = Receiver(self.to_worker, router_bell, intact=is_intact)
         self.got: list[bytes] = []
 
     def attach(
@@ -89,7 +89,7 @@ class FakeWorker:
             worker,
             self.generation,
             groups,
-            Receiver(self.from_worker, self.bell),
+            Receiver(self.from_worker, self.bell, intact=left_to_peer),
             Sender(self.to_worker, self.bell, backlog_max_bytes=backlog_max_bytes),
         )
 

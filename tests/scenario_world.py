@@ -149,6 +149,10 @@ class Sink:
         self._frames.append(data)
         return True
 
+    def send_pieces(self, pieces: Sequence[bytes], *, droppable: bool, sealed: bool) -> bool:
+        """A large one."""
+        return self.send(b"".join(pieces), droppable=droppable)
+
     def commit(self) -> bool:
         frames, self._frames = self._frames, []
         self._hand_on(frames)

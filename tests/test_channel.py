@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 import select
@@ -24,7 +25,7 @@ from hypothesis import strategies as st
 
 from paxmux.shards.channel import Receiver, Sender
 from paxmux.shards.doorbell import Doorbell
-from paxmux.shards.ring import FIRST, LAST, RingCorrupt, RingWriter, create_ring
+from paxmux.shards.ring import FIRST, HEADER_BYTES, LAST, RECORD_BYTES, RingCorrupt, RingWriter, create_ring
 
 CAPACITY = 4096
 
@@ -75,7 +76,7 @@ def test_doorbell_rings_until_cleared_and_can_be_adopted() -> None:
 def test_messages_and_pieces_arrive_whole_and_in_order() -> None:
     with link() as both:
         assert both.sender.send(b"one", droppable=True)
-        assert both.sender.send([b"t", b"", b"wo"], droppable=False)
+        assert both.sender.send_pieces([b"t", b"", b"wo"], droppable=False)
         assert both.sender.send(b"", droppable=True)
         assert both.sender.commit()
         assert both.receiver.receive() == [b"one", b"two", b""]
@@ -482,3 +483,64 @@ if __name__ == "__main__":
         "bench": bench,
     }
     roles[sys.argv[1]](*map(int, sys.argv[2:]))
+
+
+def sealed_message(size: int) -> bytes:
+    body = os.urandom(size)
+    return crc32(body).to_bytes(4, "little") + body
+
+
+def seal_is_whole(message: bytes) -> bool:
+    return crc32(message[4:]).to_bytes(4, "little") == message[:4]
+
+
+@pytest.mark.parametrize("size", [0, 1, 123, 124, 125, 900, 1500, 30_000])
+def test_sealed_messages_arrive_whole_in_any_pieces(size: int) -> None:
+    with sealed_link() as both:
+        message = sealed_message(size)
+        cuts = [0, 1, 3, *range(50, len(message), 400), len(message)]
+        pieces = [message[a:b] for a, b in itertools.pairwise(sorted(min(cut, len(message)) for cut in cuts))]
+        assert both.sender.send_pieces(pieces, droppable=False, sealed=True)
+        assert both.sender.send(b"plain", droppable=False)
+        got: list[bytes] = []
+        while len(got) < 2:
+            both.sender.commit()
+            got += both.receiver.receive()
+        assert got == [message, b"plain"]
+
+
+def test_a_sealed_message_that_was_altered_breaks_the_link() -> None:
+    with sealed_link() as both:
+        message = bytearray(sealed_message(1000))
+        message[500] ^= 1
+        assert both.sender.send_pieces([bytes(message)], droppable=False, sealed=True)
+        with pytest.raises(RingCorrupt, match="own checksum"):
+            both.receiver.receive()
+
+
+def test_who_expects_no_seal_takes_none() -> None:
+    with link() as both:
+        assert both.sender.send_pieces([sealed_message(900)], droppable=False, sealed=True)
+        with pytest.raises(RingCorrupt, match="own checksum"):
+            both.receiver.receive()
+
+
+@pytest.mark.parametrize("at", [0, 4, 127])
+def test_the_first_bytes_of_a_sealed_record_are_checked_by_the_ring(at: int) -> None:
+    with sealed_link() as both:
+        assert both.sender.send_pieces([sealed_message(900)], droppable=False, sealed=True)
+        place = HEADER_BYTES + RECORD_BYTES + at
+        byte = os.pread(both.fd, 1, place)[0]
+        os.pwrite(both.fd, bytes((byte ^ 1,)), place)
+        with pytest.raises(RingCorrupt, match="CRC does not match"):
+            both.receiver.receive()
+
+
+@contextmanager
+def sealed_link() -> Iterator[Link]:
+    with link(backlog=1 << 20) as both:
+        receiver = Receiver(both.fd, both.to_producer, max_message_bytes=1 << 20, intact=seal_is_whole)
+        both.receiver.close()
+        both.receiver = receiver
+        yield both
+        receiver.close()

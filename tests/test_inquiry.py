@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -162,6 +163,10 @@ def turn_of(
 class Sink:
     def send(self, data: bytes, *, droppable: bool) -> bool:
         return True
+
+    def send_pieces(self, pieces: Sequence[bytes], *, droppable: bool, sealed: bool) -> bool:
+        """A large one."""
+        return self.send(b"".join(pieces), droppable=droppable)
 
     def commit(self) -> bool:
         return True

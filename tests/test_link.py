@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pytest
 
@@ -70,6 +70,7 @@ def test_one_doorbell_for_a_batch_and_none_for_a_worker_that_is_awake(pair: Pair
 
 
 def test_a_large_turn_is_cut_and_keeps_its_order(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(link_module, "LARGE_BYTES", 1000)
     monkeypatch.setattr(link_module, "BATCH_BYTES", 1000)
     sizes = [400, 400, 400, 3000, 10, 10, 990]
     for seq, size in enumerate(sizes):
@@ -111,20 +112,21 @@ def test_what_a_broken_flush_may_have_handed_over_is_not_called_unsent(
     pair: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its outcome is unknown: "nothing was proposed" would invite to propose it twice."""
+    monkeypatch.setattr(link_module, "LARGE_BYTES", 10)
     monkeypatch.setattr(link_module, "BATCH_BYTES", 10)
     for seq in (1, 2):
         pair.link.propose((seq, 0, 0, 0, b"0123456789", None), 10)
     sender = pair.link._sender
-    send = sender.send
+    send = sender.send_pieces
 
-    def send_once(data: bytes, *, droppable: bool) -> bool:
-        monkeypatch.setattr(sender, "send", damaged)
-        return send(data, droppable=droppable)
+    def send_once(pieces: Sequence[bytes], *, droppable: bool) -> bool:
+        monkeypatch.setattr(sender, "send_pieces", damaged)
+        return send(pieces, droppable=droppable)
 
-    def damaged(data: bytes, *, droppable: bool) -> bool:
+    def damaged(pieces: Sequence[bytes], *, droppable: bool) -> bool:
         raise RingCorrupt("as asked")
 
-    monkeypatch.setattr(sender, "send", send_once)
+    monkeypatch.setattr(sender, "send_pieces", send_once)
     with pytest.raises(LinkBroken):
         pair.link.flush()
     assert [proposal[0] for batch in pair.received() for proposal in batch.proposals] == [1]

@@ -99,7 +99,7 @@ def test_values_are_cut_into_runs_that_fit(make: type[list[bytes]]) -> None:
         (arrow([b"a", bytes(101)]), None, ValueTooLarge, "101 bytes"),
         ([b"a"], [], InvalidRequest, "a context for each of 1 values, got 0"),
         ([b"a"], ["x"], InvalidRequest, "as context, got str"),
-        ([b"a"], [bytes(101)], ValueTooLarge, "contexts"),
+        ([b"a"], [bytes(101)], ValueTooLarge, "101 bytes of context"),
     ],
 )
 def test_what_cannot_be_proposed_is_refused_before(

@@ -10,7 +10,7 @@ import ast
 import random
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -65,6 +65,10 @@ class Deaf:
 
     def send(self, data: bytes, *, droppable: bool) -> bool:
         return True
+
+    def send_pieces(self, pieces: Sequence[bytes], *, droppable: bool, sealed: bool) -> bool:
+        """A large one."""
+        return self.send(b"".join(pieces), droppable=droppable)
 
     def commit(self) -> bool:
         return True

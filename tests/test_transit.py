@@ -99,6 +99,10 @@ class Wire:
         self.frames.append(data)
         return True
 
+    def send_pieces(self, pieces: Sequence[bytes], *, droppable: bool, sealed: bool) -> bool:
+        """A large one."""
+        return self.send(b"".join(pieces), droppable=droppable)
+
     def commit(self) -> bool:
         return True
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from paxmux.engine.state_machine import StateMachine
 from paxmux.engine.storage import LogIdentity, StorageDamaged
 from paxmux.plugins.storage.memory import MemoryLog
 from paxmux.shards.applier import REPLAY_COUNT, Applier
-from paxmux.shards.codec import BodyError, decode_sections, encode_section, encode_split, value_bytes
+from paxmux.shards.codec import BodyError, decode_sections, encode_section, split, value_bytes
 from paxmux.shards.outlet import Outlet
 from paxmux.shards.requests import Batch, CallKind, Reply
 from paxmux.shards.serving import SERVE_COUNT, SERVE_OVERHEAD_BYTES, WINDOW_COUNT, WINDOW_TURNS
@@ -98,6 +99,10 @@ class Events:
         self.order.append("send")
         self.frames.append(data)
         return True
+
+    def send_pieces(self, pieces: Sequence[bytes], *, droppable: bool, sealed: bool) -> bool:
+        """A large one."""
+        return self.send(b"".join(pieces), droppable=droppable)
 
     def commit(self) -> bool:
         return True
@@ -736,7 +741,7 @@ def test_large_batches_are_split_without_loss() -> None:
         messages.accepts.append((number, 0, 1, bytes(1000)))
         messages.chosen.append((number, 0, 1))
     messages.accepts.append((99, 0, 1, bytes(9000)))
-    sections = list(encode_split(messages, 4000))
+    sections = [encode_section(part) for part in split(messages, 4000)]
     assert len(sections) > 5
     decoded = [body for section in sections for body in decode_sections(section, 0)]
     assert [item[0] for body in decoded for item in body[4]] == [*range(30), 99]

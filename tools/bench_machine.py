@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import struct
 from collections.abc import Sequence
+from hashlib import sha256
 from typing import TYPE_CHECKING
 
 from paxmux.engine.state_machine import StateMachine
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     import pyarrow
 
 DIGEST_BYTES = 16
+LARGE_BYTES = 16 * 1024
+"""Of values of so many bytes it takes a hash that processors have instructions for."""
 _PLACE = struct.Struct("<QI").pack
 _ANSWER = struct.Struct("<Q")
 
@@ -38,7 +41,7 @@ class Chain(StateMachine):
         values read alike."""
         self._count += 1
         self._update(_PLACE(instance_id, len(value)))
-        self._update(value)
+        self._update(value if len(value) < LARGE_BYTES else sha256(value).digest())
         return None
 
     def execute_many(

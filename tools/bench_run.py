@@ -20,7 +20,9 @@ import paxmux
 from paxmux.engine.errors import PaxmuxError
 from paxmux.engine.groups import parse_groups
 from paxmux.engine.options import StorageOptions
+from paxmux.shards import stages
 from paxmux.tools import processes
+from paxmux.tools.bench_budget import budget, read_stages
 from paxmux.tools.bench_machine import Chain, read_answer
 from paxmux.tools.callers import Caller, evenness
 from paxmux.tools.cluster import Cluster
@@ -74,6 +76,8 @@ class BenchOptions(msgspec.Struct, frozen=True, kw_only=True):
     """CPU time that the state machine burns on each value."""
     work_on: str = "all"
     """The groups whose machine does."""
+    profile: bool = False
+    """Measure where the CPU time of each process goes."""
 
 
 def shares(options: BenchOptions) -> list[tuple[list[int], int]]:
@@ -159,6 +163,7 @@ def start_cluster(options: BenchOptions, folder: Path, steps: Steps) -> Cluster:
         machines=[],
         router=options.router,
         options={"storage": {"plugin": options.storage}, "state_machines": machines(options)},
+        environment={stages.VARIABLE: "1"} if options.profile else None,
     )
 
 
@@ -209,16 +214,21 @@ async def _measure(cluster: Cluster, options: BenchOptions, steps: Steps) -> dic
         steps.step("warming up", options.warmup_s)
         await watch(loaded, options.warmup_s, steps)
         begin = [await read_node(node) for node in nodes]
+        stages_begin = await read_stages(nodes) if options.profile else []
         foreign = ForeignCpu([*processes.marked(cluster.mark), psutil.Process()])
         steps.step("measuring", options.seconds)
         await watch(loaded, options.seconds, steps)
         foreign_percent = foreign.percent()
         end = [await read_node(node) for node in nodes]
-    return {
+        stages_end = await read_stages(nodes) if options.profile else []
+    measured = {
         **merged([load.result() for load in loads]),
         **figures(nodes, begin, end),
         "foreign_cpu_percent": round(foreign_percent, 1),
     }
+    if options.profile:
+        measured["budget"] = budget(stages_begin, stages_end)
+    return measured
 
 
 async def _load(

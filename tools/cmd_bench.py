@@ -20,7 +20,9 @@ from paxmux.engine.groups import parse_groups
 from paxmux.tools import event_loop
 from paxmux.tools.arguments import seconds, whole, wholes
 from paxmux.tools.bench_behind import run_behind
+from paxmux.tools.bench_budget import show_budget
 from paxmux.tools.bench_open import run_open
+from paxmux.tools.bench_parts import PARTS, run_part, show_part
 from paxmux.tools.bench_recovery import run_recovery
 from paxmux.tools.bench_run import TIMEOUT_S, BenchOptions, run_bench
 from paxmux.tools.callers import told
@@ -33,6 +35,7 @@ from paxmux.tools.open_arguments import (
     write_files,
     wrong_together,
 )
+from paxmux.tools.part_rig import PartOptions
 from paxmux.tools.progress import Steps
 from paxmux.tools.scratch import Scratch
 
@@ -52,6 +55,14 @@ request under way and goes round the groups in a random order of its own (--seed
 With --behind the last node is stopped; when the others have decided INSTANCES, over all groups, it is
 started again under the same load from node 1, until it has caught up. Reported are how long that took,
 and the answers before and meanwhile; --seconds, --warmup-s and --proposer mean nothing then.
+
+With --profile the budget is shown as well: µs of CPU time for each value, by process and stage, and what
+flows between them. Measuring it costs some µs for each turn. A router process has its sum alone.
+
+With router, worker, ring or log no cluster is measured but that part alone, with ends that do next to
+nothing in place of its neighbours: what it costs for each message, in µs of CPU time by process. Only
+--seconds (of all cases together), --groups, --clients (requests under way), --size, --storage, --data-dir
+and --json mean anything then.
 
 With --recovery no cluster is measured but what a start costs: for each length a log of so many records is
 built, as one worker's turns would, and left as by a kill. It is opened then, after a clean stop, and without
@@ -74,6 +85,7 @@ The exit code is 0 only if the replicas agree and something was answered.
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `paxmux bench`."""
     default = BenchOptions()
+    parser.add_argument("part", nargs="?", choices=PARTS, help="measure this part alone, without a cluster")
     parser.add_argument("--nodes", type=whole(1, 9), default=default.nodes, metavar="N")
     parser.add_argument("--workers", type=whole(1, 256), default=default.workers, metavar="N")
     parser.add_argument("--groups", type=whole(*BOUNDS["groups"]), default=default.groups, metavar="N")
@@ -117,6 +129,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="GROUPS",
         help="the groups whose machine does, as `0-9,20` (default: %(default)s)",
     )
+    parser.add_argument(
+        "--profile", action="store_true", help="say where the CPU time of each process goes, by stage"
+    )
     parser.add_argument("--seed", type=whole(0, 2**32), default=default.seed, metavar="N")
     parser.add_argument(
         "--data-dir",
@@ -134,6 +149,8 @@ def run(args: argparse.Namespace) -> int:
     if wrong is not None:
         print(f"paxmux bench: {wrong}", file=sys.stderr)
         return ExitCode.USAGE
+    if args.part is not None:
+        return _run_part(args)
     if args.recovery is not None:
         return _run_recovery(args)
     options = BenchOptions(**{name: getattr(args, name) for name in BenchOptions.__struct_fields__})
@@ -178,6 +195,17 @@ def _wrong(args: argparse.Namespace) -> str | None:
         if place is not None and not Path(place).parent.is_dir():
             return f"--{name}: expected a file in a folder that exists, got {place!r}"
     return wrong_together(args)
+
+
+def _run_part(args: argparse.Namespace) -> int:
+    options = PartOptions(**{name: getattr(args, name) for name in PartOptions.__struct_fields__})
+    with Scratch(args.data_dir) as scratch:
+        report = run_part(args.part, options, scratch.path)
+    if args.json is not None:
+        _write(report, args.json)
+    if args.json != "-":
+        show_part(report)
+    return ExitCode.OK
 
 
 def _run_recovery(args: argparse.Namespace) -> int:
@@ -295,6 +323,8 @@ def _show(report: dict[str, Any]) -> None:
             f"{report['values_per_fdatasync'][name]:.1f}",
         )
     console.print(nodes)
+    if "budget" in report:
+        show_budget(console, report["budget"])
     settings = report["settings"]
     console.print(
         f"file system {settings['file_system']}, fdatasync p50 {settings['fdatasync_p50_us']:.0f} µs, "

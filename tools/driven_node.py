@@ -16,15 +16,18 @@ import os
 import signal
 import socket
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
 from paxmux.engine.errors import Code, ExitCode, PaxmuxError
 from paxmux.engine.options import Options
+from paxmux.shards import stages
 from paxmux.shards.event_loop import new_loop
 from paxmux.shards.node import Node
 from paxmux.tools import node_wire
+from paxmux.tools.host_stages import watch_host
 from paxmux.tools.load import Load, LoadSpec
 from paxmux.tools.load_gate import LoadGate
 from paxmux.tools.load_socket import LoadServer
@@ -40,10 +43,13 @@ LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 class DrivenNode:
     """The operations, over one node."""
 
-    def __init__(self, node: Node, groups: int, writer: asyncio.StreamWriter) -> None:
+    def __init__(
+        self, node: Node, groups: int, writer: asyncio.StreamWriter, stages: Sequence[int] = ()
+    ) -> None:
         self._node = node
         self._groups = range(groups)
         self._writer = writer
+        self._stages = stages
         self._load: Load | OpenLoad | LoadServer | None = None
         self._writers: Writers | RegisterClients | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -89,6 +95,10 @@ class DrivenNode:
     async def op_status(self) -> dict[str, Any]:
         """What the node says about itself."""
         return await self._node.status()
+
+    async def op_stages(self) -> list[int]:
+        """CPU time of this process by stage, in ns; empty unless it is measured (`host_stages.py`)."""
+        return list(self._stages)
 
     async def op_propose(self, group: int, value: bytes, smid: int, timeout_s: float) -> list[Any]:
         """One proposal: [instance, result]."""
@@ -178,7 +188,8 @@ async def _run(fd: int, config: str) -> ExitCode:
     reader, writer = await asyncio.open_unix_connection(sock=socket.socket(fileno=fd))
     try:
         options = Options.from_yaml(config)
-        code = await _serve(Node(options), options.groups, reader, writer)
+        measured = watch_host() if stages.wanted() else ()
+        code = await _serve(Node(options), options.groups, reader, writer, measured)
     except (PaxmuxError, OSError) as error:
         failed = error if isinstance(error, PaxmuxError) else PaxmuxError(str(error))
         writer.write(node_wire.pack({"event": "failed", "code": int(failed.code), "error": str(error)}))
@@ -191,10 +202,14 @@ async def _run(fd: int, config: str) -> ExitCode:
 
 
 async def _serve(
-    node: Node, groups: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    node: Node,
+    groups: int,
+    reader: asyncio.StreamReader,
+    writer: asyncio.StreamWriter,
+    measured: Sequence[int],
 ) -> ExitCode:
     """Start the node, and serve the tool meanwhile: it may give up before the node is there."""
-    driven = DrivenNode(node, groups, writer)
+    driven = DrivenNode(node, groups, writer, measured)
     serving = asyncio.create_task(driven.serve(reader))
     starting = asyncio.create_task(node.start())
     try:

@@ -15,6 +15,7 @@ from zlib import crc32
 from paxmux.engine.paxos import value as values
 from paxmux.engine.paxos.acceptor import Acceptor
 from paxmux.engine.paxos.ballot import NULL, Ballot
+from paxmux.engine.paxos.checksum import LARGE_BYTES, last_checksum
 from paxmux.engine.paxos.doubt import Doubt
 from paxmux.engine.paxos.effects import Effects
 from paxmux.engine.paxos.forwarder import Forwarder
@@ -334,7 +335,9 @@ class Group:
             fx.eager = fx.eager or (foreign and own_ballot)
         if self.tried:
             self._count_tries(fx)
-        self.chain = crc32(value).to_bytes(4, "little")  # values.chain_after, without the call
+        # values.chain_after, without a call where that counts.
+        checksum = crc32(value) if len(value) < LARGE_BYTES else last_checksum(value)
+        self.chain = checksum.to_bytes(4, "little")
         self.instance = instance + 1
         self.acceptor.advance()
         self.learner.advance()

@@ -15,7 +15,7 @@ from collections.abc import Container
 from time import monotonic
 
 from paxmux.engine.frame import HEADER_BYTES, FrameError, parse_start
-from paxmux.engine.network import OnFrame
+from paxmux.engine.network import Frame, OnFrame
 from paxmux.plugins.network.counts import Counts
 from paxmux.plugins.network.endpoint import keep_alive
 
@@ -30,8 +30,14 @@ SWEEP_S = 1.0
 ACCEPT_PAUSE_S = 1.0
 """Rest after the kernel could not give another descriptor; without it the loop would spin."""
 ACCEPTS_PER_TURN = 16
-READS_PER_TURN = 4
-READ_BYTES = 256 * 1024
+TURN_BYTES = 1024 * 1024
+"""Taken from a connection before others get their turn in the event loop; one system call may go beyond."""
+READ_BYTES = 64 * 1024
+"""Taken at a time while it is not known what comes: frames are cut out of it."""
+BEHIND_BYTES = 8 * 1024
+"""Taken at a time of what follows the frame whose rest is read to its place."""
+ROOM_BYTES = 1024 * 1024
+"""Room that is made for an announced frame at once; more, up to twice what is there, as it arrives."""
 
 _EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 _log = logging.getLogger(__name__)
@@ -40,7 +46,18 @@ _log = logging.getLogger(__name__)
 class _Connection:
     """One incoming connection and the part of a frame that has arrived on it."""
 
-    __slots__ = ("active_at", "frame_at", "frames", "known", "need", "partial", "peer", "sock", "start_at")
+    __slots__ = (
+        "active_at",
+        "frame_at",
+        "frames",
+        "got",
+        "known",
+        "need",
+        "partial",
+        "peer",
+        "sock",
+        "start_at",
+    )
 
     def __init__(self, sock: socket.socket, peer: object, now: float) -> None:
         self.sock = sock
@@ -51,6 +68,9 @@ class _Connection:
         self.frame_at = now
         """When the first byte of `partial` came."""
         self.partial = bytearray()
+        """Room for the frame, or for a part of it; while `need` is 0, the part of a header that has come."""
+        self.got = 0
+        """Bytes of it that have arrived."""
         self.need = 0
         """Bytes of the frame in `partial`; 0 while too little of its header is there to tell."""
         self.frames = 0
@@ -135,38 +155,78 @@ class Incoming:
             self._loop.add_reader(sock, self._readable, connection)
 
     def _readable(self, connection: _Connection) -> None:
-        buffer, receive = self._buffer, connection.sock.recv_into
-        for _ in range(READS_PER_TURN):
+        left = TURN_BYTES
+        while left > 0:
             try:
-                length = receive(buffer)
+                length, full = self._read(connection, left)
             except BlockingIOError:
                 return
-            except OSError as error:
-                _log.debug("connection from %s: %s", connection.peer, error)
-                length = 0
-            if length == 0:
-                self._drop(connection)
-                return
-            self._counts.tcp_bytes_in += length
-            try:
-                self._take(connection, buffer[:length])
             except FrameError as error:
                 self._counts.tcp_bad_header += 1
                 _log.debug("connection from %s closed: %s", connection.peer, error)
                 self._drop(connection)
                 return
-            if length < READ_BYTES or connection not in self._connections:
+            except OSError as error:
+                _log.debug("connection from %s: %s", connection.peer, error)
+                length, full = 0, False
+            if length == 0:
+                self._drop(connection)
+            if not full or connection not in self._connections:
                 return
+            left -= length
+
+    def _read(self, connection: _Connection, most: int) -> tuple[int, bool]:
+        """One system call, for about `most` bytes. How many came, and whether there may be more.
+
+        Raises:
+            FrameError: a header is wrong.
+            OSError: the connection is broken, or nothing is there.
+        """
+        buffer = self._buffer
+        if not connection.need:
+            length = connection.sock.recv_into(buffer)
+            self._counts.tcp_bytes_in += length
+            self._take(connection, buffer[:length])
+            return length, length == READ_BYTES
+        # The rest of a frame goes straight to its place; what follows it is cut as ever.
+        partial, got = connection.partial, connection.got
+        place = memoryview(partial)[got : got + max(most, BEHIND_BYTES)]
+        parts = [place]
+        if got + len(place) == connection.need:
+            parts.append(buffer[:BEHIND_BYTES])
+        asked = sum(map(len, parts))
+        try:
+            length = connection.sock.recvmsg_into(parts)[0]
+        finally:
+            # What is looked at from outside cannot grow.
+            place.release()
+        self._counts.tcp_bytes_in += length
+        here = min(length, asked - (BEHIND_BYTES if len(parts) > 1 else 0))
+        self._arrived(connection, here)
+        if length > here and connection in self._connections:
+            self._take(connection, buffer[: length - here])
+        return length, length == asked
 
     def _take(self, connection: _Connection, data: memoryview) -> None:
-        """Hand up the frames that are whole; keep the part of one that is not.
+        """Hand up the frames that are whole, and keep the part of one that is not. No frame is in the works
+        whose header is known.
 
         Raises:
             FrameError: a header is wrong.
         """
         at, end = 0, len(data)
-        if connection.partial:
-            at = self._complete(connection, data)
+        if connection.got:
+            at = min(HEADER_BYTES - connection.got, end)
+            connection.partial += data[:at]
+            self._arrived(connection, at)
+            if connection.got < HEADER_BYTES:
+                return
+            connection.need, _ = parse_start(connection.partial, self._max_frame_bytes)
+            here = min(connection.need - HEADER_BYTES, end - at)
+            _make_room(connection, here)
+            connection.partial[HEADER_BYTES : HEADER_BYTES + here] = data[at : at + here]
+            self._arrived(connection, here)
+            at += here
         while end - at >= HEADER_BYTES:
             length, sender = parse_start(data[at : at + HEADER_BYTES], self._max_frame_bytes)
             stop = at + length
@@ -176,36 +236,25 @@ class Incoming:
             self._deliver(connection, data[at:stop].tobytes(), sender)
             at = stop
         if at < end:
-            if not connection.partial:
-                connection.frame_at = monotonic()
-            connection.partial += data[at:]
-            self.partial_bytes += end - at
-            if self.partial_bytes > self.partial_max_bytes:
-                self._evict_largest()
+            connection.frame_at = monotonic()
+            _make_room(connection, end - at)
+            connection.partial[: end - at] = data[at:]
+            self._arrived(connection, end - at)
 
-    def _complete(self, connection: _Connection, data: memoryview) -> int:
-        """Add to the partial frame what belongs to it; returns how much of `data` that was."""
-        partial = connection.partial
-        at = 0
-        if not connection.need:
-            at = min(HEADER_BYTES - len(partial), len(data))
-            partial += data[:at]
-            self.partial_bytes += at
-            if len(partial) < HEADER_BYTES:
-                return at
-            connection.need, _ = parse_start(partial, self._max_frame_bytes)
-        more = min(connection.need - len(partial), len(data) - at)
-        partial += data[at : at + more]
-        self.partial_bytes += more
-        if len(partial) == connection.need:
-            frame = bytes(partial)
+    def _arrived(self, connection: _Connection, size: int) -> None:
+        """So many bytes more of the frame in the works are in their place."""
+        connection.got += size
+        self.partial_bytes += size
+        if connection.got == connection.need:
+            frame = connection.partial
             self._forget_partial(connection)
             self._deliver(connection, frame, parse_start(frame, self._max_frame_bytes)[1])
         elif self.partial_bytes > self.partial_max_bytes:
             self._evict_largest()
-        return at + more
+        elif connection.need and connection.got == len(connection.partial):
+            _make_room(connection, 0)
 
-    def _deliver(self, connection: _Connection, frame: bytes, sender: int) -> None:
+    def _deliver(self, connection: _Connection, frame: Frame, sender: int) -> None:
         connection.frames += 1
         connection.active_at = monotonic()
         connection.known = sender in self._peers
@@ -213,9 +262,9 @@ class Incoming:
         self._on_frame(frame)
 
     def _forget_partial(self, connection: _Connection) -> None:
-        self.partial_bytes -= len(connection.partial)
+        self.partial_bytes -= connection.got
         connection.partial = bytearray()
-        connection.need = 0
+        connection.got = connection.need = 0
 
     def _drop(self, connection: _Connection) -> None:
         if connection in self._connections:
@@ -232,7 +281,7 @@ class Incoming:
     def _evict_largest(self) -> None:
         """Make place for bytes: strangers first, the one with the largest unfinished frame first."""
         self._counts.tcp_evicted += 1
-        self._drop(min(self._connections, key=lambda one: (one.known, -len(one.partial))))
+        self._drop(min(self._connections, key=lambda one: (one.known, -one.got)))
 
     def _sweep(self) -> None:
         """Close who takes too long."""
@@ -240,10 +289,18 @@ class Incoming:
         now = monotonic()
         for one in list(self._connections):
             mute = one.frames == 0 and now - one.start_at > FIRST_FRAME_S
-            if mute or (one.partial and now - one.frame_at > FRAME_S):
+            if mute or (one.got and now - one.frame_at > FRAME_S):
                 self._counts.tcp_slow += 1
             elif not one.known and now - max(one.active_at, one.frame_at) > STRANGER_IDLE_S:
                 self._counts.tcp_idle += 1
             else:
                 continue
             self._drop(one)
+
+
+def _make_room(connection: _Connection, size: int) -> None:
+    """Have a place for `size` bytes more of the frame, and for what it has announced beyond them: at most
+    `ROOM_BYTES`, or as much as has come already."""
+    have = connection.got + size
+    room = max(have, min(connection.need, max(ROOM_BYTES, 2 * have)))
+    connection.partial += bytes(room - len(connection.partial))

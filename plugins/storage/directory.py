@@ -14,6 +14,7 @@ from typing import Final
 
 from paxmux.engine.errors import DataDirError
 from paxmux.engine.storage import LogIdentity, StorageDamaged
+from paxmux.plugins.storage.direct_write import DirectWrites
 from paxmux.plugins.storage.index import Index, drop_set_aside, set_index_aside
 from paxmux.plugins.storage.kind import SEGMENTS, refuse_other
 from paxmux.plugins.storage.lock import DirectoryLock
@@ -49,6 +50,7 @@ class Directory:
         self._identity = identity
         self._fds: OrderedDict[int, int] = OrderedDict()
         """For reading, those used last at the end."""
+        self._direct = DirectWrites()
         self._number = -1
         self._fd = -1
         """The segment that is written, and its descriptor: closed only when another takes its place, so
@@ -86,6 +88,12 @@ class Directory:
         if segment.number != self._number:
             self._use(segment)
         write_all(self._fd, data, offset)
+
+    def write_pieces(self, segment: SegmentFile, offset: int, pieces: Sequence[bytes], length: int) -> None:
+        """See `Place.write_pieces`."""
+        if segment.number != self._number:
+            self._use(segment)
+        self._direct.write(self._fd, pieces, length, offset)
 
     def sync(self, segment: SegmentFile) -> None:
         """See `Place.sync`."""
@@ -176,12 +184,14 @@ class Directory:
         """See `Place.close`."""
         self._reserver.stop()
         self.release()
+        self._direct.close()
         if self._fd >= 0:
             os.close(self._fd)
         self._lock.release()
 
     def _use(self, segment: SegmentFile) -> None:
         fd = os.open(segment.path, os.O_RDWR)
+        self._direct.open(segment.path)
         if self._fd >= 0:
             os.close(self._fd)
         self._fd = fd

@@ -127,6 +127,14 @@ class Place(Protocol):
         """
         ...
 
+    def write_pieces(self, segment: SegmentFile, offset: int, pieces: Sequence[bytes], length: int) -> None:
+        """As `write`, of many bytes: what the pieces are together, `length` of them.
+
+        Raises:
+            OSError: some of it may be written.
+        """
+        ...
+
     def sync(self, segment: SegmentFile) -> None:
         """Make durable what was written to the segment.
 

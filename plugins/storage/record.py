@@ -22,6 +22,7 @@ from collections.abc import Sequence
 from typing import Final, NamedTuple
 from zlib import crc32
 
+from paxmux.engine.checksum import LARGE_BYTES, checksum, join
 from paxmux.engine.storage import Record, RecordKind
 
 PROMISE: Final = int(RecordKind.PROMISE)
@@ -90,8 +91,25 @@ def encode_batch(
     synced: int,
     flags: int = 0,
 ) -> tuple[bytes, list[int]]:
-    """One batch for `offset` of `segment`, and the position of each of its records. With `flags` there may
-    be kinds in it that the log alone writes.
+    """What `encode_pieces` gives, put together.
+
+    Raises:
+        ValueError: as `encode_pieces`.
+    """
+    pieces, _, positions = encode_pieces(records, segment, salt, offset, synced, flags)
+    return b"".join(pieces), positions
+
+
+def encode_pieces(
+    records: Sequence[Record],
+    segment: int,
+    salt: int,
+    offset: int,
+    synced: int,
+    flags: int = 0,
+) -> tuple[list[bytes], int, list[int]]:
+    """One batch for `offset` of `segment` in pieces, of which large values are some; its length, and the
+    position of each of its records. With `flags` there may be kinds in it that the log alone writes.
 
     Raises:
         ValueError: a record no log can hold; nothing is written then.
@@ -109,16 +127,22 @@ def encode_batch(
     for kind, group, instance, round_, node, value in records:
         if not 0 < kind <= top_kind or instance >> top_bits:
             raise ValueError(f"record of kind {kind}, instance {instance} cannot be stored")
-        body = pack(len(value), kind, group, instance, round_, node) + value
-        parts += (pack_crc(crc32(body, mixed ^ at)), body)
         note(at)
-        at += len(body) + 4
+        if len(value) < LARGE_BYTES:
+            body = pack(len(value), kind, group, instance, round_, node) + value
+            parts += (pack_crc(crc32(body, mixed ^ at)), body)
+            at += len(body) + 4
+        else:
+            fields = pack(len(value), kind, group, instance, round_, node)
+            crc = join(crc32(fields, mixed ^ at), checksum(value), len(value))
+            parts += (pack_crc(crc), fields, value)
+            at += RECORD_BYTES + len(value)
     length = at - start
     if length > MAX_BATCH_BYTES:
         raise ValueError(f"a batch of {length} bytes; at most {MAX_BATCH_BYTES} go together")
     head = _HEAD.pack(MAGIC, length, len(positions), synced >> OFFSET_BITS, synced & OFFSET_MASK, flags, 0)
     parts[0] = head + pack_crc(crc32(head, salt ^ offset))
-    return b"".join(parts), positions
+    return parts, BATCH_BYTES + length, positions
 
 
 def decode_header(data: bytes, begin: int, salt: int, offset: int) -> BatchHeader | None:

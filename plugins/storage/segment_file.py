@@ -70,7 +70,7 @@ def sync_directory(path: Path) -> None:
         os.close(fd)
 
 
-def write_all(fd: int, data: bytes, offset: int) -> None:
+def write_all(fd: int, data: bytes | memoryview, offset: int) -> None:
     """`pwrite` until everything is written; the error of the system where it is not."""
     done = os.pwrite(fd, data, offset)
     while done < len(data):

@@ -32,7 +32,7 @@ from paxmux.plugins.storage.record import (
     OPENS_SEGMENT,
     RELEASED,
     UPKEEP,
-    encode_batch,
+    encode_pieces,
     position,
 )
 from paxmux.plugins.storage.scrub import Scrub
@@ -54,6 +54,7 @@ FILL_BELOW_BYTES: Final = 64 << 10
 """With batches smaller than this the next segment is filled with zeros ahead: it makes their syncs
 shorter. With larger ones the disk is busy enough: zeros would halve what it can take."""
 LOST: Final = "with it is lost what this node has promised, and it must not vote in its present seat again"
+LARGE_BYTES: Final = 64 << 10  # A batch of so many bytes goes to its place in pieces.
 UNSYNCED_WAIT_S: Final = 0.005
 LIMIT_WAIT_S: Final = 0.1
 """How often a log that is as large as it may be looks whether it is smaller."""
@@ -218,19 +219,19 @@ class SegmentedLog:
 
     def _append(self, records: Sequence[Record], flags: int = 0) -> None:
         segment = self._segment
-        data, positions = encode_batch(
+        pieces, length, positions = encode_pieces(
             records, segment.number, segment.salt, self._offset, self._synced, flags
         )
         try:
-            if self._offset + len(data) > segment.size:
-                self._roll(len(data), upkeep=bool(flags) or all(each[0] in MAKES_ROOM for each in records))
+            if self._offset + length > segment.size:
+                self._roll(length, upkeep=bool(flags) or all(each[0] in MAKES_ROOM for each in records))
                 segment = self._segment
-                data, positions = encode_batch(
+                pieces, length, positions = encode_pieces(
                     records, segment.number, segment.salt, self._offset, self._synced, flags
                 )
-            self._write(data)
+            self._write(pieces, length)
             if not flags:
-                self._taken += len(data)
+                self._taken += length
             self._start.table.note(records, positions)
         except NoRoom:
             raise
@@ -262,11 +263,14 @@ class SegmentedLog:
         self._syncs += 1
         self._synced = self._position
 
-    def _write(self, data: bytes) -> None:
-        self._place.write(self._segment, self._offset, data)
-        self._offset += len(data)
-        self._position += len(data)
-        self._bytes += len(data)
+    def _write(self, pieces: Sequence[bytes], length: int) -> None:
+        if length >= LARGE_BYTES:
+            self._place.write_pieces(self._segment, self._offset, pieces, length)
+        else:
+            self._place.write(self._segment, self._offset, b"".join(pieces))
+        self._offset += length
+        self._position += length
+        self._bytes += length
 
     def _roll(self, needed: int, number: int = 0, *, upkeep: bool) -> None:
         """Go on in the next segment, or in the one of a number; `needed` bytes will follow its opening.
@@ -306,10 +310,10 @@ class SegmentedLog:
     def _open_segment(self, records: list[Record], previous: int) -> None:
         """Write what a segment starts with; the one before it ended at position `previous`."""
         segment = self._segment
-        data, positions = encode_batch(
+        pieces, length, positions = encode_pieces(
             records, segment.number, segment.salt, self._offset, previous, OPENS_SEGMENT
         )
-        self._write(data)
+        self._write(pieces, length)
         self._start.table.note(records, positions)
 
     def _size(self, number: int) -> int:

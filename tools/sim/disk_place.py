@@ -218,6 +218,10 @@ class SimPlace:
         """See `Place.write`."""
         self._platter.write(segment.number, offset, data)
 
+    def write_pieces(self, segment: SegmentFile, offset: int, pieces: Sequence[bytes], length: int) -> None:
+        """See `Place.write_pieces`."""
+        self.write(segment, offset, b"".join(pieces))
+
     def sync(self, segment: SegmentFile) -> None:
         """See `Place.sync`."""
         writes = self._platter.dirty.get(segment.number)

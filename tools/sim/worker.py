@@ -7,7 +7,7 @@ nothing about faults: they are done to it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from enum import Enum
 from itertools import count
 from typing import TYPE_CHECKING
@@ -428,6 +428,10 @@ class SimWorker:
         cluster.wire.launch(cluster.now, node.number, int.from_bytes(data[56:64], "little"), data)
         self.reached(self._sending)
         return True
+
+    def send_pieces(self, pieces: Sequence[bytes], *, droppable: bool, sealed: bool) -> bool:
+        """A large one."""
+        return self.send(b"".join(pieces), droppable=droppable)
 
     def commit(self) -> bool:
         """Nobody sleeps here."""
