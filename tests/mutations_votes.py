@@ -204,6 +204,6 @@ HISTORY = (
     one("the chain begins anew with each life", "I11", building, "chain_at", "if not instance:", "if True:"),
     one(
         "a value vouches for nothing before it", "I11",
-        Group, "decide", 'crc32(value).to_bytes(4, "little")', "self.chain",
+        Group, "decide", 'checksum.to_bytes(4, "little")', "self.chain",
     ),
 )  # fmt: skip
