@@ -16,8 +16,8 @@ from paxmux.shards.doorbell import Doorbell
 from paxmux.shards.requests import Batch, Call, Proposal, Reply, decode_replies, encode, encode_pieces
 from paxmux.shards.ring import RingCorrupt
 
-LARGE_BYTES = 32 * 1024
-"""A batch with more payload is not put together before it is in the ring."""
+LARGE_BYTES = 8 * 1024
+"""Where requests have so many bytes on average, a batch is not put together before it is in the ring."""
 BATCH_BYTES = 512 * 1024
 """A batch with more payload is cut, so that no message grows beyond what a ring moves well."""
 RECEIVE_BYTES = 1 << 20
@@ -83,10 +83,12 @@ class Link:
                 proposals, calls, size = self._proposals, self._calls, self._size
                 # Before anything leaves: whatever happens then, none of it may be called unsent.
                 self._proposals, self._calls, self._size = [], [], 0
-                if size <= LARGE_BYTES:
-                    sender.send(encode(Batch(proposals, calls)), droppable=False)
+                batches = [Batch(proposals, calls)] if size <= BATCH_BYTES else _cut(proposals, calls)
+                if size < LARGE_BYTES * (len(proposals) + len(calls)):
+                    for batch in batches:
+                        sender.send(encode(batch), droppable=False)
                 else:
-                    for batch in _cut(proposals, calls):
+                    for batch in batches:
                         sender.send_pieces(encode_pieces(batch), droppable=False)
             sender.commit()
         except RingCorrupt as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import pytest
 
@@ -70,7 +70,6 @@ def test_one_doorbell_for_a_batch_and_none_for_a_worker_that_is_awake(pair: Pair
 
 
 def test_a_large_turn_is_cut_and_keeps_its_order(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(link_module, "LARGE_BYTES", 1000)
     monkeypatch.setattr(link_module, "BATCH_BYTES", 1000)
     sizes = [400, 400, 400, 3000, 10, 10, 990]
     for seq, size in enumerate(sizes):
@@ -81,6 +80,19 @@ def test_a_large_turn_is_cut_and_keeps_its_order(pair: Pair, monkeypatch: pytest
     batches = pair.received()
     cut = [[request[0] for request in [*batch.proposals, *batch.calls]] for batch in batches]
     assert cut == [[0, 1], [2], [3], [4, 5], [6], [10], [11]]
+
+
+def test_large_requests_travel_in_pieces_and_are_read_as_ever(pair: Pair) -> None:
+    values = [os.urandom(size) for size in (20_000, 300_000, 5, 300_000, 400_000)]
+    for seq, value in enumerate(values):
+        pair.link.propose((seq, 0, 0, 0, value, b"c"), len(value) + 1)
+    got: list[Batch] = []
+    while sum(len(batch.proposals) for batch in got) < len(values):
+        pair.link.flush()
+        got += pair.received()
+    assert [proposal for batch in got for proposal in batch.proposals] == [
+        (seq, 0, 0, 0, value, b"c") for seq, value in enumerate(values)
+    ]
 
 
 def test_a_worker_that_does_not_keep_up_is_told_by_flush() -> None:
@@ -112,21 +124,20 @@ def test_what_a_broken_flush_may_have_handed_over_is_not_called_unsent(
     pair: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its outcome is unknown: "nothing was proposed" would invite to propose it twice."""
-    monkeypatch.setattr(link_module, "LARGE_BYTES", 10)
     monkeypatch.setattr(link_module, "BATCH_BYTES", 10)
     for seq in (1, 2):
         pair.link.propose((seq, 0, 0, 0, b"0123456789", None), 10)
     sender = pair.link._sender
-    send = sender.send_pieces
+    send = sender.send
 
-    def send_once(pieces: Sequence[bytes], *, droppable: bool) -> bool:
-        monkeypatch.setattr(sender, "send_pieces", damaged)
-        return send(pieces, droppable=droppable)
+    def send_once(data: bytes, *, droppable: bool) -> bool:
+        monkeypatch.setattr(sender, "send", damaged)
+        return send(data, droppable=droppable)
 
-    def damaged(pieces: Sequence[bytes], *, droppable: bool) -> bool:
+    def damaged(data: bytes, *, droppable: bool) -> bool:
         raise RingCorrupt("as asked")
 
-    monkeypatch.setattr(sender, "send_pieces", send_once)
+    monkeypatch.setattr(sender, "send", send_once)
     with pytest.raises(LinkBroken):
         pair.link.flush()
     assert [proposal[0] for batch in pair.received() for proposal in batch.proposals] == [1]

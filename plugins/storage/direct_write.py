@@ -20,6 +20,8 @@ DIRECT_BYTES: Final = 128 * 1024
 """Smaller writes are as cheap through the cache."""
 ALIGN_BYTES: Final = 4096
 """Of places in the file and in memory: no disk asks for more."""
+PIECE_BYTES: Final = 4096
+"""Pieces that are smaller on average are put together first: that is faster than one by one."""
 BUFFER_BYTES: Final = 1024 * 1024
 """Written at a time; it stays in the processor's cache, where its bytes have just been put."""
 
@@ -60,6 +62,8 @@ class DirectWrites:
         if self._fd < 0 or length < DIRECT_BYTES or self._buffer is None:
             write_all(cached, b"".join(pieces), offset)
             return
+        if length < PIECE_BYTES * len(pieces):
+            pieces = (b"".join(pieces),)
         with memoryview(self._buffer) as buffer:
             start = fill = offset % ALIGN_BYTES
             at = offset
