@@ -25,7 +25,7 @@ from paxmux.shards.applier import Applier
 from paxmux.shards.instance_size import INSTANCE_NS, InstanceSizes
 from paxmux.shards.repairs import Repairs
 
-SLICE_NS = 2 * MS
+SLICE_NS = 8 * MS
 """Executed in a pass, before votes and other groups are looked at again."""
 PAUSE_COUNT = 2
 """With so many instances held, a group opens no other: what comes in shares one later, and is as good as not
