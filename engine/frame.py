@@ -21,9 +21,8 @@ from __future__ import annotations
 import struct
 from enum import IntEnum
 from typing import NamedTuple
-from zlib import crc32
 
-from paxmux.engine.checksum import join
+from paxmux.engine.checksum import crc32, join
 
 MAGIC = b"PXM\x01"
 VERSION = 1

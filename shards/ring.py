@@ -37,8 +37,8 @@ import os
 from collections.abc import Callable, Sequence
 from struct import Struct
 from threading import Lock
-from zlib import crc32
 
+from paxmux.engine.checksum import crc32
 from paxmux.engine.errors import PaxmuxError
 
 HEADER_BYTES = 4096

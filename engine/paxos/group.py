@@ -10,12 +10,11 @@ Every handler takes the sender, checked against the members by the caller, and a
 from __future__ import annotations
 
 import random
-from zlib import crc32
 
 from paxmux.engine.paxos import value as values
 from paxmux.engine.paxos.acceptor import Acceptor
 from paxmux.engine.paxos.ballot import NULL, Ballot
-from paxmux.engine.paxos.checksum import LARGE_BYTES, last_checksum
+from paxmux.engine.paxos.checksum import LARGE_BYTES, crc32, last_checksum
 from paxmux.engine.paxos.doubt import Doubt
 from paxmux.engine.paxos.effects import Effects
 from paxmux.engine.paxos.forwarder import Forwarder
