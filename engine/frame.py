@@ -20,10 +20,10 @@ from __future__ import annotations
 
 import struct
 from enum import IntEnum
-from typing import NamedTuple
 from zlib import crc32
 
 from paxmux.engine.checksum import join
+from paxmux.engine.frame_header import HEADER_BYTES, WIDE_HEADER_BYTES, FrameError, Header, WideHeader
 
 MAGIC = b"PXM\x01"
 VERSION = 1
@@ -46,9 +46,8 @@ _LABEL = struct.Struct("<16xI36xQ")
 """What a router looks at in a frame of its own worker: generation, dest."""
 _START = struct.Struct("<4sB3xI20xQ")
 """What a stream is cut by: magic, version, body length, sender."""
-HEADER_BYTES = _FIELDS.size + _CRC.size
-WIDE_HEADER_BYTES = _WIDE_FIELDS.size + _CRC.size
-assert (HEADER_BYTES, WIDE_HEADER_BYTES) == (_ROUTE.size, _WIDE_ROUTE.size) == (128, 224)
+assert HEADER_BYTES == _ROUTE.size == _FIELDS.size + _CRC.size
+assert WIDE_HEADER_BYTES == _WIDE_ROUTE.size == _WIDE_FIELDS.size + _CRC.size
 
 MAX_BODY_BYTES = 128 * 1024 * 1024
 """No frame is larger, whatever the options say: what a length field of a peer can make us allocate."""
@@ -86,47 +85,6 @@ class FrameKind(IntEnum):
     """JSON: who a node is (see shards/hello.py). Only on TCP, first in each direction."""
     PAXOS = 2
     """A batch of protocol messages (see shards/codec.py)."""
-
-
-class FrameError(ValueError):
-    """The bytes are not a frame for this node; `reason` names the counter that it goes under."""
-
-    def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(f"{reason}: {detail}")
-        self.reason = reason
-
-
-class Header(NamedTuple):
-    """A checked header."""
-
-    kind: int
-    body_length: int
-    log: int
-    generation: int
-    cluster: int
-    sender: int
-    seat: int
-    incarnation: int
-    dest: int
-    groups: int
-    """Bit set of group indices, as an integer."""
-    crc: int
-
-    @property
-    def start(self) -> int:
-        """Where the body begins."""
-        return HEADER_BYTES
-
-
-class WideHeader(Header):
-    """One of version 2."""
-
-    __slots__ = ()
-
-    @property
-    def start(self) -> int:
-        """Where the body begins."""
-        return WIDE_HEADER_BYTES
 
 
 def pack_frame(

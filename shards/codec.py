@@ -17,7 +17,7 @@ from typing import Annotated, Any
 
 import msgspec
 
-from paxmux.engine.paxos.messages import Batch, Body
+from paxmux.engine.paxos.messages import KINDS, Batch, Body
 
 _LENGTH = struct.Struct("<I")
 
@@ -80,8 +80,8 @@ def encode_section(batch: Batch) -> bytes:
 def encode_pieces(batch: Batch) -> list[bytes]:
     """The bytes of `encode_section`, in pieces: each large value is one."""
     pieces: list[bytes] = []
-    run = [_array_head(len(Batch.__slots__))]
-    for kind in Batch.__slots__:
+    run = [_array_head(len(KINDS))]
+    for kind in KINDS:
         messages: Sequence[Any] = getattr(batch, kind)
         if kind not in WITH_VALUE or all(len(message[-1]) < PIECE_BYTES for message in messages):
             run.append(_encode(messages))
@@ -111,7 +111,7 @@ def separate(batch: Batch, large_bytes: int) -> tuple[Batch, Batch]:
     """What is small of a batch, and the rest: messages with a value of at least `large_bytes`, and runs of
     decided values that have as much together, with the positions that go with them."""
     small, large = Batch(), Batch()
-    for kind in Batch.__slots__:
+    for kind in KINDS:
         setattr(small, kind, getattr(batch, kind))
     for kind in ("accepts", "prepare_replies", "forwards"):
         messages = getattr(batch, kind)
@@ -128,7 +128,7 @@ def split(batch: Batch, max_bytes: int) -> Iterator[Batch]:
     """The batch as some whose values stay below `max_bytes` each, or are a single one. What has no value is
     in the first, but for positions: they follow the last decided value, or a peer would ask for the rest."""
     part, size = Batch(), 0
-    for kind in Batch.__slots__:
+    for kind in KINDS:
         if kind not in WITH_VALUE and kind != "positions":
             setattr(part, kind, getattr(batch, kind))
     for kind in WITH_VALUE:

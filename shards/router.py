@@ -18,9 +18,7 @@ from paxmux.engine import plugin
 from paxmux.engine.address import node_text
 from paxmux.engine.errors import PaxmuxError
 from paxmux.engine.frame import (
-    HEADER_BYTES,
     MAX_BODY_BYTES,
-    FrameError,
     FrameKind,
     header_bytes,
     parse_frame,
@@ -29,6 +27,7 @@ from paxmux.engine.frame import (
     set_bytes,
     version_for,
 )
+from paxmux.engine.frame_header import HEADER_BYTES, FrameError
 from paxmux.engine.network import Frame, Network
 from paxmux.engine.options import LimitOptions, Options
 from paxmux.shards.boot import Founding

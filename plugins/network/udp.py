@@ -6,7 +6,7 @@ import asyncio
 import errno
 import socket
 
-from paxmux.engine.frame import HEADER_BYTES
+from paxmux.engine.frame_header import HEADER_BYTES
 from paxmux.engine.network import OnFrame
 from paxmux.plugins.network.addresses import SocketAddress
 from paxmux.plugins.network.counts import Counts
