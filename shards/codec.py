@@ -13,26 +13,26 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import msgspec
 
 from paxmux.engine.paxos.messages import KINDS, Batch, Body
 
-_LENGTH = struct.Struct("<I")
+_LENGTH: Final = struct.Struct("<I")
 
 _Id = Annotated[int, msgspec.Meta(ge=0)]
 """Any 64-bit id."""
 _Count = Annotated[int, msgspec.Meta(ge=0, le=(1 << 62))]
 """Rounds and instances: far from the end of 64 bits, so that adding one is always possible."""
-MESSAGES_MAX = 1 << 16
+MESSAGES_MAX: Final = 1 << 16
 """In a body, far above what a turn makes: three bytes on the wire are a hundred in memory."""
-SMALL_BYTES = 1 << 20
+SMALL_BYTES: Final = 1 << 20
 """What is no larger cannot hold enough of them to be counted."""
 _Group = Annotated[int, msgspec.Meta(ge=0, le=0xFFFF)]
 _Chain = Annotated[int, msgspec.Meta(ge=0, lt=(1 << 32))]
 
-_FEW = msgspec.Meta(max_length=MESSAGES_MAX)
+_FEW: Final = msgspec.Meta(max_length=MESSAGES_MAX)
 
 _WireBody = tuple[
     Annotated[list[tuple[_Group, _Count, _Count, _Id, bytes]], _FEW],
@@ -54,17 +54,17 @@ _WireBody = tuple[
     Annotated[list[tuple[_Group, _Count, _Count]], _FEW],
 ]
 
-PIECE_BYTES = 4096
+PIECE_BYTES: Final = 4096
 """A value of so many bytes is a piece of its own: less is copied sooner than kept apart."""
-_NO_BYTES = b"\xc4\x00"
+_NO_BYTES: Final = b"\xc4\x00"
 _HEAD_16, _HEAD_32 = struct.Struct(">BH"), struct.Struct(">BI")
 """Of an array or bytes, in msgpack: the type and the length."""
 
-WITH_VALUE = ("learned", "accepts", "prepare_replies", "forwards")
+WITH_VALUE: Final = ("learned", "accepts", "prepare_replies", "forwards")
 """Kinds whose messages end in a value, or as many bytes."""
 
-_encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(_WireBody).decode
+_encode: Final = msgspec.msgpack.Encoder().encode
+_decode: Final = msgspec.msgpack.Decoder(_WireBody).decode
 
 
 class BodyError(ValueError):

@@ -15,14 +15,15 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterable
+from typing import Final
 
 from paxmux.engine.errors import Code
 from paxmux.shards.admission import Admission
 from paxmux.shards.requests import Reply
 
-SWEEP_GAP_NS = 10_000_000
-SWEEP_SHARE = 20
-NEVER_NS = 2**63 - 1
+SWEEP_GAP_NS: Final = 10_000_000
+SWEEP_SHARE: Final = 20
+NEVER_NS: Final = 2**63 - 1
 """The deadline of a request that waits for ever."""
 
 Entry = tuple["asyncio.Future[Reply]", int, int, int, int]
