@@ -20,47 +20,47 @@ from __future__ import annotations
 
 import struct
 from enum import IntEnum
-from typing import NamedTuple
+from typing import Final
 
 from paxmux.engine.checksum import crc32, join
+from paxmux.engine.frame_header import HEADER_BYTES, WIDE_HEADER_BYTES, FrameError, Header, WideHeader
 
-MAGIC = b"PXM\x01"
-VERSION = 1
-WIDE_VERSION = 2
+MAGIC: Final = b"PXM\x01"
+VERSION: Final = 1
+WIDE_VERSION: Final = 2
 
-SET_BYTES = 32
-WIDE_SET_BYTES = 128
-NARROW_GROUPS = 8 * SET_BYTES
+SET_BYTES: Final = 32
+WIDE_SET_BYTES: Final = 128
+NARROW_GROUPS: Final = 8 * SET_BYTES
 """A cluster with more groups speaks `WIDE_VERSION`."""
-GROUPS_MAX = 8 * WIDE_SET_BYTES
+GROUPS_MAX: Final = 8 * WIDE_SET_BYTES
 """No cluster has more groups."""
 
-_FIELDS = struct.Struct(f"<4sBBHIHHIIQQQQQ{SET_BYTES}s28s")
-_WIDE_FIELDS = struct.Struct(f"<4sBBHIHHIIQQQQQ{WIDE_SET_BYTES}s28s")
-_CRC = struct.Struct("<I")
-_ROUTE = struct.Struct(f"<5sB2xI12xQQ16xQ{SET_BYTES}s28xI")
-_WIDE_ROUTE = struct.Struct(f"<5sB2xI12xQQ16xQ{WIDE_SET_BYTES}s28xI")
+_FIELDS: Final = struct.Struct(f"<4sBBHIHHIIQQQQQ{SET_BYTES}s28s")
+_WIDE_FIELDS: Final = struct.Struct(f"<4sBBHIHHIIQQQQQ{WIDE_SET_BYTES}s28s")
+_CRC: Final = struct.Struct("<I")
+_ROUTE: Final = struct.Struct(f"<5sB2xI12xQQ16xQ{SET_BYTES}s28xI")
+_WIDE_ROUTE: Final = struct.Struct(f"<5sB2xI12xQQ16xQ{WIDE_SET_BYTES}s28xI")
 """What a router looks at: magic with version, kind, body length, cluster, sender, dest, groups, crc."""
-_LABEL = struct.Struct("<16xI36xQ")
+_LABEL: Final = struct.Struct("<16xI36xQ")
 """What a router looks at in a frame of its own worker: generation, dest."""
-_START = struct.Struct("<4sB3xI20xQ")
+_START: Final = struct.Struct("<4sB3xI20xQ")
 """What a stream is cut by: magic, version, body length, sender."""
-HEADER_BYTES = _FIELDS.size + _CRC.size
-WIDE_HEADER_BYTES = _WIDE_FIELDS.size + _CRC.size
-assert (HEADER_BYTES, WIDE_HEADER_BYTES) == (_ROUTE.size, _WIDE_ROUTE.size) == (128, 224)
+assert HEADER_BYTES == _ROUTE.size == _FIELDS.size + _CRC.size
+assert WIDE_HEADER_BYTES == _WIDE_ROUTE.size == _WIDE_FIELDS.size + _CRC.size
 
-MAX_BODY_BYTES = 128 * 1024 * 1024
+MAX_BODY_BYTES: Final = 128 * 1024 * 1024
 """No frame is larger, whatever the options say: what a length field of a peer can make us allocate."""
-MAX_FRAME_BYTES = WIDE_HEADER_BYTES + MAX_BODY_BYTES
+MAX_FRAME_BYTES: Final = WIDE_HEADER_BYTES + MAX_BODY_BYTES
 
-_NO_RESERVED = bytes(28)
-_OPENING = MAGIC + bytes((VERSION,))
-_WIDE_OPENING = MAGIC + bytes((WIDE_VERSION,))
-_CRC_AT = _FIELDS.size
+_NO_RESERVED: Final = bytes(28)
+_OPENING: Final = MAGIC + bytes((VERSION,))
+_WIDE_OPENING: Final = MAGIC + bytes((WIDE_VERSION,))
+_CRC_AT: Final = _FIELDS.size
 _BODY_LENGTH, _BODY_LENGTH_AT = struct.Struct("<I"), 8
 _DEST, _DEST_AT = struct.Struct("<Q"), 56
-_WIDE_CRC_AT = _WIDE_FIELDS.size
-_HEADER_BYTES = {VERSION: HEADER_BYTES, WIDE_VERSION: WIDE_HEADER_BYTES}
+_WIDE_CRC_AT: Final = _WIDE_FIELDS.size
+_HEADER_BYTES: Final = {VERSION: HEADER_BYTES, WIDE_VERSION: WIDE_HEADER_BYTES}
 
 
 def version_for(groups: int) -> int:
@@ -85,47 +85,6 @@ class FrameKind(IntEnum):
     """JSON: who a node is (see shards/hello.py). Only on TCP, first in each direction."""
     PAXOS = 2
     """A batch of protocol messages (see shards/codec.py)."""
-
-
-class FrameError(ValueError):
-    """The bytes are not a frame for this node; `reason` names the counter that it goes under."""
-
-    def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(f"{reason}: {detail}")
-        self.reason = reason
-
-
-class Header(NamedTuple):
-    """A checked header."""
-
-    kind: int
-    body_length: int
-    log: int
-    generation: int
-    cluster: int
-    sender: int
-    seat: int
-    incarnation: int
-    dest: int
-    groups: int
-    """Bit set of group indices, as an integer."""
-    crc: int
-
-    @property
-    def start(self) -> int:
-        """Where the body begins."""
-        return HEADER_BYTES
-
-
-class WideHeader(Header):
-    """One of version 2."""
-
-    __slots__ = ()
-
-    @property
-    def start(self) -> int:
-        """Where the body begins."""
-        return WIDE_HEADER_BYTES
 
 
 def pack_frame(

@@ -45,8 +45,8 @@ if TYPE_CHECKING:
     )
     from paxmux.engine.state_machine import StateMachine
     from paxmux.shards.blocking import BlockingNode
+    from paxmux.shards.done import Done
     from paxmux.shards.node import Node
-    from paxmux.shards.pending import Done
 
 __version__ = "0.1.0"
 
@@ -93,7 +93,7 @@ _MODULES = {
     "ConfigError": _ERRORS,
     "Conflict": _ERRORS,
     "DataDirError": _ERRORS,
-    "Done": "paxmux.shards.pending",
+    "Done": "paxmux.shards.done",
     "ExecuteFailed": _ERRORS,
     "GroupWrong": _ERRORS,
     "InstanceNotChosen": _ERRORS,

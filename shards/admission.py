@@ -10,13 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from time import monotonic_ns
+from typing import Final
 
 from paxmux.engine.errors import NodeStopped, Overloaded
 from paxmux.engine.options import LimitOptions, ProposalOptions
 from paxmux.shards.shedding import Shedding, WorkerLoad
 from paxmux.shards.wait_lock import WaitLocks
 
-DEFAULT_PROPOSALS = ProposalOptions()
+DEFAULT_PROPOSALS: Final = ProposalOptions()
 
 
 class Admission:

@@ -21,6 +21,7 @@ from typing import Any
 
 from paxmux.engine import plugin
 from paxmux.engine.address import node_text
+from paxmux.engine.compiled import COMPILED
 from paxmux.engine.errors import ConfigError, InvalidRequest, NodeStopped, PaxmuxError, StorageFailed
 from paxmux.engine.groups import parse_groups
 from paxmux.engine.options import Options
@@ -239,6 +240,7 @@ class Assembly:
                 "data_dir": options.data_dir,
                 "pid": os.getpid(),
                 "uptime_s": round(self._loop.time() - self._started_s, 3),
+                "compiled": COMPILED,
             },
             "layout": self._layout_picture(),
             "groups": groups,

@@ -14,6 +14,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Set
 from itertools import chain
+from typing import Final
 
 from paxmux.engine.paxos import value as values
 from paxmux.engine.paxos.effects import Decided
@@ -25,21 +26,21 @@ from paxmux.shards.applier import Applier
 from paxmux.shards.instance_size import INSTANCE_NS, InstanceSizes
 from paxmux.shards.repairs import Repairs
 
-SLICE_NS = 8 * MS
+SLICE_NS: Final = 8 * MS
 """Executed in a pass, before votes and other groups are looked at again."""
-PAUSE_COUNT = 2
+PAUSE_COUNT: Final = 2
 """With so many instances held, a group opens no other: what comes in shares one later, and is as good as not
 begun until then. One less would leave a lone group without work while an instance is decided."""
-HOLD_COUNT = 8192
-HOLD_BYTES = 8 << 20
+HOLD_COUNT: Final = 8192
+HOLD_BYTES: Final = 8 << 20
 """Of decided values that are held in memory, over all groups of a worker."""
-ENTRY_BYTES = 256
+ENTRY_BYTES: Final = 256
 """What a held value takes beside its own bytes, about."""
 
 Held = deque[tuple[int, list[Entry], int]]
 """(instance, what it decided, bytes): consecutive instances, the first of which is the next to execute."""
 
-_log = logging.getLogger("paxmux")
+_log: Final = logging.getLogger("paxmux")
 
 
 def no_time() -> int:

@@ -15,10 +15,10 @@ from paxmux.engine.errors import PaxmuxError
 from paxmux.engine.options import ProposalOptions
 from paxmux.engine.pack import PACK
 from paxmux.shards.admission import Admission
+from paxmux.shards.done import Done
 from paxmux.shards.exchange import Exchange
 from paxmux.shards.outcomes import Outcomes
 from paxmux.shards.packer import Packer
-from paxmux.shards.pending import Done
 from paxmux.shards.requests import Reply
 
 Outcome = Done | PaxmuxError

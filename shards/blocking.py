@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from paxmux.engine import pack
 from paxmux.engine.errors import NodeStopped
 from paxmux.engine.options import Options
+from paxmux.shards.done import Done
 from paxmux.shards.event_loop import new_loop
 from paxmux.shards.node import Node
 from paxmux.shards.outcomes import Outcomes
-from paxmux.shards.pending import Done
 
 if TYPE_CHECKING:
     import pyarrow

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from typing import Final
 
 from paxmux.engine.frame import MAX_FRAME_BYTES
 from paxmux.shards.doorbell import Doorbell
@@ -34,9 +35,9 @@ from paxmux.shards.ring import (
     RingWriter,
 )
 
-SMALL_BYTES = 16 * 1024
+SMALL_BYTES: Final = 16 * 1024
 """Messages of up to so many bytes overtake larger ones where they may."""
-MAX_MESSAGE_BYTES = MAX_FRAME_BYTES
+MAX_MESSAGE_BYTES: Final = MAX_FRAME_BYTES
 """The largest message: the largest frame."""
 
 

@@ -13,26 +13,26 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import msgspec
 
-from paxmux.engine.paxos.messages import Batch, Body
+from paxmux.engine.paxos.messages import KINDS, Batch, Body
 
-_LENGTH = struct.Struct("<I")
+_LENGTH: Final = struct.Struct("<I")
 
 _Id = Annotated[int, msgspec.Meta(ge=0)]
 """Any 64-bit id."""
 _Count = Annotated[int, msgspec.Meta(ge=0, le=(1 << 62))]
 """Rounds and instances: far from the end of 64 bits, so that adding one is always possible."""
-MESSAGES_MAX = 1 << 16
+MESSAGES_MAX: Final = 1 << 16
 """In a body, far above what a turn makes: three bytes on the wire are a hundred in memory."""
-SMALL_BYTES = 1 << 20
+SMALL_BYTES: Final = 1 << 20
 """What is no larger cannot hold enough of them to be counted."""
 _Group = Annotated[int, msgspec.Meta(ge=0, le=0xFFFF)]
 _Chain = Annotated[int, msgspec.Meta(ge=0, lt=(1 << 32))]
 
-_FEW = msgspec.Meta(max_length=MESSAGES_MAX)
+_FEW: Final = msgspec.Meta(max_length=MESSAGES_MAX)
 
 _WireBody = tuple[
     Annotated[list[tuple[_Group, _Count, _Count, _Id, bytes]], _FEW],
@@ -54,17 +54,17 @@ _WireBody = tuple[
     Annotated[list[tuple[_Group, _Count, _Count]], _FEW],
 ]
 
-PIECE_BYTES = 4096
+PIECE_BYTES: Final = 4096
 """A value of so many bytes is a piece of its own: less is copied sooner than kept apart."""
-_NO_BYTES = b"\xc4\x00"
+_NO_BYTES: Final = b"\xc4\x00"
 _HEAD_16, _HEAD_32 = struct.Struct(">BH"), struct.Struct(">BI")
 """Of an array or bytes, in msgpack: the type and the length."""
 
-WITH_VALUE = ("learned", "accepts", "prepare_replies", "forwards")
+WITH_VALUE: Final = ("learned", "accepts", "prepare_replies", "forwards")
 """Kinds whose messages end in a value, or as many bytes."""
 
-_encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(_WireBody).decode
+_encode: Final = msgspec.msgpack.Encoder().encode
+_decode: Final = msgspec.msgpack.Decoder(_WireBody).decode
 
 
 class BodyError(ValueError):
@@ -80,8 +80,8 @@ def encode_section(batch: Batch) -> bytes:
 def encode_pieces(batch: Batch) -> list[bytes]:
     """The bytes of `encode_section`, in pieces: each large value is one."""
     pieces: list[bytes] = []
-    run = [_array_head(len(Batch.__slots__))]
-    for kind in Batch.__slots__:
+    run = [_array_head(len(KINDS))]
+    for kind in KINDS:
         messages: Sequence[Any] = getattr(batch, kind)
         if kind not in WITH_VALUE or all(len(message[-1]) < PIECE_BYTES for message in messages):
             run.append(_encode(messages))
@@ -111,7 +111,7 @@ def separate(batch: Batch, large_bytes: int) -> tuple[Batch, Batch]:
     """What is small of a batch, and the rest: messages with a value of at least `large_bytes`, and runs of
     decided values that have as much together, with the positions that go with them."""
     small, large = Batch(), Batch()
-    for kind in Batch.__slots__:
+    for kind in KINDS:
         setattr(small, kind, getattr(batch, kind))
     for kind in ("accepts", "prepare_replies", "forwards"):
         messages = getattr(batch, kind)
@@ -128,7 +128,7 @@ def split(batch: Batch, max_bytes: int) -> Iterator[Batch]:
     """The batch as some whose values stay below `max_bytes` each, or are a single one. What has no value is
     in the first, but for positions: they follow the last decided value, or a peer would ask for the rest."""
     part, size = Batch(), 0
-    for kind in Batch.__slots__:
+    for kind in KINDS:
         if kind not in WITH_VALUE and kind != "positions":
             setattr(part, kind, getattr(batch, kind))
     for kind in WITH_VALUE:

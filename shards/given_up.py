@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from typing import Final
 
 from paxmux.engine.errors import Code
 from paxmux.engine.paxos.effects import Effects
 from paxmux.shards.calls import Calls
 
-_log = logging.getLogger("paxmux")
+_log: Final = logging.getLogger("paxmux")
 
 
 def given_up(fx: Effects, calls: Calls) -> Iterator[tuple[int, int, str]]:

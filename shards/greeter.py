@@ -14,7 +14,7 @@ from typing import Any
 
 from paxmux.engine.address import node_text
 from paxmux.engine.errors import PaxmuxError
-from paxmux.engine.frame import Header
+from paxmux.engine.frame_header import Header
 from paxmux.shards.boot import Founding
 from paxmux.shards.founding import Founder
 from paxmux.shards.hello import OtherVersion, pack_hello, parse_hello

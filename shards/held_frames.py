@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 from paxmux.engine.network import Frame
 
-HOLD_BYTES = 8 * 1024 * 1024
+HOLD_BYTES: Final = 8 * 1024 * 1024
 """Frames kept for a group that is between two workers."""
 
 

@@ -7,10 +7,11 @@ It says what is ahead of the log meanwhile, and whose time is up. What is done a
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Final
 
 from paxmux.engine.paxos.effects import ACCEPT, LEARNED, PROMISE, Effects, Outbox
 
-_OF_AN_INSTANCE = frozenset({PROMISE, ACCEPT, LEARNED})
+_OF_AN_INSTANCE: Final = frozenset({PROMISE, ACCEPT, LEARNED})
 NO_ENDS: Mapping[int, int] = {}
 
 

@@ -12,7 +12,8 @@ from __future__ import annotations
 import msgspec
 
 from paxmux.engine.address import node_text
-from paxmux.engine.frame import VERSION, WIDE_VERSION, FrameError, FrameKind, Header, pack_frame, version_for
+from paxmux.engine.frame import VERSION, WIDE_VERSION, FrameKind, pack_frame, version_for
+from paxmux.engine.frame_header import FrameError, Header
 from paxmux.shards.boot import Founding
 from paxmux.shards.cluster import is_sound, is_u64
 from paxmux.shards.identity import FORMAT

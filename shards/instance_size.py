@@ -8,10 +8,12 @@ Never above `limits.batch_max_count`.
 
 from __future__ import annotations
 
+from typing import Final
+
 from paxmux.engine.paxos.group import Group
 from paxmux.engine.paxos.timers import MS
 
-INSTANCE_NS = 8 * MS
+INSTANCE_NS: Final = 8 * MS
 
 
 class InstanceSizes:

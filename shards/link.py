@@ -8,6 +8,8 @@ shards/requests.py, and how it travels in shards/channel.py.
 
 from __future__ import annotations
 
+from typing import Final
+
 import msgspec
 
 from paxmux.engine.options import LimitOptions
@@ -16,11 +18,11 @@ from paxmux.shards.doorbell import Doorbell
 from paxmux.shards.requests import Batch, Call, Proposal, Reply, decode_replies, encode, encode_pieces
 from paxmux.shards.ring import RingCorrupt
 
-LARGE_BYTES = 8 * 1024
+LARGE_BYTES: Final = 8 * 1024
 """Where requests have so many bytes on average, a batch is not put together before it is in the ring."""
 BATCH_BYTES = 512 * 1024
 """A batch with more payload is cut, so that no message grows beyond what a ring moves well."""
-RECEIVE_BYTES = 1 << 20
+RECEIVE_BYTES: Final = 1 << 20
 """Read from the ring at a time, so that one worker's replies do not keep the loop from the rest."""
 
 

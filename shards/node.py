@@ -30,12 +30,12 @@ from paxmux.shards.admission import Admission
 from paxmux.shards.assembly import Assembly
 from paxmux.shards.batcher import Batcher
 from paxmux.shards.deadline import deadline_ns as _deadline_ns
+from paxmux.shards.done import Done
 from paxmux.shards.exchange import Exchange
 from paxmux.shards.group_settings import GroupSettings
 from paxmux.shards.layout import Layout
 from paxmux.shards.outcomes import Outcomes, error_of
 from paxmux.shards.packer import Packer
-from paxmux.shards.pending import Done
 from paxmux.shards.requests import TOGETHER_MAX_BYTES, CallKind, Reply
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from typing import overload
 
 from paxmux.engine.errors import Code, PaxmuxError, error_for
+from paxmux.shards.done import Done
 from paxmux.shards.packer import decode_results
-from paxmux.shards.pending import Done
 from paxmux.shards.requests import Reply
 
 

@@ -8,7 +8,7 @@ Large values are not copied on the way to the ring, and what goes to all peers h
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Protocol
+from typing import Final, Protocol
 
 from paxmux.engine.frame import VERSION, FrameKind, pack_frame, pack_header
 from paxmux.engine.network import Direct
@@ -17,13 +17,13 @@ from paxmux.engine.paxos.effects import Outbox
 from paxmux.engine.paxos.messages import Batch
 from paxmux.shards.codec import encode_pieces, encode_section, separate, split, value_bytes
 
-LARGE_BYTES = 32 * 1024
+LARGE_BYTES: Final = 32 * 1024
 """Bodies with more bytes of values than this are made of pieces; below that copying them is cheaper."""
-SPLIT_BYTES = 512 * 1024
+SPLIT_BYTES: Final = 512 * 1024
 """Bodies with more are split: none waits long for another one, and none is cut into fragments in a ring."""
 
 
-_ALL = -1
+_ALL: Final = -1
 """In place of a node: for all peers."""
 
 

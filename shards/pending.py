@@ -15,31 +15,19 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterable
-
-import msgspec
+from typing import Final
 
 from paxmux.engine.errors import Code
 from paxmux.shards.admission import Admission
 from paxmux.shards.requests import Reply
 
-SWEEP_GAP_NS = 10_000_000
-SWEEP_SHARE = 20
-NEVER_NS = 2**63 - 1
+SWEEP_GAP_NS: Final = 10_000_000
+SWEEP_SHARE: Final = 20
+NEVER_NS: Final = 2**63 - 1
 """The deadline of a request that waits for ever."""
 
 Entry = tuple["asyncio.Future[Reply]", int, int, int, int]
 """(future, deadline_ns, size, worker, group): a plain tuple, made once per request."""
-
-
-class Done(msgspec.Struct, frozen=True, gc=False):
-    """A proposal that was decided and executed."""
-
-    instance_id: int
-    """The instance that decided it."""
-    result: bytes | None
-    """What `execute` returned on this node; None without a state machine."""
-    batch_index: int
-    """Its place among the values of that instance, from 0."""
 
 
 class Pending:

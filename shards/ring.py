@@ -37,30 +37,31 @@ import os
 from collections.abc import Callable, Sequence
 from struct import Struct
 from threading import Lock
+from typing import Final
 
 from paxmux.engine.checksum import crc32
 from paxmux.engine.errors import PaxmuxError
 
-HEADER_BYTES = 4096
-RECORD_BYTES = 16
-MIN_CAPACITY_BYTES = 4096
-MAX_CAPACITY_BYTES = 1 << 30
+HEADER_BYTES: Final = 4096
+RECORD_BYTES: Final = 16
+MIN_CAPACITY_BYTES: Final = 4096
+MAX_CAPACITY_BYTES: Final = 1 << 30
 
-FIRST = 1
-LAST = 2
-WHOLE = FIRST | LAST
+FIRST: Final = 1
+LAST: Final = 2
+WHOLE: Final = FIRST | LAST
 """Flags of a record: it opens a message, it closes one, or it does both."""
-SEALED = 4
+SEALED: Final = 4
 """Flag of each record of a message that has a checksum of its own: so its bytes are looked at once only."""
-SEALED_BYTES = 128
+SEALED_BYTES: Final = 128
 """What the checksum of such a record covers."""
 
-_FLAGS_MAX = WHOLE | SEALED
-_MAGIC = int.from_bytes(b"PXMRNG\x02\x00", "little")
+_FLAGS_MAX: Final = WHOLE | SEALED
+_MAGIC: Final = int.from_bytes(b"PXMRNG\x02\x00", "little")
 _WORD_MAGIC, _WORD_CAPACITY, _WORD_GENERATION = 0, 1, 2
 _WORD_HEAD, _WORD_TAIL, _WORD_SLEEPING, _WORD_WAITING = 16, 32, 48, 64
-_RECORD = Struct("<IIII")
-_U32 = 0xFFFFFFFF
+_RECORD: Final = Struct("<IIII")
+_U32: Final = 0xFFFFFFFF
 
 Bytes = bytes | bytearray | memoryview
 """What can be written; views of single bytes."""

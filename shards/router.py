@@ -12,15 +12,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from paxmux.engine import plugin
 from paxmux.engine.address import node_text
 from paxmux.engine.errors import PaxmuxError
 from paxmux.engine.frame import (
-    HEADER_BYTES,
     MAX_BODY_BYTES,
-    FrameError,
     FrameKind,
     header_bytes,
     parse_frame,
@@ -29,6 +27,7 @@ from paxmux.engine.frame import (
     set_bytes,
     version_for,
 )
+from paxmux.engine.frame_header import HEADER_BYTES, FrameError
 from paxmux.engine.network import Frame, Network
 from paxmux.engine.options import LimitOptions, Options
 from paxmux.shards.boot import Founding
@@ -40,22 +39,22 @@ from paxmux.shards.held_frames import HeldFrames
 from paxmux.shards.identity import FoundingStore
 from paxmux.shards.ring import RingCorrupt
 
-RECEIVE_BYTES = 1 << 20
+RECEIVE_BYTES: Final = 1 << 20
 """Taken from a worker's ring before the next one and the sockets have their turn."""
-SEALED_FROM_BYTES = 32 * 1024
+SEALED_FROM_BYTES: Final = 32 * 1024
 """Frames from this size on have no second checksum in a worker's ring."""
-LOOK_EVERY_S = 0.25
+LOOK_EVERY_S: Final = 0.25
 """Rings are looked at so often also without a bell: damaged memory can swallow one."""
-_BODY_MIN_BYTES = 32 * 1024 * 1024
+_BODY_MIN_BYTES: Final = 32 * 1024 * 1024
 """Accepted whatever this node's own limits are, so that members whose limits differ, such as while
 they are being changed, go on together."""
-_BODY_SLACK_BYTES = 4 * 1024 * 1024
+_BODY_SLACK_BYTES: Final = 4 * 1024 * 1024
 """What a frame holds beside its largest value."""
-_TARGETS_MAX = 1024
+_TARGETS_MAX: Final = 1024
 """Group sets whose workers are remembered; senders have few, a hostile one may have many."""
-_NO_CLUSTER = -1
+_NO_CLUSTER: Final = -1
 
-_log = logging.getLogger("paxmux.router")
+_log: Final = logging.getLogger("paxmux.router")
 
 OnBroken = Callable[[int, str], None]
 """(worker, reason): the rings of that worker make no sense; it was detached and must be replaced."""

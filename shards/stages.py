@@ -17,15 +17,31 @@ from functools import wraps
 from time import thread_time_ns
 from typing import Any
 
+from paxmux.engine.compiled import COMPILED
+from paxmux.engine.errors import ConfigError
+
 VARIABLE = "PAXMUX_PROFILE"
 
 Place = tuple[Any, str, str]
 """(class or module, name of its function, stage)"""
 
 
+NOT_COMPILED = (
+    "the stages of a compiled installation cannot be measured: its functions call each other without being "
+    "looked up, so none can be replaced. Install without PAXMUX_COMPILED, and measure that"
+)
+
+
 def wanted() -> bool:
-    """Whether this process was asked to measure its stages."""
-    return os.environ.get(VARIABLE, "") not in ("", "0")
+    """Whether this process was asked to measure its stages.
+
+    Raises:
+        ConfigError: it was, and cannot.
+    """
+    asked = os.environ.get(VARIABLE, "") not in ("", "0")
+    if asked and COMPILED:
+        raise ConfigError(f"{VARIABLE}: {NOT_COMPILED}")
+    return asked
 
 
 class Stages:

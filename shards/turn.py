@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Final
 
 from paxmux.engine.errors import Code
 from paxmux.engine.options import StorageOptions
@@ -41,15 +42,15 @@ from paxmux.shards.requests import Batch, Call, Proposal, Reply
 from paxmux.shards.retention import Retention
 from paxmux.shards.serving import Serving
 
-MARK_EVERY = 200 * MS
+MARK_EVERY: Final = 200 * MS
 """How long what is decided may stay without a mark in the log (it saves questions after a restart)."""
-RECHECK_EVERY = 100 * MS
+RECHECK_EVERY: Final = 100 * MS
 """How soon a turn looks again whether a full disk has room."""
-EAGER_ENTRIES = 256
+EAGER_ENTRIES: Final = 256
 """With more values decided than this in one turn, their notices leave at once."""
-DEFAULT_STORAGE = StorageOptions()
+DEFAULT_STORAGE: Final = StorageOptions()
 
-_log = logging.getLogger("paxmux")
+_log: Final = logging.getLogger("paxmux")
 
 
 class Turn:
@@ -78,6 +79,8 @@ class Turn:
         self.log = log
         self.outlet = outlet
         self.replies = replies
+        # The method of that very list, which may be one of a derived class: compiled code would take list's.
+        self._reply = replies.append
         self.repairs = Repairs(self.groups, log)
         self.intake = Intake(self.groups, self.repairs)
         self.serving = Serving(self.groups, log, serve_max_bytes, self.repairs)
@@ -352,7 +355,7 @@ class Turn:
                 group.propose(seq, deadline, smid, payload, context, fx)
 
     def _fail(self, seq: int, code: int, message: str) -> None:
-        self.replies.append((seq, code, 0, 0, message.encode()))
+        self._reply((seq, code, 0, 0, message.encode()))
 
     def _give_up(self, fx: Effects) -> None:
         for seq, code, words in given_up(fx, self.calls):

@@ -19,7 +19,7 @@ import select
 from collections.abc import Sequence
 from pathlib import Path
 from time import monotonic_ns
-from typing import Literal
+from typing import Final, Literal
 
 from paxmux.engine import plugin
 from paxmux.engine.errors import ConfigError, ExitCode, PaxmuxError, StorageFailed
@@ -50,14 +50,14 @@ from paxmux.shards.worker_stages import watch_worker
 
 log = logging.getLogger("paxmux.worker")
 
-RECEIVE_BYTES = 1 << 20
+RECEIVE_BYTES: Final = 1 << 20
 """Taken from each ring in one turn: bounds how long a turn, and so a vote, can take."""
-CONTROL_EVERY = 50 * MS
-PUBLISH_EVERY = 100 * MS
-HOUSEKEEP_EVERY = 100 * MS
-REASON_MAX = 4000
+CONTROL_EVERY: Final = 50 * MS
+PUBLISH_EVERY: Final = 100 * MS
+HOUSEKEEP_EVERY: Final = 100 * MS
+REASON_MAX: Final = 4000
 """Characters of an error that travel to the parent."""
-SLEEP_MAX = 500 * MS
+SLEEP_MAX: Final = 500 * MS
 """The heartbeat beats at least so often, also when there is nothing to do."""
 
 

@@ -7,10 +7,20 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from paxmux.engine.compiled import COMPILED
 from paxmux.tools.ports import PortClaims
 
 BARE_NAMES = frozenset({"engine", "shards", "plugins", "tools"})
 """Top-level folders; imported by these names they would be second copies of `paxmux.*`."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave out what needs plain Python where there is none."""
+    for item in items if COMPILED else ():
+        plain = item.get_closest_marker("plain")
+        if plain is not None:
+            (reason,) = plain.args
+            item.add_marker(pytest.mark.skip(reason=f"compiled: {reason}"))
 
 
 @pytest.fixture

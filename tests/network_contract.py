@@ -17,7 +17,8 @@ from typing import Any
 
 import pytest
 
-from paxmux.engine.frame import HEADER_BYTES, VERSION, FrameKind, pack_frame, parse_frame, parse_header
+from paxmux.engine.frame import VERSION, FrameKind, pack_frame, parse_frame, parse_header
+from paxmux.engine.frame_header import HEADER_BYTES
 from paxmux.engine.network import Network, OnFrame, OnPeer
 from paxmux.engine.options import NetworkOptions
 

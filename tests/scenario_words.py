@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from paxmux.engine.frame import HEADER_BYTES
+from paxmux.engine.frame_header import HEADER_BYTES
 from paxmux.engine.paxos import value as values
 from paxmux.engine.paxos.messages import KINDS, Batch, Body
 from paxmux.engine.storage import Record, RecordKind

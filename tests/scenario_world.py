@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from paxmux.engine.errors import Code, StorageFailed
-from paxmux.engine.frame import Header, pack_frame, parse_header
+from paxmux.engine.frame import pack_frame, parse_header
+from paxmux.engine.frame_header import Header
 from paxmux.engine.options import LimitOptions, ProposalOptions, StorageOptions, TimerOptions
 from paxmux.engine.paxos import value as values
 from paxmux.engine.paxos.quorum import Members

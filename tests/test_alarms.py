@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import random
 
+import pytest
+
 from paxmux.engine.paxos.effects import Effects
 from paxmux.engine.paxos.group import Group
 from paxmux.engine.paxos.quorum import Members
 from paxmux.engine.paxos.timers import MS, NEVER
 from paxmux.shards.alarms import Alarms
+
+pytestmark = pytest.mark.plain("its groups derive from the class of groups")
 
 NOW = 10**12
 MEMBERS = Members({1: 11, 2: 12, 3: 13})

@@ -11,8 +11,8 @@ import pytest
 from paxmux.engine.errors import Conflict, InvalidRequest, NodeStopped, Overloaded, Refused, Timeout
 from paxmux.engine.options import LimitOptions, ProposalOptions
 from paxmux.shards import post
+from paxmux.shards.done import Done
 from paxmux.shards.node import Node
-from paxmux.shards.pending import Done
 from tests.event_loop import in_loop
 from tests.node_fixtures import lone_options, running
 
@@ -145,6 +145,7 @@ async def test_a_batch_that_meets_a_closed_door_was_not_proposed(tmp_path: Path,
         assert await node.now_instance_id(0) == 0
 
 
+@pytest.mark.plain("it puts a method of its own into the admission")
 def test_the_hint_of_a_refusal_reaches_each_caller(
     tmp_path: Path, free_ports: Ports, monkeypatch: pytest.MonkeyPatch
 ) -> None:

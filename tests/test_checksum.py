@@ -43,6 +43,7 @@ def test_whichever_library_computes_it_a_checksum_is_that_of_zlib(
     assert module.crc32(memoryview(data)[offset:], start) == crc32(data[offset:], start)
 
 
+@pytest.mark.plain("loads a module anew")
 def test_without_the_fast_library_that_of_python_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     try:
         with monkeypatch.context() as patch:

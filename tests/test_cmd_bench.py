@@ -11,6 +11,7 @@ import orjson
 import psutil
 import pytest
 
+from paxmux.engine.compiled import COMPILED
 from paxmux.engine.errors import ExitCode
 from paxmux.tools.main import INTERRUPTED
 from paxmux.tools.surroundings import MEMORY_FILE_SYSTEMS
@@ -92,6 +93,9 @@ def test_a_tiny_run_reports_everything(tmp_path: Path) -> None:
         "size": 100,
         "mode": "propose",
     }
+    assert settings["compiled"] is COMPILED
+    said = " ".join(done.stdout.split())
+    assert ("compiled code" in said, "plain Python" in said) == (COMPILED, not COMPILED)
     assert settings["fdatasync_p50_us"] > 0
     assert settings["foreign_cpu_percent"] >= 0
     assert isinstance(settings["file_system"], str)

@@ -166,6 +166,7 @@ def test_trouble_is_shown() -> None:
             "seat": "0x1",
             "pid": 9,
             "uptime_s": 3661.5,
+            "compiled": True,
             "cluster": None,
         },
         "layout": {"workers": [{"worker": 0, "groups": [1]}, {"worker": 1, "groups": [0]}]},

@@ -31,6 +31,7 @@ QUICK = [name for name, world in WORLDS.items() if not world.large]
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", QUICK)
+@pytest.mark.plain("it copies a group by its slots")
 def test_nothing_forbidden_can_happen(name: str) -> None:
     world = WORLDS[name]
     found = Explorer(world.bounds).explore(STATES_MAX)
@@ -196,6 +197,7 @@ def test_a_disk_remembers_what_the_contract_of_logs_says() -> None:
         assert {(0, number): it for number, it in enumerate(disk.values)} == values(records)
 
 
+@pytest.mark.plain("it copies a group by its slots")
 def test_a_copy_shares_nothing_that_changes_and_equals_what_it_was_made_of() -> None:
     steps = Steps(FORWARD)
     node = steps.newborn(1)

@@ -12,7 +12,8 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
-from paxmux.engine.frame import FrameError, FrameKind, pack_frame, parse_frame
+from paxmux.engine.frame import FrameKind, pack_frame, parse_frame
+from paxmux.engine.frame_header import FrameError
 from paxmux.shards.boot import Founding
 from paxmux.shards.cluster import cluster_id, is_sound, make_founding
 from paxmux.shards.founding import Founder, Step

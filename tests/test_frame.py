@@ -11,15 +11,11 @@ from hypothesis import strategies as st
 
 from paxmux.engine.frame import (
     GROUPS_MAX,
-    HEADER_BYTES,
     MAGIC,
     MAX_BODY_BYTES,
     VERSION,
-    WIDE_HEADER_BYTES,
     WIDE_VERSION,
-    FrameError,
     FrameKind,
-    Header,
     header_bytes,
     pack_frame,
     parse_frame,
@@ -30,6 +26,7 @@ from paxmux.engine.frame import (
     set_bytes,
     version_for,
 )
+from paxmux.engine.frame_header import HEADER_BYTES, WIDE_HEADER_BYTES, FrameError, Header
 
 U64 = st.integers(0, 2**64 - 1)
 VERSIONS = (VERSION, WIDE_VERSION)

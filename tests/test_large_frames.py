@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from paxmux.engine.frame import HEADER_BYTES, is_intact, parse_frame, parse_route
+from paxmux.engine.frame import is_intact, parse_frame, parse_route
+from paxmux.engine.frame_header import HEADER_BYTES
 from paxmux.engine.paxos.effects import Outbox
 from paxmux.engine.paxos.messages import Batch
 from paxmux.shards import requests

@@ -120,6 +120,7 @@ def test_what_never_left_is_known(pair: Pair) -> None:
     assert pair.link.unsent() == []
 
 
+@pytest.mark.plain("it puts methods of its own into a sender")
 def test_what_a_broken_flush_may_have_handed_over_is_not_called_unsent(
     pair: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:

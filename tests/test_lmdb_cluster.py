@@ -16,8 +16,8 @@ import yaml
 from paxmux.engine.errors import ExitCode, Overloaded, PaxmuxError
 from paxmux.engine.options import Options, StorageOptions
 from paxmux.plugins.storage.kind import LMDB, SEGMENTS
+from paxmux.shards.done import Done
 from paxmux.shards.node import Node
-from paxmux.shards.pending import Done
 from paxmux.tools.main import main
 from tests.event_loop import DEADLINE_S, in_loop
 from tests.node_fixtures import check_traces, traces

@@ -19,6 +19,7 @@ from paxmux.plugins.storage.memory import MemoryLog
 from paxmux.plugins.storage.segment import SegmentLog
 from paxmux.shards import sync_mark
 from paxmux.shards.log_sync import LogSync
+from paxmux.shards.outlet import Outlet
 from paxmux.shards.requests import Batch, CallKind, Reply
 from paxmux.shards.slice import Identity, build_turn
 from paxmux.shards.sync_mark import FILE, SyncMark
@@ -132,7 +133,8 @@ def test_by_default_each_turn_appends_and_syncs_and_nothing_else(tmp_path: Path)
 def test_a_turn_without_any_log_sync_syncs(tmp_path: Path) -> None:
     log = Watched()
     log.recover()
-    turn = Turn({}, {}, log, object(), [], serve_max_bytes=1)  # type: ignore[arg-type]
+    outlet = Outlet(Wire([]), {}, me=1, seat=11, incarnation=9, cluster=7, worker=0, generation=1, groups=1)
+    turn = Turn({}, {}, log, outlet, [], serve_max_bytes=1)
     turn.fx.records.append((ACCEPT, 0, 0, 1, 1, b"v"))
     turn.persist()
     assert log.order == ["append", "sync"]

@@ -14,6 +14,7 @@ CHECKS = {label(each.check): each.check for each in MUTATIONS if each.check is n
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda each: each.name.replace(" ", "_"))
+@pytest.mark.plain("it changes the code of functions")
 def test_a_mistake_is_found(mutation: Mutation) -> None:
     recorded = read_record()[mutation.name]
     if find(mutation, [recorded.seed]) is not None:

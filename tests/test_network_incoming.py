@@ -15,7 +15,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from paxmux.engine.frame import HEADER_BYTES, MAGIC, MAX_BODY_BYTES
+from paxmux.engine.frame import MAGIC, MAX_BODY_BYTES
+from paxmux.engine.frame_header import HEADER_BYTES
 from paxmux.plugins.network import incoming
 from paxmux.plugins.network.counts import Counts
 from paxmux.plugins.network.incoming import Incoming

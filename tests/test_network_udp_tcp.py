@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from paxmux.engine.frame import HEADER_BYTES, MAX_FRAME_BYTES
+from paxmux.engine.frame import MAX_FRAME_BYTES
+from paxmux.engine.frame_header import HEADER_BYTES
 from paxmux.engine.options import NetworkOptions
 from paxmux.plugins.network.counts import Counts
 from paxmux.plugins.network.udp import UdpPort

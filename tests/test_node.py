@@ -32,8 +32,8 @@ from paxmux.engine.errors import (
 )
 from paxmux.engine.options import LimitOptions
 from paxmux.shards import post
+from paxmux.shards.done import Done
 from paxmux.shards.node import Node
-from paxmux.shards.pending import Done
 from tests.event_loop import in_loop, until
 from tests.node_fixtures import check_traces, lone_options, running, traces
 

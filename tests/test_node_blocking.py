@@ -15,7 +15,7 @@ import pytest
 from paxmux.engine.errors import Conflict, DataDirError, NodeStopped, Overloaded, Timeout
 from paxmux.shards import blocking, post
 from paxmux.shards.blocking import BlockingNode
-from paxmux.shards.pending import Done
+from paxmux.shards.done import Done
 from tests.node_fixtures import check_traces, lone_options, traces
 from tests.source_tree import ROOT
 

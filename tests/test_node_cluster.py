@@ -21,8 +21,8 @@ import pytest
 from paxmux.engine.errors import ExecuteFailed, PaxmuxError, Timeout, UnknownStateMachine
 from paxmux.engine.options import LayoutOptions, MachineOptions, NetworkOptions, Options, WorkerOptions
 from paxmux.shards import control
+from paxmux.shards.done import Done
 from paxmux.shards.node import Node
-from paxmux.shards.pending import Done
 from paxmux.tools.bench_machine import Chain, read_answer
 from tests.event_loop import in_loop
 from tests.node_fixtures import check_traces, traces

@@ -18,9 +18,9 @@ from paxmux.engine.state_machine import StateMachine
 from paxmux.engine.storage import LogIdentity
 from paxmux.plugins.storage.memory import MemoryLog
 from paxmux.shards.applier import Applier
+from paxmux.shards.done import Done
 from paxmux.shards.outcomes import Outcomes
 from paxmux.shards.packer import Packer, decode_contexts
-from paxmux.shards.pending import Done
 from paxmux.shards.requests import Reply
 
 VALUES = [b"one", b"", b"three", bytes(300), b"\xff"]

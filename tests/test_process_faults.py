@@ -20,8 +20,8 @@ import pytest
 
 from paxmux.engine.errors import ExecuteFailed, Overloaded, Timeout
 from paxmux.engine.options import LimitOptions, MachineOptions, NetworkOptions, Options, WorkerOptions
+from paxmux.shards.done import Done
 from paxmux.shards.node import Node
-from paxmux.shards.pending import Done
 from paxmux.shards.standstill import process_state
 from tests.event_loop import DEADLINE_S, in_loop, until
 from tests.fault_rows import fault

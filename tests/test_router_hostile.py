@@ -18,7 +18,8 @@ from zlib import crc32
 import msgspec
 import pytest
 
-from paxmux.engine.frame import HEADER_BYTES, WIDE_HEADER_BYTES, WIDE_VERSION, FrameKind, pack_frame
+from paxmux.engine.frame import WIDE_VERSION, FrameKind, pack_frame
+from paxmux.engine.frame_header import HEADER_BYTES, WIDE_HEADER_BYTES
 from paxmux.shards.cluster import make_founding
 from paxmux.shards.founding import Founder
 from paxmux.shards.hello import pack_hello

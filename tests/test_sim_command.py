@@ -50,6 +50,7 @@ def test_a_campaign_over_processes_is_that_of_one(capsys: pytest.CaptureFixture[
     assert reports[0]["seeds"] == 12
 
 
+@pytest.mark.plain("it changes the code of functions")
 def test_a_failing_seed_shows_its_trace_and_how_to_reproduce_it(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
@@ -79,6 +80,7 @@ def test_a_campaign_fails_if_a_marked_line_was_never_reached(
     )
 
 
+@pytest.mark.plain("it changes the code of functions")
 def test_a_failing_seed_is_made_smaller(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Acceptor, "promise", forgetful)
     said: list[str] = []
@@ -96,6 +98,7 @@ def test_a_passing_seed_is_not_made_smaller() -> None:
     assert minimize(6, Asked(), print) is None
 
 
+@pytest.mark.plain("it changes the code of functions")
 def test_code_that_raises_fails_its_seed(monkeypatch: pytest.MonkeyPatch) -> None:
     def raises(*_: object) -> None:
         raise ZeroDivisionError("a mistake")
@@ -139,6 +142,7 @@ def test_arguments_that_do_not_go_together_are_named(capsys: pytest.CaptureFixtu
     assert "expected --seed" in capsys.readouterr().err
 
 
+@pytest.mark.plain("it changes the code of functions")
 def test_marks_are_counted_only_meanwhile() -> None:
     acceptor, before = Acceptor(0), Acceptor.promise.__code__
     with Reach() as reach:

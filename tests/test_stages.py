@@ -62,6 +62,7 @@ def test_what_is_within_a_stage_counts_for_the_inner_one_alone(monkeypatch: pyte
 
 
 @pytest.mark.parametrize(("text", "expected"), [(None, False), ("", False), ("0", False), ("1", True)])
+@pytest.mark.plain("stages are measured by replacing functions")
 def test_only_who_asks_is_measured(monkeypatch: pytest.MonkeyPatch, text: str | None, expected: bool) -> None:
     if text is None:
         monkeypatch.delenv(stages.VARIABLE, raising=False)
@@ -77,6 +78,7 @@ def test_every_stage_says_what_it_is() -> None:
 
 @pytest.mark.xdist_group("cluster")
 @pytest.mark.parametrize("router", ["inline", "process"])
+@pytest.mark.plain("stages are measured by replacing functions")
 def test_the_stages_of_a_cluster_add_up_to_its_cpu_time(tmp_path: Path, router: str) -> None:
     words = ("--groups", 4, "--clients", 8, "--seconds", 1.5, "--warmup-s", 0.3, "--router", router)
     done = run_command("bench", *words, "--profile", "--json", "-", folder=tmp_path)

@@ -13,7 +13,8 @@ import msgspec
 import pytest
 
 from paxmux.engine.errors import Code, ConfigError, Refused, StorageFailed
-from paxmux.engine.frame import HEADER_BYTES, FrameKind, pack_frame
+from paxmux.engine.frame import FrameKind, pack_frame
+from paxmux.engine.frame_header import HEADER_BYTES
 from paxmux.engine.options import StorageOptions
 from paxmux.engine.paxos import value as values
 from paxmux.engine.paxos.effects import DECIDED, LEARNED

@@ -17,12 +17,13 @@ from rich.console import Console
 from rich.table import Table
 
 import paxmux
+from paxmux.engine.compiled import COMPILED
 from paxmux.tools.part_log import run_log
 from paxmux.tools.part_rig import PartOptions
 from paxmux.tools.part_ring import run_ring
 from paxmux.tools.part_router import run_router
 from paxmux.tools.part_worker import run_worker
-from paxmux.tools.surroundings import fdatasync_p50_us, file_system
+from paxmux.tools.surroundings import code_words, fdatasync_p50_us, file_system
 
 PARTS = ("router", "worker", "ring", "log")
 ABOUT = {
@@ -61,6 +62,7 @@ def run_part(part: str, options: PartOptions, folder: Path) -> dict[str, Any]:
             "fdatasync_p50_us": round(sync_us, 1),
             "cpus": psutil.cpu_count(),
             "version": paxmux.__version__,
+            "compiled": COMPILED,
         },
     }
 
@@ -80,5 +82,5 @@ def show_part(report: dict[str, Any]) -> None:
     console.print(
         f"CPU times in µs of one CPU for each. {settings['groups']} groups, file system"
         f" {settings['file_system']}, fdatasync p50 {settings['fdatasync_p50_us']:.0f} µs,"
-        f" {settings['cpus']} CPUs"
+        f" {settings['cpus']} CPUs, {code_words(settings)}"
     )

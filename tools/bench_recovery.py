@@ -19,6 +19,7 @@ import orjson
 import psutil
 
 import paxmux
+from paxmux.engine.compiled import COMPILED
 from paxmux.engine.errors import PaxmuxError
 from paxmux.shards.log_directories import LOGS
 from paxmux.tools.ports import PortClaims
@@ -74,6 +75,7 @@ async def run_recovery(
             "fdatasync_p50_us": round(sync_us, 1),
             "cpus": psutil.cpu_count(),
             "version": paxmux.__version__,
+            "compiled": COMPILED,
         },
         "logs": logs,
     }

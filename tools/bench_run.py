@@ -17,6 +17,7 @@ import msgspec
 import psutil
 
 import paxmux
+from paxmux.engine.compiled import COMPILED
 from paxmux.engine.errors import PaxmuxError
 from paxmux.engine.groups import parse_groups
 from paxmux.engine.options import StorageOptions
@@ -197,6 +198,7 @@ def settings(options: BenchOptions, folder: Path, sync_us: float) -> dict[str, A
         "cpus": psutil.cpu_count(),
         "event_loop": loop_name(),
         "version": paxmux.__version__,
+        "compiled": COMPILED,
     }
 
 

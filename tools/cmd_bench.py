@@ -15,8 +15,10 @@ from rich.console import Console
 from rich.table import Table
 
 from paxmux.engine.bounds import BOUNDS
+from paxmux.engine.compiled import COMPILED
 from paxmux.engine.errors import ConfigError, ExitCode
 from paxmux.engine.groups import parse_groups
+from paxmux.shards.stages import NOT_COMPILED
 from paxmux.tools import event_loop
 from paxmux.tools.arguments import seconds, whole, wholes
 from paxmux.tools.bench_behind import run_behind
@@ -38,6 +40,7 @@ from paxmux.tools.open_arguments import (
 from paxmux.tools.part_rig import PartOptions
 from paxmux.tools.progress import Steps
 from paxmux.tools.scratch import Scratch
+from paxmux.tools.surroundings import code_words
 
 _EPILOG = f"""\
 Starts NODES nodes, each a process of its own that embeds a node as a server would, with WORKERS
@@ -183,6 +186,8 @@ def _wrong(args: argparse.Namespace) -> str | None:
     """What is wrong with the arguments as a whole."""
     if args.workers > args.groups:
         return f"--workers: expected at most one worker per group ({args.groups}), got {args.workers}"
+    if args.profile and COMPILED:
+        return f"--profile: {NOT_COMPILED}"
     if args.behind is not None and args.nodes < 3:
         return "--behind: expected --nodes 3 or more: a majority goes on alone"
     try:
@@ -287,7 +292,7 @@ def _show_recovery(report: dict[str, Any]) -> None:
     settings = report["settings"]
     console.print(
         f"file system {settings['file_system']}, fdatasync p50 {settings['fdatasync_p50_us']:.0f} µs, "
-        f"{settings['cpus']} CPUs"
+        f"{settings['cpus']} CPUs, {code_words(settings)}"
     )
 
 
@@ -328,7 +333,8 @@ def _show(report: dict[str, Any]) -> None:
     settings = report["settings"]
     console.print(
         f"file system {settings['file_system']}, fdatasync p50 {settings['fdatasync_p50_us']:.0f} µs, "
-        f"other processes {settings['foreign_cpu_percent']} % of {settings['cpus']} CPUs"
+        f"other processes {settings['foreign_cpu_percent']} % of {settings['cpus']} CPUs, "
+        f"{code_words(settings)}"
     )
     for difference in report["differences"]:
         console.print(f"DIFFERENT {difference}", markup=False)

@@ -17,6 +17,7 @@ import orjson
 from rich.console import Console
 from rich.table import Table
 
+from paxmux.engine.compiled import COMPILED
 from paxmux.engine.errors import ExitCode
 from paxmux.tools.arguments import whole
 from paxmux.tools.progress import Steps
@@ -94,8 +95,8 @@ or for several of them:
   wire          all of single frames
 
 A campaign of at least {REACH_SEEDS} seeds fails too if a line of the protocol that is marked as worth
-reaching was never reached, unless --nodes, --groups, --proposals or --faults keep some out of reach. The
-exit code is 0 only if all is well.
+reaching was never reached, unless --nodes, --groups, --proposals or --faults keep some out of reach, or
+the code is compiled and has no lines to count. The exit code is 0 only if all is well.
 """
 
 
@@ -300,6 +301,8 @@ def _show_faults(faults: dict[str, int], points: dict[str, int], console: Consol
 
 def _show_marks(tally: Tally, console: Console) -> None:
     if not tally.reached:
+        if COMPILED:
+            console.print("marked lines are not counted in a compiled installation")
         return
     table = Table(title="marked lines reached", title_justify="left")
     table.add_column("mark")

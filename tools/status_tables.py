@@ -59,7 +59,8 @@ def _heading(status: Status) -> RenderableType:
     text = Text()
     text.append(f"node {node['address']}", style="bold")
     text.append(
-        f"  id {node['node_id']}  seat {node['seat']}\nprocess {node['pid']}, up {_span(node['uptime_s'])}\n"
+        f"  id {node['node_id']}  seat {node['seat']}\n"
+        f"process {node['pid']}, up {_span(node['uptime_s'])}{', compiled' if node['compiled'] else ''}\n"
     )
     founding = router.get("founding") or {}
     waiting = founding.get("waiting_for")

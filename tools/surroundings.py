@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from statistics import median_low
+from typing import Any
 
 import psutil
 
@@ -19,6 +20,11 @@ FOREIGN_CPU_MAX_PERCENT = 10.0
 _SYNCS = 100
 _SYNCS_MAX_S = 1.0
 _RECORD_BYTES = 4096
+
+
+def code_words(settings: Mapping[str, Any]) -> str:
+    """What kind of code a report says that it has measured."""
+    return "compiled code" if settings["compiled"] else "plain Python"
 
 
 def file_system(path: Path) -> str:

@@ -26,12 +26,12 @@ LARGE_BYTES: Final = 64 * 1024
 KEPT_BYTES: Final = 16 * 1024 * 1024
 """Of values whose checksum is remembered, those seen last: about what a worker has under way."""
 
-_POLYNOMIAL = 0xEDB88320
-_TOP = 1 << 31
+_POLYNOMIAL: Final = 0xEDB88320
+_TOP: Final = 1 << 31
 """The polynomial 1: in a checksum the lowest power of x is the highest bit."""
-_LENGTH_BITS = 40
-_LANES = int.from_bytes(b"\x01" * 64, "big")
-_DIGITS = int.from_bytes(b"0" * 64, "big")
+_LENGTH_BITS: Final = 40
+_LANES: Final = int.from_bytes(b"\x01" * 64, "big")
+_DIGITS: Final = int.from_bytes(b"0" * 64, "big")
 
 _kept: dict[int, tuple[bytes, int]] = {}
 """By id of the value, which is held here, so that the id stays its own."""
@@ -61,7 +61,7 @@ def _powers() -> list[int]:
     return found
 
 
-_POWERS = _powers()
+_POWERS: Final = _powers()
 
 
 @lru_cache(maxsize=4096)

@@ -10,6 +10,8 @@ Groups are indices, rounds and instances are unsigned 64-bit integers.
 
 from __future__ import annotations
 
+from typing import Final
+
 Prepare = tuple[int, int, int]
 """(group, instance, round)"""
 
@@ -67,7 +69,7 @@ its own."""
 MendAsk = tuple[int, int, int]
 """(group, first, count): the sender's log has lost the values of these decided instances; send them."""
 
-KINDS = (
+KINDS: Final = (
     "learned",
     "chosen",
     "prepares",

@@ -13,7 +13,7 @@ in the same step.
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from paxmux.engine.paxos import value as values
 from paxmux.engine.paxos.ballot import MAX_LEAP, NULL, Ballot
@@ -32,10 +32,12 @@ class Phase(IntEnum):
     ACCEPTING = 2
 
 
-DOUBLINGS_MAX = 16
+DOUBLINGS_MAX: Final = 16
 """More than these mean nothing: what doubles is bounded by `phase_max`."""
 
-IDLE, PREPARING, ACCEPTING = Phase.IDLE, Phase.PREPARING, Phase.ACCEPTING
+IDLE: Final = Phase.IDLE
+PREPARING: Final = Phase.PREPARING
+ACCEPTING: Final = Phase.ACCEPTING
 
 
 class Proposer:
@@ -69,7 +71,7 @@ class Proposer:
 
     def __init__(self, group: Group) -> None:
         self.g = group
-        self.phase = IDLE
+        self.phase: Phase = IDLE
         self.round = 0
         self.held = False
         self.outbid = False
@@ -184,9 +186,9 @@ class Proposer:
             return
         self.own_vote_due = False
         g = self.g
-        if self.phase == PREPARING:
+        if self.phase is PREPARING:
             self._promised(g.me, g.acceptor.accepted, g.acceptor.value, now, fx)
-        elif self.phase == ACCEPTING:
+        elif self.phase is ACCEPTING:
             self._accepted(g.me, now, fx)
 
     def on_prepare_reply(
@@ -204,7 +206,7 @@ class Proposer:
         if rejected_by:
             self._rejected(sender, instance, round, accepted, PREPARING, now, fx)
         elif (
-            self.phase == PREPARING
+            self.phase is PREPARING
             and round == self.round
             and instance == self.g.instance
             # Whoever promised this ballot cannot have accepted one as high: such a reply is not honest.
@@ -221,7 +223,7 @@ class Proposer:
         """A peer accepted, or told which ballot it has promised instead."""
         if rejected_by != NULL:
             self._rejected(sender, instance, round, rejected_by, ACCEPTING, now, fx)
-        elif self.phase == ACCEPTING and round == self.round and instance == self.g.instance:
+        elif self.phase is ACCEPTING and round == self.round and instance == self.g.instance:
             self._accepted(sender, now, fx)
 
     def _promised(self, voter: int, accepted: Ballot, value: bytes, now: int, fx: Effects) -> None:
@@ -265,7 +267,7 @@ class Proposer:
         fx.rejects += 1
         self.outbid = True  # reach: ballot-rejected
         self.held = False
-        if self.phase != phase or instance != self.g.instance:
+        if self.phase is not phase or instance != self.g.instance:
             return  # reach: late-reject
         self.rejects.add(sender)
         if self.g.members.hopeless(len(self.rejects)):
@@ -348,14 +350,14 @@ class Proposer:
         for node in g.members.seats:
             if node == g.me or node in self.votes or node in self.rejects:
                 continue
-            if self.phase == PREPARING:
+            if self.phase is PREPARING:
                 fx.after.peer(node).prepares.append((g.index, g.instance, self.round))
             else:
                 fx.now.peer(node).accepts.append((g.index, g.instance, self.round, self.value))
 
     def advance(self, now: int, fx: Effects, *, own_ballot: bool) -> None:
         """The instance is decided. A decision under another ballot ends the right to skip Prepare."""
-        bidding = self.phase == PREPARING
+        bidding = self.phase is PREPARING
         if own_ballot:
             least = 2 * (now - self.phase_until + self.phase_timeout)
             if least < self.timeout_least:

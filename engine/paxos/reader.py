@@ -12,7 +12,7 @@ stall reads while enough others answer: of all majorities the one with the lowes
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from paxmux.engine.paxos.effects import Effects
 from paxmux.engine.paxos.quorum import Members
@@ -21,8 +21,8 @@ from paxmux.engine.paxos.timers import EXPIRE_GAP, LATE_NOTICE, NEVER
 if TYPE_CHECKING:
     from paxmux.engine.paxos.group import Group
 
-NUMBERS = 1 << 64
-ROUNDS_MAX = 8
+NUMBERS: Final = 1 << 64
+ROUNDS_MAX: Final = 8
 """While so many rounds wait for instances that are not decided, more reads wait for them to go."""
 
 

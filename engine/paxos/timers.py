@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
-MS = 1_000_000
-NEVER = 1 << 63
+MS: Final = 1_000_000
+NEVER: Final = 1 << 63
 """Later than any time: a timer that is not set."""
-EXPIRE_GAP = 20 * MS
+EXPIRE_GAP: Final = 20 * MS
 """What waits in a group is looked through for passed deadlines at most so often."""
 
 
-LATE_NOTICE = 20 * MS
+LATE_NOTICE: Final = 20 * MS
 """How long a notice may lag behind what shows that there must be one, before a group asks for it."""
 
 
@@ -40,5 +40,5 @@ class Bounds(NamedTuple):
     """Instances that may go to another value before a proposal ends with a conflict; 0: any number."""
 
 
-DEFAULT_TIMERS = Timers()
-DEFAULT_BOUNDS = Bounds()
+DEFAULT_TIMERS: Final = Timers()
+DEFAULT_BOUNDS: Final = Bounds()

@@ -18,17 +18,18 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
+from typing import Final
 
 from paxmux.engine.paxos.checksum import crc32
 
 Entry = tuple[int, int, int, int, int, bytes]
 """(origin, incarnation, seq, born, smid, payload)"""
 
-VERSION = 1
+VERSION: Final = 1
 
-_HEAD = struct.Struct("<BBHI4s")
-_ENTRY = struct.Struct("<QQQQII")
-ENTRY_OVERHEAD_BYTES = _ENTRY.size
+_HEAD: Final = struct.Struct("<BBHI4s")
+_ENTRY: Final = struct.Struct("<QQQQII")
+ENTRY_OVERHEAD_BYTES: Final = _ENTRY.size
 
 Chain = bytes
 """A chain as it stands in a value: four bytes."""

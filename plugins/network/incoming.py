@@ -14,7 +14,8 @@ import socket
 from collections.abc import Container
 from time import monotonic
 
-from paxmux.engine.frame import HEADER_BYTES, FrameError, parse_start
+from paxmux.engine.frame import parse_start
+from paxmux.engine.frame_header import HEADER_BYTES, FrameError
 from paxmux.engine.network import Frame, OnFrame
 from paxmux.plugins.network.counts import Counts
 from paxmux.plugins.network.endpoint import keep_alive

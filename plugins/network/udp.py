@@ -5,16 +5,17 @@ from __future__ import annotations
 import asyncio
 import errno
 import socket
+from typing import Final
 
-from paxmux.engine.frame import HEADER_BYTES
+from paxmux.engine.frame_header import HEADER_BYTES
 from paxmux.engine.network import OnFrame
 from paxmux.plugins.network.addresses import SocketAddress
 from paxmux.plugins.network.counts import Counts
 
-READS_PER_TURN = 64
+READS_PER_TURN: Final = 64
 """Datagrams taken before others get their turn in the event loop."""
-_DATAGRAM_MAX_BYTES = 65_535
-_FULL = (errno.EAGAIN, errno.ENOBUFS)
+_DATAGRAM_MAX_BYTES: Final = 65_535
+_FULL: Final = (errno.EAGAIN, errno.ENOBUFS)
 
 
 class UdpPort:

@@ -13,7 +13,8 @@ import asyncio
 from collections.abc import Mapping
 from typing import ClassVar
 
-from paxmux.engine.frame import HEADER_BYTES, MAX_FRAME_BYTES
+from paxmux.engine.frame import MAX_FRAME_BYTES
+from paxmux.engine.frame_header import HEADER_BYTES
 from paxmux.engine.network import OnFrame, OnPeer
 from paxmux.engine.options import NetworkOptions
 from paxmux.plugins.network.counts import Counts

@@ -52,10 +52,10 @@ UPKEEP: Final = 2
 """Flag of a batch that the log wrote by itself: values again that were in older segments, and from which
 segment on it needs them."""
 
-_HEAD = struct.Struct("<4sIIIIHH")
-_CRC = struct.Struct("<I")
-_FIELDS = struct.Struct("<IBxHQQQ")
-_RECORD = struct.Struct("<IIBxHQQQ")
+_HEAD: Final = struct.Struct("<4sIIIIHH")
+_CRC: Final = struct.Struct("<I")
+_FIELDS: Final = struct.Struct("<IBxHQQQ")
+_RECORD: Final = struct.Struct("<IIBxHQQQ")
 BATCH_BYTES: Final = _HEAD.size + _CRC.size
 RECORD_BYTES: Final = _RECORD.size
 INSTANCE_BITS: Final = 63

@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from paxmux.engine.errors import DataDirError
-from paxmux.engine.frame import FrameError
+from paxmux.engine.frame_header import FrameError
 from paxmux.engine.storage import StorageDamaged
 from paxmux.plugins.storage.place import IndexUnusable
 from paxmux.shards.ring import RingCorrupt

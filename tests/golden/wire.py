@@ -12,7 +12,8 @@ from typing import Any
 import msgspec
 
 from paxmux.engine import frame, pack
-from paxmux.engine.frame import HEADER_BYTES, FrameKind, Header, WideHeader, pack_frame, parse_frame
+from paxmux.engine.frame import FrameKind, pack_frame, parse_frame
+from paxmux.engine.frame_header import HEADER_BYTES, Header, WideHeader
 from paxmux.engine.options import NetworkOptions
 from paxmux.engine.paxos import value
 from paxmux.engine.paxos.messages import KINDS, Batch

@@ -13,6 +13,7 @@ from contextlib import ExitStack
 
 import msgspec
 
+from paxmux.engine.compiled import COMPILED
 from paxmux.tools.sim.breach import Breach
 from paxmux.tools.sim.plan import Asked
 from paxmux.tools.sim.reach import Reach
@@ -103,11 +104,11 @@ def judge(seed: int, asked: Asked) -> Report | Failure:
 
 
 def run_slice(seeds: range, asked: Asked, *, reach: bool = True) -> Tally:
-    """Run some seeds in this process. `reach`: count marks."""
+    """Run some seeds in this process. `reach`: count marks, unless the code is compiled: it has no lines."""
     tally = Tally(failures=[])
     with ExitStack() as stack:
         counts: Reach | None = None
-        if reach:
+        if reach and not COMPILED:
             counts = stack.enter_context(Reach())
         for seed in seeds:
             outcome = judge(seed, asked)

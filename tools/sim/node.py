@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from paxmux.engine.frame import FrameError, FrameKind, parse_route
+from paxmux.engine.frame import FrameKind, parse_route
+from paxmux.engine.frame_header import FrameError
 from paxmux.engine.paxos.timers import MS
 from paxmux.shards.requests import CallKind
 from paxmux.tools.sim.breach import Breach

@@ -111,9 +111,9 @@ class Rest:
         kind = CallKind.LINEARIZABLE_QUERY
         reads = [(load.read(kind, *place, limit / MS), place) for place in places]
         self._wait(limit + LATE, partial(_ended, reads), "ends a read")
-        codes = Counter(request.code for request, _ in reads)
-        if set(codes) != {Code.OK}:
-            raise Breach("progress", f"reads after the faults ended: {dict(codes)}")
+        ends = Counter("never" if read.code is None else Code(read.code).name for read, _ in reads)
+        if set(ends) != {Code.OK.name}:
+            raise Breach("progress", f"reads after the faults ended: {dict(ends)}")
         while places:
             asked = [(load.journal(*place, limit / MS), place) for place in places]
             self._wait(limit + LATE, partial(_ended, asked), "ends a proposal")
