@@ -45,6 +45,7 @@ COMPILED = (
     "shards/backlog.py",
     "shards/channel.py",
     "shards/codec.py",
+    "shards/deadline.py",
     "shards/doorbell.py",
     "shards/exchange.py",
     "shards/given_up.py",

@@ -10,7 +10,7 @@ steps ring the same groups in the same order.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from heapq import heappop, heappush
 
 from paxmux.engine.paxos.effects import Effects
@@ -23,7 +23,7 @@ class Alarms:
 
     __slots__ = ("_at", "_groups", "_moments")
 
-    def __init__(self, groups: Mapping[int, Group]) -> None:
+    def __init__(self, groups: dict[int, Group]) -> None:
         """`groups`: those that the worker hosts now; who is not among them any more is passed over."""
         self._groups = groups
         self._at: dict[int, dict[int, None]] = {}

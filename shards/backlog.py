@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Set
+from collections.abc import Callable, Iterable, Set
 from itertools import chain
 from typing import Final
 
@@ -72,8 +72,8 @@ class Backlog:
 
     def __init__(
         self,
-        groups: Mapping[int, Group],
-        appliers: Mapping[int, Applier],
+        groups: dict[int, Group],
+        appliers: dict[int, Applier],
         repairs: Repairs,
         clock: Callable[[], int],
     ) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from time import monotonic_ns
+from typing import Final
 
 from paxmux.engine.errors import InvalidRequest
 from paxmux.shards.pending import NEVER_NS
 
-_FOREVER_S = 1e9
+_FOREVER_S: Final = 1e9
 """A longer timeout is none at all."""
 
 

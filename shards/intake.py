@@ -6,8 +6,6 @@ another seat has lost its data: it may ask, not vote. It answers nobody itself.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from paxmux.engine.frame import parse_header
 from paxmux.engine.paxos.ballot import NULL
 from paxmux.engine.paxos.effects import Effects
@@ -23,7 +21,7 @@ class Intake:
 
     __slots__ = ("_groups", "_repairs", "bad_frames", "learned", "messages")
 
-    def __init__(self, groups: Mapping[int, Group], repairs: Repairs) -> None:
+    def __init__(self, groups: dict[int, Group], repairs: Repairs) -> None:
         """`groups`: that are hosted here; they may change."""
         self._groups = groups
         self._repairs = repairs

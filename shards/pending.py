@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterable
-from typing import Final
+from typing import Any, Final
 
 from paxmux.engine.errors import Code
 from paxmux.shards.admission import Admission
@@ -81,6 +81,8 @@ class Pending:
         """Hand replies to whoever waits for them, and give their slots back."""
         pop, shedding = self._entries.pop, self._shedding
         count = size = 0
+        # Handed on as the object that it is: compiled code would take it apart and make another.
+        reply: Any
         for reply in replies:
             entry = pop(reply[0], None)
             if entry is None:

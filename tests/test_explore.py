@@ -164,6 +164,7 @@ MISTAKES = (
 
 
 @pytest.mark.parametrize("mistake", MISTAKES, ids=lambda mistake: mistake.name.replace(" ", "_"))
+@pytest.mark.plain("it copies a group by its slots, and changes the code of functions")
 def test_a_mistake_is_found(mistake: Mistake, monkeypatch: pytest.MonkeyPatch) -> None:
     original = inspect.getattr_static(mistake.owner, mistake.function)
     source = textwrap.dedent(inspect.getsource(original))

@@ -10,6 +10,7 @@ Every handler takes the sender, checked against the members by the caller, and a
 from __future__ import annotations
 
 import random
+from typing import Any
 
 from paxmux.engine.paxos import value as values
 from paxmux.engine.paxos.acceptor import Acceptor
@@ -318,6 +319,8 @@ class Group:
         owned: dict[int, Owned] | None = None
         if self.own:
             me, incarnation = self.me, self.incarnation
+            # Handed on as the object that it is: compiled code would take it apart and make another.
+            proposal: Any
             for entry in entries:
                 if entry[0] == me and entry[1] == incarnation:
                     proposal = self.own.pop(entry[2], None)

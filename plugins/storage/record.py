@@ -122,14 +122,14 @@ def encode_pieces(
     top_kind, top_bits = (DOUBT, 64) if flags else (SUSPECT, INSTANCE_BITS)
     parts: list[bytes] = [b""]
     positions: list[int] = []
-    note = positions.append
     for kind, group, instance, round_, node, value in records:
         if not 0 < kind <= top_kind or instance >> top_bits:
             raise ValueError(f"record of kind {kind}, instance {instance} cannot be stored")
-        note(at)
+        positions.append(at)
         if len(value) < LARGE_BYTES:
             body = pack(len(value), kind, group, instance, round_, node) + value
-            parts += (pack_crc(crc32(body, mixed ^ at)), body)
+            parts.append(pack_crc(crc32(body, mixed ^ at)))
+            parts.append(body)
             at += len(body) + 4
         else:
             fields = pack(len(value), kind, group, instance, round_, node)
