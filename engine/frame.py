@@ -21,9 +21,8 @@ from __future__ import annotations
 import struct
 from enum import IntEnum
 from typing import Final
-from zlib import crc32
 
-from paxmux.engine.checksum import join
+from paxmux.engine.checksum import crc32, join
 from paxmux.engine.frame_header import HEADER_BYTES, WIDE_HEADER_BYTES, FrameError, Header, WideHeader
 
 MAGIC: Final = b"PXM\x01"

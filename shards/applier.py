@@ -27,6 +27,7 @@ log = logging.getLogger("paxmux")
 REPLAY_COUNT = 256
 REPLAY_BYTES = 1 << 20
 """Decided values read back from the log in one slice, so that votes never wait for a replay."""
+STOPPED = b"the node stopped before it had executed the value, which is decided"
 LATE = b"deadline passed before this node had executed the value, which is decided"
 WORDS_MAX = 1000
 """Characters of an exception's text that travel to the caller."""
@@ -123,12 +124,12 @@ class Applier:
         waiting = [proposal[1] for owned in self._owned.values() for proposal in owned.values()]
         return min(waiting, default=NEVER)
 
-    def expire(self, now: int) -> None:
+    def expire(self, now: int, words: bytes = LATE) -> None:
         """What is decided is not executed in time: whoever waits for its result will not have it."""
         for instance, owned in list(self._owned.items()):
             for seq in [seq for seq, proposal in owned.items() if proposal[1] <= now]:
                 del owned[seq]
-                self._replies((seq, Code.TIMEOUT, 0, 0, LATE))
+                self._replies((seq, Code.TIMEOUT, 0, 0, words))
             if not owned:
                 del self._owned[instance]
 

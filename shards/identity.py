@@ -21,11 +21,11 @@ import secrets
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from zlib import crc32
 
 import msgspec
 
 from paxmux.engine.address import node_text
+from paxmux.engine.checksum import crc32
 from paxmux.engine.errors import DataDirError, StorageFailed
 from paxmux.shards.boot import Founding
 from paxmux.shards.cluster import is_sound, is_u64

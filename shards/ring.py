@@ -38,8 +38,8 @@ from collections.abc import Callable, Sequence
 from struct import Struct
 from threading import Lock
 from typing import Final
-from zlib import crc32
 
+from paxmux.engine.checksum import crc32
 from paxmux.engine.errors import PaxmuxError
 
 HEADER_BYTES: Final = 4096

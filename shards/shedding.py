@@ -44,6 +44,8 @@ QUIET_TICKS: Final = 10
 """Nothing is refused for so long: there is no need for a bound."""
 SAMPLE_MASK: Final = 15
 """One request in 16 is timed."""
+REST_TICKS: Final = 40
+"""After so many with nothing to do no more come before a request does: an idle process is not woken."""
 _MOST: Final = 1 << 62
 
 
@@ -117,6 +119,11 @@ class WorkerLoad:
     def limited(self) -> bool:
         """Whether there is a bound."""
         return self.limit != _MOST
+
+    @property
+    def rests(self) -> bool:
+        """Whether a tick finds nothing, and changes nothing."""
+        return not (self.count or self.answered or self.limited or self.waits)
 
     def admits(self, group_count: int) -> bool:
         """Whether one more may come in, at `soft` or more, of a group that has so many under way."""
@@ -235,14 +242,20 @@ class Shedding:
         self._locks = self.locks.locks
         self._target_ns = target_ms * 1_000_000
         self._clock = clock
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._timer: asyncio.TimerHandle | None = None
+        """None where no tick is to come, until a request does."""
+        self._resting = 0
+        """Ticks in a row that had nothing to do."""
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Tick from now on."""
-        self._timer = loop.call_later(TICK_S, self._tick, loop)
+        """Tick from now on, whenever there is something to tick for."""
+        self._loop = loop
+        self._wake()
 
     def stop(self) -> None:
         """Tick no more."""
+        self._loop = None
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -264,6 +277,8 @@ class Shedding:
         count = self.by_group[group] = self.by_group[group] + 1
         if count == 1:
             load.active += 1
+            if self._timer is None:
+                self._wake()
         if not seq & SAMPLE_MASK:
             load.timed[seq] = self._clock()
             if load.count > load.most:
@@ -301,8 +316,15 @@ class Shedding:
             if not seq & SAMPLE_MASK:
                 target.timed[seq] = source.timed.pop(seq)
 
+    def _wake(self) -> None:
+        if self._loop is not None:
+            self._resting = 0
+            self._timer = self._loop.call_later(TICK_S, self._tick, self._loop)
+
     def _tick(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._timer = loop.call_later(TICK_S, self._tick, loop)
+        rests = self.locks.rest and all(load.rests for load in self.loads.values())
+        self._resting = self._resting + 1 if rests else 0
+        self._timer = loop.call_later(TICK_S, self._tick, loop) if self._resting < REST_TICKS else None
         self.tick()
 
     def picture(self) -> dict[str, dict[str, float | int | None]]:

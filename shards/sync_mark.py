@@ -18,8 +18,8 @@ import struct
 from collections.abc import Iterable
 from pathlib import Path
 from uuid import UUID
-from zlib import crc32
 
+from paxmux.engine.checksum import crc32
 from paxmux.engine.errors import DataDirError
 from paxmux.engine.frame import GROUPS_MAX, NARROW_GROUPS, SET_BYTES, WIDE_SET_BYTES
 from paxmux.engine.storage import LogIdentity, StorageDamaged

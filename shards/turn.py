@@ -28,7 +28,7 @@ from paxmux.engine.paxos.timers import MS, NEVER
 from paxmux.engine.state_machine import NO_STATE_MACHINE
 from paxmux.engine.storage import Log, NoRoom
 from paxmux.shards.alarms import Alarms
-from paxmux.shards.applier import Applier
+from paxmux.shards.applier import STOPPED, Applier
 from paxmux.shards.backlog import Backlog, no_time
 from paxmux.shards.calls import Calls
 from paxmux.shards.given_up import given_up
@@ -43,7 +43,10 @@ from paxmux.shards.retention import Retention
 from paxmux.shards.serving import Serving
 
 MARK_EVERY: Final = 200 * MS
-"""How long what is decided may stay without a mark in the log (it saves questions after a restart)."""
+"""A group that has decided nothing for so long gets a mark in the log: it saves questions after a restart."""
+MARK_BUSY_LOOKS: Final = 5
+"""One that goes on deciding needs none, since its next record says as much; but it can forget nothing before
+one, and gets it after so many looks."""
 RECHECK_EVERY: Final = 100 * MS
 """How soon a turn looks again whether a full disk has room."""
 EAGER_ENTRIES: Final = 256
@@ -107,6 +110,11 @@ class Turn:
         self._no_room = ""
         """In words, why; empty since it was written."""
         self._unmarked: set[int] = set()
+        """Groups that have decided something since the last look at them,"""
+        self._resting: set[int] = set()
+        """and those that had before, and have no mark since."""
+        self._looks = 0
+        """At them, since all were marked."""
         self.backlog = Backlog(self.groups, self.appliers, self.repairs, clock)
 
     def start(self, now: int) -> None:
@@ -152,6 +160,7 @@ class Turn:
         fx.mends = [asked for asked in fx.mends if asked[1] != index]
         self.backlog.forget(index)
         self._unmarked.discard(index)
+        self._resting.discard(index)
         self.serving.forget(index)
         self.log_sync.leave(index)
         self._set_hosted()
@@ -206,7 +215,7 @@ class Turn:
             self.alarms.ring(now, fx)
             self.scan_at = self.alarms.next_at
         if now >= self.mark_at:
-            self._mark(fx)
+            self._mark(now, fx)
         if now >= self.repairs.due_at:
             self.repairs.ask(now, fx)
         self._open_ready(now, fx)
@@ -307,10 +316,12 @@ class Turn:
             group.own.clear()
             if group.instance:
                 self._unmarked.add(index)
+        for applier in self.appliers.values():
+            applier.expire(NEVER, STOPPED)
         if self._held is not None:
             self._wait(self._held, Effects(), NEVER)
         self.calls.close()
-        self._mark(self.fx)
+        self.fx.records += self._marks(())
         self.persist()
         if self._notices:
             self._hold_notices(self.fx.now, self.notice_at, ())
@@ -392,13 +403,23 @@ class Turn:
             for group in dict.fromkeys(ready):
                 group.open(now, fx)
 
-    def _mark(self, fx: Effects) -> None:
-        fx.records += self._marks(self._unmarked)
-        self.mark_at = NEVER
+    def _mark(self, now: int, fx: Effects) -> None:
+        self._looks += 1
+        if self._looks < MARK_BUSY_LOOKS and self._unmarked:
+            quiet = self._resting - self._unmarked
+            self._resting, self._unmarked = self._unmarked, set()
+            self.mark_at = now + MARK_EVERY
+            fx.records += self.retention.marks(quiet, quiet)
+        else:
+            fx.records += self._marks(())
 
     def _marks(self, groups: Iterable[int]) -> list[Record]:
-        found = self.retention.marks(groups, self._unmarked, self._held.ends() if self._held else NO_ENDS)
-        self._unmarked.clear()
+        """For all groups that have none; and what these and `groups` may forget."""
+        unmarked = self._unmarked | self._resting
+        ends = self._held.ends() if self._held else NO_ENDS
+        found = self.retention.marks(unmarked.union(groups), unmarked, ends)
+        self._unmarked, self._resting, self._looks = set(), set(), 0
+        self.mark_at = NEVER
         return found
 
     # A turn that is held
@@ -437,7 +458,7 @@ class Turn:
         self.scan_at = min(self.scan_at, now + RECHECK_EVERY)
 
     def _note(self, decided: list[Decided], now: int) -> None:
-        if not self._unmarked:
+        if self.mark_at == NEVER:
             self.mark_at = now + MARK_EVERY
         for index, _instance, entries, _owned in decided:
             self._unmarked.add(index)

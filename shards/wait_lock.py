@@ -42,6 +42,11 @@ class WaitLock:
         """Whether it bounds nothing."""
         return self.max_waiting == UNBOUNDED and not self.threshold_ns
 
+    @property
+    def rests(self) -> bool:
+        """Whether a tick would change nothing."""
+        return not (self._timed or self._count or self.average_ns or self.reject_percent)
+
     def begin(self, seq: int, now_ns: int) -> None:
         """A request came in."""
         self._timed[seq] = now_ns
@@ -105,6 +110,11 @@ class WaitLocks:
             words = f"proposals of group {group} take {lock.average_ns / 1e6:.0f} ms"
             return f"{words} (proposals.wait_time_threshold_ms)", hint_s
         return None
+
+    @property
+    def rest(self) -> bool:
+        """Whether a tick would change nothing."""
+        return all(lock.rests for lock in self.locks.values())
 
     def tick(self) -> None:
         """Set all shares anew."""

@@ -429,6 +429,7 @@ def _still(group: Group) -> None:
     learner.position_at = learner.leftover_at = NEVER
     learner.ask_first = False
     group.due = group.expire_at = group.reader.expire_at = NEVER
+    group.others_at = 0
     forwarder.patience = forwarder.resend_after = forwarder.sent_at = 0
     forwarder.until = FAR if forwarder.until > NOW else 0
     forwarder.resend_at = FAR if forwarder.resend_at != NEVER else NEVER

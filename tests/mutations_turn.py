@@ -31,7 +31,7 @@ TURN = (
         Turn, "persist", "self.log.sync()",
         "try:\n            self.log.sync()\n        except Exception:\n            pass",
     ),
-    one("marks are written for ever", "I25", Turn, "_mark", "self.mark_at = NEVER", "self.mark_at = 0"),
+    one("marks are written for ever", "I25", Turn, "_marks", "self.mark_at = NEVER", "self.mark_at = 0"),
     one(
         "what the own vote decides is lost", "I19",
         Turn, "finish", "done.decided + fx.decided if fx.decided else done.decided", "done.decided",

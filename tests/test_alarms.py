@@ -9,7 +9,9 @@ import pytest
 from paxmux.engine.paxos.effects import Effects
 from paxmux.engine.paxos.group import Group
 from paxmux.engine.paxos.quorum import Members
+from paxmux.engine.paxos.reader import Reader
 from paxmux.engine.paxos.timers import MS, NEVER
+from paxmux.engine.paxos.value import encode
 from paxmux.shards.alarms import Alarms
 
 pytestmark = pytest.mark.plain("its groups derive from the class of groups")
@@ -126,6 +128,27 @@ def test_a_group_that_is_due_again_at_once_does_not_keep_the_others_waiting() ->
         alarms.ring(NOW + later, Effects())
         assert rung(groups) == [0, 1, 2], "one look for each in one ring"
         assert alarms.next_at == NOW + later
+
+
+def test_what_an_instance_asked_for_wakes_no_other_role_once_it_is_decided(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    group = Group(0, me=1, seat=11, incarnation=5, members=MEMBERS, rng=random.Random(3), now=NOW)
+    fx = Effects()
+    group.start(NOW, fx)
+    position_at = group.on_timer(NOW, fx)
+    group.due = position_at
+    group.on_accept(2, (0, 0, 7, encode((), group.chain)), NOW + MS, fx)
+    due = group.due
+    assert due < position_at
+    group.on_chosen(2, 0, 7, NOW + 2 * MS, fx)
+    assert group.instance == 1
+    looked: list[int] = []
+    monkeypatch.setattr(Reader, "on_timer", lambda _reader, now, _fx: looked.append(now) or NEVER)
+    assert group.on_timer(due, fx) == position_at
+    assert looked == []
+    assert group.on_timer(position_at, fx) > position_at
+    assert looked == [position_at]
 
 
 def test_no_groups_ring_never() -> None:

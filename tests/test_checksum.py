@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import os
+import sys
 from collections.abc import Iterator
 from zlib import crc32
 
@@ -30,6 +32,26 @@ def forget() -> None:
 @given(st.binary(max_size=100), st.binary(max_size=2000), st.integers(0, 2**32 - 1))
 def test_joined_checksums_are_those_of_all_bytes(first: bytes, second: bytes, start: int) -> None:
     assert join(crc32(first, start), crc32(second), len(second)) == crc32(first + second, start)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.binary(max_size=2000), st.integers(0, 2**32 - 1), st.integers(0, 63))
+def test_whichever_library_computes_it_a_checksum_is_that_of_zlib(
+    data: bytes, start: int, offset: int
+) -> None:
+    assert module.crc32(data) == crc32(data)
+    assert module.crc32(memoryview(data)[offset:], start) == crc32(data[offset:], start)
+
+
+@pytest.mark.plain("loads a module anew")
+def test_without_the_fast_library_that_of_python_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    try:
+        with monkeypatch.context() as patch:
+            patch.setitem(sys.modules, "zlib_ng.zlib_ng", None)
+            importlib.reload(module)
+            assert module.crc32 is crc32
+    finally:
+        importlib.reload(module)
 
 
 @pytest.mark.parametrize("length", [1 << 16, (1 << 16) + 1, 10_485_760, 104_857_599])

@@ -49,6 +49,26 @@ def test_what_a_start_costs(tmp_path: Path, plugin: str) -> None:
         assert [each["more"] for each in log["node"]["worker"]][::10] == [0, log["records"]]
 
 
+@pytest.mark.xdist_group("cluster")
+def test_an_idle_cluster_is_measured_as_well(tmp_path: Path) -> None:
+    report = report_of(tmp_path, "--clients", 0, "--groups", 300, "--seconds", 2)
+    assert report["consistent"]
+    idle = report["idle"]
+    assert list(idle["cpu_percent"]) == ["node1", "node2", "node3"]
+    for used in idle["cpu_percent"].values():
+        assert sorted(used) == ["host", "worker0"]
+        assert all(0 < percent < 50 for percent in used.values()), "it sleeps"
+    each = idle["own_bytes_per_group"]
+    assert 1_000 < each["worker"] < 20_000
+    assert each["host"] < 10_000
+
+
+def test_without_clients_nothing_else_is_measured(tmp_path: Path) -> None:
+    done = run_command("bench", "--clients", 0, "--behind", 10, folder=tmp_path)
+    assert done.returncode == ExitCode.USAGE
+    assert "--clients" in done.stderr
+
+
 def test_wrong_lengths_are_refused(tmp_path: Path) -> None:
     done = run_command("bench", "--recovery", "100,0", folder=tmp_path)
     assert done.returncode == ExitCode.USAGE

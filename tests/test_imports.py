@@ -19,6 +19,8 @@ import pytest
 from tests.conftest import BARE_NAMES
 from tests.source_tree import PACKAGES, ROOT, place, python_files, tree
 
+PURE_FUNCTIONS = {"zlib_ng"}
+"""Of other packages: what computes as the standard library does, only faster."""
 PURE_STANDARD_LIBRARY = frozenset(
     {
         "__future__",
@@ -58,7 +60,7 @@ ADVICE = {
     "tools": "tests are imported by nothing",
 }
 
-INSTALLED_AS = {"yaml": "pyyaml"}
+INSTALLED_AS = {"yaml": "pyyaml", "zlib_ng": "zlib-ng"}
 """Import name -> distribution, where they differ."""
 
 RUN_ELSEWHERE = {
@@ -101,7 +103,7 @@ def breach(layer: str, module: str, file: Path) -> str | None:
     if top in BARE_NAMES:
         return f"write `paxmux.{module}`: the bare name loads a second copy of the module"
     if top != "paxmux":
-        if layer == "engine.paxos" and top not in PURE_STANDARD_LIBRARY:
+        if layer == "engine.paxos" and top not in PURE_STANDARD_LIBRARY | PURE_FUNCTIONS:
             return ADVICE[layer]
         return None
     allowed = MAY_IMPORT[layer]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import cast
 
+import msgspec
 import pytest
 
 from paxmux.engine.errors import Overloaded
@@ -74,3 +75,14 @@ def test_what_is_said_of_the_callers() -> None:
     nothing = evenness([Caller(0, 5)], 0)
     assert nothing["longest_wait_by_p50"] is None
     assert "p50" not in told(nothing)
+
+
+def test_clients_apart_share_no_group() -> None:
+    spec = msgspec.structs.replace(
+        SPEC, clients=3, groups=[5, 6, 7, 8, 9, 10, 11], first_client=100, apart=True
+    )
+    load = Load(cast(Node, None), spec)
+    rounds = [load._round(number) for number in (100, 101, 102)]
+    assert [sorted(groups) for groups in rounds] == [[5, 8, 11], [6, 9], [7, 10]]
+    crowd = Load(cast(Node, None), msgspec.structs.replace(spec, clients=9))
+    assert [crowd._round(100 + number) for number in range(9)] == [[5 + number % 7] for number in range(9)]

@@ -210,7 +210,7 @@ def test_a_bound_of_bytes_goes_before_members_and_counts(disk: MemoryDisk) -> No
 def test_forgetting_goes_into_the_log_with_the_next_mark(disk: MemoryDisk) -> None:
     turn = over(disk, [9], keep_instances=0)
     turn.start(NOW)
-    turn._unmarked.add(0)
+    turn._resting.add(0)
     turn.mark_at = NOW
     turn.run(NOW)
     assert turn.log.first(0) == 10

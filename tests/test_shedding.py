@@ -10,10 +10,11 @@ import pytest
 
 from paxmux.engine.errors import Code, Overloaded
 from paxmux.engine.options import LimitOptions
+from paxmux.shards import shedding as shedding_module
 from paxmux.shards.admission import Admission
 from paxmux.shards.pending import Pending
-from paxmux.shards.shedding import BASE_FACTOR, LEAST, TICK_S
-from tests.event_loop import in_loop
+from paxmux.shards.shedding import BASE_FACTOR, LEAST, REST_TICKS, TICK_S, Shedding, WorkerLoad
+from tests.event_loop import in_loop, until
 
 TARGET_MS = 100
 GROUPS = 10
@@ -72,6 +73,52 @@ class World:
         self.seq += 1
         self.shedding.note(0, group, self.seq)
         self.queue.append((self.seq, group, self.now_ns))
+
+
+@in_loop
+async def test_no_tick_comes_while_nothing_is_under_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shedding_module, "TICK_S", 0.0005)
+    ticks = 0
+
+    class Counted(Shedding):
+        def tick(self) -> None:
+            nonlocal ticks
+            ticks += 1
+            super().tick()
+
+    shedding = Counted(TARGET_MS, GROUPS)
+    shedding.loads[0] = WorkerLoad(0)
+    shedding.start(asyncio.get_running_loop())
+    await until(lambda: shedding._timer is None)
+    assert ticks == REST_TICKS
+    shedding.note(0, 3, 1)
+    await until(lambda: ticks > 3 * REST_TICKS)
+    shedding.answered(0, 3, 1)
+    await until(lambda: shedding._timer is None)
+    before = ticks
+    shedding.note(0, 4, 2)
+    await until(lambda: ticks > before)
+    shedding.stop()
+    shedding.answered(0, 4, 2)
+    shedding.note(0, 4, 3)
+    assert shedding._timer is None
+
+
+def test_ticks_go_on_until_a_group_turns_nobody_away_any_more() -> None:
+    world = World(5000)
+    locks = world.admission.locks
+    locks.set_threshold(1, 1)
+    locks.locks[1].begin(1, 0)
+    assert not locks.rest
+    locks.locks[1].end(1, 50 * MS)
+    locks.tick()
+    assert locks.locks[1].reject_percent
+    ticks = 0
+    while not locks.rest:
+        locks.tick()
+        ticks += 1
+    assert ticks == 1
+    assert locks.locks[1].reject_percent == 0
 
 
 def even(rate: float) -> dict[int, float]:

@@ -469,7 +469,7 @@ def test_slices_are_bounded_and_a_round_ends(tmp_path: Path) -> None:
     work = Flusher(table, index, clock)
     assert work.slice(10) is None
     assert index.position == 10
-    groups, chunks = 5, 200
+    groups, chunks = 5, 300
     for number in range(chunks):
         for group in range(groups):
             table.note([(LEARNED, group, number * CHUNK, 1, 1, b"")], [1000 + number])

@@ -30,7 +30,7 @@ from paxmux.shards.codec import BodyError, decode_sections, encode_section, spli
 from paxmux.shards.outlet import Outlet
 from paxmux.shards.requests import Batch, CallKind, Reply
 from paxmux.shards.serving import SERVE_COUNT, SERVE_OVERHEAD_BYTES, WINDOW_COUNT, WINDOW_TURNS
-from paxmux.shards.turn import Turn
+from paxmux.shards.turn import MARK_BUSY_LOOKS, Turn
 
 SEATS = {1: 11, 2: 12, 3: 13}
 NOW = 5_000 * MS
@@ -678,18 +678,54 @@ def test_a_wrong_seat_may_ask_and_nothing_else(seat: int) -> None:
 def test_what_is_decided_is_marked_in_the_log_once_things_are_quiet() -> None:
     turn, _, _ = single()
     propose(turn, b"a", b"b")
-    turn.run(turn.mark_at)
+    until_marked(turn)
     turn.log.crash()
     assert turn.log.reopen().recover()[0].instance == 1
 
     turn, _, _ = single()
     propose(turn, b"a", b"b")
-    turn.run(turn.mark_at)
+    until_marked(turn)
     records: list[Any] = []
     turn.log.append = records.extend  # type: ignore[method-assign]
     propose(turn, b"c", first=3)
-    turn.run(turn.mark_at)
+    until_marked(turn)
     assert records[-1][:3] == (DECIDED, 0, 1)
+
+
+def test_a_group_that_goes_on_deciding_is_marked_now_and_then() -> None:
+    turn, _, _ = single()
+    marks: list[int] = []
+    append = turn.log.append
+
+    def watched(records: list[Any]) -> None:
+        marks.extend(record[2] for record in records if record[0] == DECIDED)
+        append(records)
+
+    turn.log.append = watched  # type: ignore[method-assign]
+    looks = 2 * MARK_BUSY_LOOKS
+    propose(turn, b"x", first=1)
+    for look in range(looks):
+        propose(turn, b"x", first=2 + look)
+        turn.run(turn.mark_at)
+    assert marks == [MARK_BUSY_LOOKS, looks], "its next record says as much as a mark"
+    assert turn.mark_at == NEVER
+
+
+def until_marked(turn: Turn) -> None:
+    """Let pass what a group must decide nothing for."""
+    looks = 0
+    while turn.mark_at != NEVER:
+        turn.run(turn.mark_at)
+        looks += 1
+    assert looks == 2
+
+
+def test_a_closing_turn_answers_who_waits_for_what_is_decided_and_not_executed() -> None:
+    turn, _, replies, _ = make()
+    turn.appliers[0].wait(5, {7: (0, LATER, 1, b"x", None), 8: (0, LATER, 1, b"y", None)})
+    turn.close()
+    assert [(reply[0], reply[1]) for reply in replies] == [(7, Code.TIMEOUT), (8, Code.TIMEOUT)]
+    assert turn.appliers[0].owned == {}
 
 
 def test_a_closing_turn_answers_whoever_still_waits() -> None:

@@ -46,6 +46,16 @@ MEANS = {
 }
 """What belongs to each stage."""
 
+_RATIOS = (
+    "values_per_turn",
+    "values_per_instance",
+    "frames_in_per_turn",
+    "frames_out_per_turn",
+    "turn_us",
+    "sync_wall_us",
+)
+"""Shown beside the flows."""
+
 
 class NodeStages(NamedTuple):
     """One node at one moment."""
@@ -128,6 +138,7 @@ def _node(before: NodeStages, after: NodeStages, values: int) -> dict[str, Any]:
         },
         "sync_wall_us": _each(counted["sync_ns"], values),
         "values_per_turn": round(values / turns, 1),
+        "values_per_instance": round(values / max(counted["instances_decided"], 1), 2),
         "frames_in_per_turn": round(counted["frames_in"] / turns, 2),
         "frames_out_per_turn": round(counted["frames_out"] / turns, 2),
         "turn_us": _each(
@@ -166,6 +177,6 @@ def show_budget(console: Console, report: dict[str, Any]) -> None:
         flows.add_row(
             f"{name.replace('_', ' ')}, bytes", *(f"{node['bytes'][name]:.0f}" for node in nodes.values())
         )
-    for name in ("values_per_turn", "frames_in_per_turn", "frames_out_per_turn", "turn_us", "sync_wall_us"):
+    for name in _RATIOS:
         flows.add_row(name.replace("_", " "), *(f"{node[name]:.1f}" for node in nodes.values()))
     console.print(flows)

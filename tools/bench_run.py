@@ -70,6 +70,8 @@ class BenchOptions(msgspec.Struct, frozen=True, kw_only=True):
     mode: Literal["propose", "batch"] = "propose"
     batch: int = 20
     proposer: Literal["one", "all", "mixed"] = "one"
+    apart: bool = False
+    """Each client has groups of its own."""
     router: Literal["inline", "process"] = "inline"
     storage: str = StorageOptions().plugin
     seed: int = 0
@@ -256,6 +258,7 @@ def spec_of(options: BenchOptions, groups: list[int], clients: int, first: int) 
         timeout_s=TIMEOUT_S,
         seed=options.seed,
         first_client=first,
+        apart=options.apart,
     )
 
 

@@ -23,6 +23,7 @@ from paxmux.tools import event_loop
 from paxmux.tools.arguments import seconds, whole, wholes
 from paxmux.tools.bench_behind import run_behind
 from paxmux.tools.bench_budget import show_budget
+from paxmux.tools.bench_idle import run_idle, show_idle
 from paxmux.tools.bench_open import run_open
 from paxmux.tools.bench_parts import PARTS, run_part, show_part
 from paxmux.tools.bench_recovery import run_recovery
@@ -59,6 +60,9 @@ With --behind the last node is stopped; when the others have decided INSTANCES, 
 started again under the same load from node 1, until it has caught up. Reported are how long that took,
 and the answers before and meanwhile; --seconds, --warmup-s and --proposer mean nothing then.
 
+With --clients 0 the cluster is idle: reported is the CPU time of each process, in % of a core, and what
+memory each group takes, against a cluster of one group for each worker.
+
 With --profile the budget is shown as well: µs of CPU time for each value, by process and stage, and what
 flows between them. Measuring it costs some µs for each turn. A router process has its sum alone.
 
@@ -92,7 +96,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--nodes", type=whole(1, 9), default=default.nodes, metavar="N")
     parser.add_argument("--workers", type=whole(1, 256), default=default.workers, metavar="N")
     parser.add_argument("--groups", type=whole(*BOUNDS["groups"]), default=default.groups, metavar="N")
-    parser.add_argument("--clients", type=whole(1, 60_000), default=default.clients, metavar="N")
+    parser.add_argument(
+        "--clients", type=whole(0, 60_000), default=default.clients, metavar="N", help="0: an idle cluster"
+    )
     parser.add_argument(
         "--size", type=whole(1, 10_485_760), default=default.size, metavar="BYTES", help="of each value"
     )
@@ -103,6 +109,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--batch", type=whole(1, 1_000_000), default=default.batch, metavar="N", help="values of a call"
     )
     parser.add_argument("--proposer", choices=("one", "all", "mixed"), default=default.proposer)
+    parser.add_argument(
+        "--apart", action="store_true", help="each client has groups of its own: none shares an instance"
+    )
     parser.add_argument("--router", choices=("inline", "process"), default=default.router)
     parser.add_argument(
         "--behind",
@@ -159,7 +168,9 @@ def run(args: argparse.Namespace) -> int:
     options = BenchOptions(**{name: getattr(args, name) for name in BenchOptions.__struct_fields__})
     with Scratch(args.data_dir) as scratch:
         with Steps(Console(stderr=True)) as steps:
-            if args.behind is not None:
+            if not args.clients:
+                measure = run_idle(options, scratch.path, steps)
+            elif args.behind is not None:
                 measure = run_behind(options, args.behind, scratch.path, steps)
             elif is_open(args):
                 measure = run_open(options, open_options(args), scratch.path, steps)
@@ -170,9 +181,12 @@ def run(args: argparse.Namespace) -> int:
             print(f"paxmux bench: the data are kept in {scratch.keep()}", file=sys.stderr)
     if args.json is not None:
         _write(report, args.json)
-    if args.behind is not None:
+    if not args.clients or args.behind is not None:
         if args.json != "-":
-            _show_behind(report)
+            if args.clients:
+                _show_behind(report)
+            else:
+                show_idle(Console(highlight=False), report)
         return ExitCode.OK if report["consistent"] else ExitCode.FAILED
     write_files(report, args)
     if args.json != "-":
@@ -188,6 +202,8 @@ def _wrong(args: argparse.Namespace) -> str | None:
         return f"--workers: expected at most one worker per group ({args.groups}), got {args.workers}"
     if args.profile and COMPILED:
         return f"--profile: {NOT_COMPILED}"
+    if not args.clients and (args.behind is not None or args.part is not None or is_open(args)):
+        return "--clients: expected at least 1: something has to be under way"
     if args.behind is not None and args.nodes < 3:
         return "--behind: expected --nodes 3 or more: a majority goes on alone"
     try:

@@ -45,6 +45,8 @@ class LoadSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     seed: int = 0
     first_client: int = 0
     """Number of the first client, so that the clients of several nodes send different values."""
+    apart: bool = False
+    """Each client goes round groups of its own, as far as there are enough: none shares an instance."""
 
 
 class LoadResult(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -174,6 +176,9 @@ class Load:
 
     def _round(self, number: int) -> list[int]:
         """The groups in this client's order."""
-        groups = list(self._spec.groups)
-        random.Random(f"{self._spec.seed}/{number}").shuffle(groups)
+        spec = self._spec
+        groups = list(spec.groups)
+        if spec.apart:
+            groups = groups[(number - spec.first_client) % len(groups) :: spec.clients]
+        random.Random(f"{spec.seed}/{number}").shuffle(groups)
         return groups

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import ctypes
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from time import clock_gettime_ns, monotonic_ns
 from typing import NamedTuple
 
@@ -75,6 +76,20 @@ class ProcessSamples:
                 percent = (cpu_ns - before[0]) / (now - before[1]) * 100
                 found[name] = Sample(round(max(0.0, percent), 1), rss_bytes)
         return found
+
+
+def own_bytes(pid: int) -> int:
+    """Memory of a process that it shares with no file and no other process.
+
+    Raises:
+        ProcessLookupError: it is gone.
+    """
+    try:
+        text = Path(f"/proc/{pid}/status").read_text()
+    except FileNotFoundError as error:
+        raise ProcessLookupError(error.errno, "status") from None
+    lines = dict(line.split(":", 1) for line in text.splitlines())
+    return int(lines["RssAnon"].split()[0]) * 1024
 
 
 def used_cpu_ns(pid: int) -> int:

@@ -3,6 +3,9 @@
 A large value stands in a frame to each peer, in a record and in the chain, and each of them has a checksum
 over it. Joining checksums costs some microseconds whatever the length; so each byte of a large value is
 looked at once in a process. It must never give anything but what `zlib.crc32` over all bytes gives.
+
+Where zlib-ng is installed its `crc32` is used everywhere, which takes less than half of the time for short
+runs of bytes, and a small part of it for long ones.
 """
 
 from __future__ import annotations
@@ -10,7 +13,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from functools import lru_cache
 from typing import Final
-from zlib import crc32
+
+try:
+    from zlib_ng.zlib_ng import crc32
+except ImportError:
+    from zlib import crc32
+
+__all__ = ["KEPT_BYTES", "LARGE_BYTES", "checksum", "checksum_of", "crc32", "join", "last_checksum"]
 
 LARGE_BYTES: Final = 64 * 1024
 """From here on joining checksums is cheaper than computing them again."""

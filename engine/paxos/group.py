@@ -11,12 +11,11 @@ from __future__ import annotations
 
 import random
 from typing import Any
-from zlib import crc32
 
 from paxmux.engine.paxos import value as values
 from paxmux.engine.paxos.acceptor import Acceptor
 from paxmux.engine.paxos.ballot import NULL, Ballot
-from paxmux.engine.paxos.checksum import LARGE_BYTES, last_checksum
+from paxmux.engine.paxos.checksum import LARGE_BYTES, crc32, last_checksum
 from paxmux.engine.paxos.doubt import Doubt
 from paxmux.engine.paxos.effects import Effects
 from paxmux.engine.paxos.forwarder import Forwarder
@@ -62,6 +61,7 @@ class Group:
         "me",
         "members",
         "mixed",
+        "others_at",
         "own",
         "paused",
         "peers",
@@ -118,6 +118,8 @@ class Group:
         """No deadline among them passes before."""
         self.due = NEVER
         """When `on_timer` is asked for: never later than any timer of the group is due."""
+        self.others_at = NEVER
+        """No timer is due before but those that each instance sets: its round's, and its leftover's."""
         self.batch: list[values.Entry] | None = None
         """What `take_batch` took last; None if the open Accept has a value that was accepted before."""
         self.mixed = False
@@ -147,7 +149,7 @@ class Group:
         if self.acceptor.accepted != NULL:
             self.learner.on_restart(now, fx)
         # Whatever an earlier host of it was asked for.
-        self.due = now
+        self.due = self.others_at = now
         fx.timers.append(self)
 
     # Proposals made here
@@ -378,22 +380,43 @@ class Group:
 
     def wake(self, at: int, fx: Effects) -> None:
         """Ask for `on_timer` at `at`, if it is not asked for sooner. Every timer that is set says so."""
+        if at < self.others_at:
+            self.others_at = at
+        if at < self.due:
+            self.due = at
+            fx.timers.append(self)
+
+    def wake_for_instance(self, at: int, fx: Effects) -> None:
+        """As `wake`, for what the open instance sets, and takes back when it is decided."""
         if at < self.due:
             self.due = at
             fx.timers.append(self)
 
     def on_timer(self, now: int, fx: Effects) -> int:
         """Do everything that is due; returns when this group's next timer is, in ns."""
+        proposer, learner = self.proposer, self.learner
+        if now < self.others_at and (proposer.phase or not (self.own or proposer.completing)):
+            # Mostly the instance that asked is long decided: then no other role need be looked at.
+            at = min(proposer.round_at(), learner.leftover_at)
+            if now < at:
+                return min(at, self.others_at)
+        self.others_at = NEVER
         self.expire(now, fx)
         # The forwarder first: what it gives up the proposer takes on in the same pass.
-        return min(
-            self.forwarder.on_timer(now, fx),
-            self.proposer.on_timer(now, fx),
-            self.learner.on_timer(now, fx),
+        others_at = self.forwarder.on_timer(now, fx)
+        proposer_at = proposer.on_timer(now, fx)
+        if not proposer.phase:
+            others_at = min(others_at, proposer_at)
+        learner_at = learner.on_timer(now, fx)
+        others_at = min(
+            others_at,
+            learner.position_at,
             self.reader.on_timer(now, fx),
             self.doubt.on_timer(now, fx),
             self.expire_at,
         )
+        self.others_at = min(self.others_at, others_at)
+        return min(others_at, proposer_at, learner_at)
 
     def random_peer(self) -> int:
         """Any other member."""

@@ -113,7 +113,7 @@ class Learner:
         self.leftover_at = now + self.leftover_after
         g = self.g
         if self.leftover_at < g.due:
-            g.wake(self.leftover_at, fx)
+            g.wake_for_instance(self.leftover_at, fx)
 
     def on_restart(self, now: int, fx: Effects) -> None:
         """The log gave back an accepted value. Where all nodes restarted nobody knows whether it is

@@ -176,7 +176,7 @@ class Proposer:
         self.resend_after = g.timers.resend_first
         self.resend_at = now + self.resend_after
         if self.resend_at < g.due or self.phase_until < g.due:
-            g.wake(min(self.resend_at, self.phase_until), fx)
+            g.wake_for_instance(min(self.resend_at, self.phase_until), fx)
 
     # Votes
 
@@ -323,6 +323,12 @@ class Proposer:
         self.backoff_until = now + min(pause, timers.phase_max)
         self.g.wake(self.backoff_until, fx)
 
+    def round_at(self) -> int:
+        """When the open round is resent or times out; NEVER if none is open."""
+        if not self.phase:
+            return NEVER
+        return self.resend_at if self.resend_at < self.phase_until else self.phase_until
+
     def on_timer(self, now: int, fx: Effects) -> int:
         """Do what is due; returns when the next timer of the proposer is."""
         if not self.phase:
@@ -342,7 +348,7 @@ class Proposer:
             self._resend(fx)
             self.resend_after = min(2 * self.resend_after, self.g.timers.phase_max)
             self.resend_at = now + self.resend_after
-        return min(self.resend_at, self.phase_until)
+        return self.round_at()
 
     def _resend(self, fx: Effects) -> None:
         g = self.g

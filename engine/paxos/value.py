@@ -19,7 +19,8 @@ from __future__ import annotations
 import struct
 from collections.abc import Sequence
 from typing import Final
-from zlib import crc32
+
+from paxmux.engine.paxos.checksum import crc32
 
 Entry = tuple[int, int, int, int, int, bytes]
 """(origin, incarnation, seq, born, smid, payload)"""

@@ -15,12 +15,13 @@ from paxmux.plugins.storage.group_table import GroupState, GroupTable, Positions
 from paxmux.plugins.storage.place import IndexUnusable, StoredIndex
 
 SLICE_CHUNKS: Final = 256
-DUE_CHUNKS: Final = 256
-"""So many waiting chunks start a round at once,"""
+DUE_CHUNKS: Final = 1024
+"""So many waiting chunks, 1 MiB, start a round at once,"""
 DUE_BYTES: Final = 8 << 20
-"""or so many bytes of log since the last one,"""
-DUE_S: Final = 1.0
-"""or so much time."""
+"""or so many bytes of log since the last one, which a start after a crash has to read,"""
+DUE_S: Final = 4.0
+"""or so much time. A round stores every group that has changed, however little: the fewer rounds, the more
+values share what that costs where many groups decide a few each."""
 RETRY_S: Final = 1.0
 MAX_WAITING_CHUNKS: Final = 65_536
 """64 MiB: if the index cannot be written for so long, the log stops."""

@@ -19,11 +19,11 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
-from zlib import crc32
 
 import lmdb
 from lmdb.verify import VerifyError, verify
 
+from paxmux.engine.checksum import crc32
 from paxmux.engine.storage import LogIdentity
 from paxmux.plugins.storage.group_table import CHUNK, GroupState, Positions
 from paxmux.plugins.storage.place import IndexUnusable

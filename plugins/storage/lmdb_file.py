@@ -13,8 +13,8 @@ import os
 import struct
 from pathlib import Path
 from typing import Final, NamedTuple
-from zlib import crc32
 
+from paxmux.engine.checksum import crc32
 from paxmux.engine.storage import StorageDamaged
 
 MAGIC: Final = 0xBEEFC0DE

@@ -17,8 +17,8 @@ from __future__ import annotations
 import struct
 from collections.abc import Sequence
 from typing import Final, NamedTuple
-from zlib import crc32
 
+from paxmux.engine.checksum import crc32
 from paxmux.engine.errors import DataDirError
 from paxmux.engine.storage import (
     NULL_BALLOT,

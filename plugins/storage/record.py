@@ -20,9 +20,8 @@ from __future__ import annotations
 import struct
 from collections.abc import Sequence
 from typing import Final, NamedTuple
-from zlib import crc32
 
-from paxmux.engine.checksum import LARGE_BYTES, checksum, join
+from paxmux.engine.checksum import LARGE_BYTES, checksum, crc32, join
 from paxmux.engine.storage import Record, RecordKind
 
 PROMISE: Final = int(RecordKind.PROMISE)

@@ -17,8 +17,8 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Final, NamedTuple
-from zlib import crc32
 
+from paxmux.engine.checksum import crc32
 from paxmux.engine.errors import DataDirError
 from paxmux.engine.storage import LogIdentity, StorageDamaged
 from paxmux.plugins.storage.record import BATCH_BYTES, MAX_BATCH_BYTES, decode_header

@@ -8,8 +8,8 @@ from __future__ import annotations
 import os
 import struct
 from pathlib import Path
-from zlib import crc32
 
+from paxmux.engine.checksum import crc32
 from paxmux.engine.errors import DataDirError
 from paxmux.engine.storage import LogIdentity, StorageDamaged
 from paxmux.plugins.storage.segment_file import sync_directory
