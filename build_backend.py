@@ -36,8 +36,8 @@ __all__ = [
 ]
 
 VARIABLE = "PAXMUX_COMPILED"
-COMPILING = ["mypy>=2.4,<3", "msgspec>=0.22"]
-"""msgspec is there for its types: without them the code is compiled, and slower."""
+COMPILING = ["mypy>=2.4,<3", "msgspec>=0.22", "zlib-ng>=0.5"]
+"""All but mypy for their types: without them the code is compiled, and slower."""
 
 Settings = Mapping[str, str | list[str] | None] | None
 
