@@ -73,9 +73,11 @@ DOUBT = (
         "a lost accept is voted over", "I26",
         building.GroupMaker, "group", "state.instance + state.lost", "state.instance",
     ),
-    one(
+    tested(
         "an accept behind a lost value is forgotten", "I26",
         Doubt, "advance", "g.acceptor.accepted, g.acceptor.value = self.kept", "pass",
+        test_repair.test_an_accept_behind_a_lost_value_is_put_back_when_the_group_gets_there,
+        "A disk would have to lose the last decided value but one, and a peer to need the last one's accept.",
     ),
 )  # fmt: skip
 

@@ -9,7 +9,8 @@ from paxmux.engine.paxos.reader import Reader, Round
 from paxmux.shards import applier as applying
 from paxmux.shards.applier import Applier
 from paxmux.shards.calls import Calls
-from tests.mutation_harness import Change, both, one
+from tests import test_repair
+from tests.mutation_harness import Change, both, one, tested
 
 PROPOSALS = (
     one(
@@ -146,9 +147,11 @@ READS = (
         Reader, "on_timer", "if self.waiting:", "if False:",
     ),
     one("reads do not expire", "I22", Reader, "expire", "if now < self.expire_at:", "if True:"),
-    one(
+    tested(
         "a replay shows what it has so far", "I19",
         Calls, "answer", "(call[2] in behind and", "(False and",
+        test_repair.test_a_group_that_stands_lower_than_its_log_stood_shows_nothing,
+        "A disk would have to lose the last decided value, and a read to come before a peer tells it.",
     ),
     one(
         "a read shows less than was decided when it came", "I19",

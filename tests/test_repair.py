@@ -273,6 +273,24 @@ def test_an_accept_behind_a_lost_value_is_put_back_when_the_group_gets_there() -
     )
 
 
+def test_a_group_that_stands_lower_than_its_log_stood_shows_nothing() -> None:
+    world = World()
+    world.decide(1, *PAYLOADS)
+    world.run(1000)
+    world.die(3)
+    world.disks[3].spoil(0, 9)
+    world.cut = {1, 2, 3}
+    world.boot(3)
+    assert (world.group(3).instance, world.group(3).doubt.decided) == (9, 10)
+    asked = [world.ask(3, kind) for kind in (CallKind.QUERY, CallKind.NOW_INSTANCE)]
+    world.run(1000)
+    assert not world.answers.keys() & set(asked), "it would take back what was shown before"
+    world.cut = set()
+    world.until(lambda: world.answers.keys() >= set(asked))
+    assert [world.answers[seq][1] for seq in asked] == [Code.OK, Code.OK]
+    assert world.answers[asked[1]][2] >= 10
+
+
 @pytest.mark.parametrize("instance", [9, 10])
 def test_a_node_alone_refuses_what_nobody_can_tell_it(instance: int) -> None:
     world = World(nodes=1)
