@@ -15,6 +15,7 @@ from paxmux.engine.options import LimitOptions, ProposalOptions, StorageOptions,
 from paxmux.engine.paxos.quorum import Members
 from paxmux.engine.paxos.timers import MS
 from paxmux.engine.storage import NULL_BALLOT, LogIdentity, Record, RecordKind, StorageDamaged
+from paxmux.plugins.storage.flusher import DUE_S
 from paxmux.plugins.storage.memory import MemoryLog
 from paxmux.plugins.storage.segment import SegmentLog
 from paxmux.shards import sync_mark
@@ -204,7 +205,7 @@ def test_the_index_follows_a_log_that_is_not_synced_and_never_overtakes_its_sync
     begun = index.position
     assert begun is not None
     for turn in range(40):
-        now += 1.0
+        now += DUE_S
         records: list[Record] = [(ACCEPT, 0, turn, 1, 1, b"v")]
         log.append(records)
         log_sync.appended(records)

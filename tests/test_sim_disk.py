@@ -16,6 +16,7 @@ import pytest
 from paxmux.engine.errors import DataDirError, StorageFailed
 from paxmux.engine.storage import HardState, Log, Record, StorageDamaged
 from paxmux.plugins.storage import recovery
+from paxmux.plugins.storage.flusher import DUE_S
 from paxmux.plugins.storage.record import MAGIC
 from paxmux.plugins.storage.recovery import Recovery
 from paxmux.plugins.storage.scan import Rest
@@ -524,10 +525,10 @@ def test_the_clock_says_when_the_index_is_due() -> None:
     disk = SimDisk(IDENTITY, clock=lambda: now[0])
     log = recovered(disk)
     feed(log, [batch(i) for i in range(50)])
-    assert log.housekeep() == 1.0
-    now[0] = 0.75
+    assert log.housekeep() == DUE_S
+    now[0] = DUE_S - 0.25
     assert log.housekeep() == 0.25
-    now[0] = 1.0
+    now[0] = DUE_S
     assert log.housekeep() is None
     disk.crash(Random(1), power=False)
     log = recovered(disk)
