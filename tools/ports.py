@@ -1,4 +1,4 @@
-"""Free ports of 127.0.0.1 for a cluster on this machine.
+"""Free loopback ports for a cluster on this machine.
 
 Decides which ports the nodes of one cluster get. A port stays claimed until its claim is closed, also
 while its node is down, so that two clusters on one machine never take each other's ports.
@@ -6,6 +6,7 @@ while its node is down, so that two clusters on one machine never take each othe
 
 from __future__ import annotations
 
+import errno
 import random
 import socket
 from types import TracebackType
@@ -13,6 +14,9 @@ from types import TracebackType
 from paxmux.engine.errors import PaxmuxError
 
 HOST = "127.0.0.1"
+LOOPBACKS = ((socket.AF_INET, HOST), (socket.AF_INET6, "::1"))
+# A machine may have no IPv6: there, nothing can hold a port of it.
+ABSENT = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)
 # Below the ports that systems give to outgoing connections, none of which can then take one of these
 # while its node is being restarted.
 PORTS = range(30_000, 32_768)
@@ -25,7 +29,7 @@ class PortClaims:
         self._claims: list[socket.socket] = []
 
     def take(self, count: int) -> list[int]:
-        """`count` ports that are free for UDP and TCP.
+        """`count` ports that are free for UDP and TCP, over IPv4 and IPv6.
 
         Raises:
             PaxmuxError: there are not so many.
@@ -63,10 +67,23 @@ def _claim(port: int) -> socket.socket | None:
     claim = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     try:
         claim.bind(f"\0paxmux-port-{port}")
-        for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
-            with socket.socket(socket.AF_INET, kind) as probe:
-                probe.bind((HOST, port))
     except OSError:
         claim.close()
         return None
+    if not all(
+        _free(family, host, kind, port)
+        for family, host in LOOPBACKS
+        for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM)
+    ):
+        claim.close()
+        return None
     return claim
+
+
+def _free(family: int, host: str, kind: int, port: int) -> bool:
+    try:
+        with socket.socket(family, kind) as probe:
+            probe.bind((host, port))
+    except OSError as error:
+        return error.errno in ABSENT
+    return True
