@@ -54,6 +54,7 @@ COMPILED = (
     "shards/instance_size.py",
     "shards/intake.py",
     "shards/link.py",
+    "shards/msgpack_pieces.py",
     "shards/outlet.py",
     "shards/pending.py",
     "shards/ring.py",

@@ -18,6 +18,7 @@ from typing import Annotated, Any, Final
 import msgspec
 
 from paxmux.engine.paxos.messages import KINDS, Batch, Body
+from paxmux.shards.msgpack_pieces import PIECE_BYTES, array_head, piece_head
 
 _LENGTH: Final = struct.Struct("<I")
 
@@ -54,11 +55,7 @@ _WireBody = tuple[
     Annotated[list[tuple[_Group, _Count, _Count]], _FEW],
 ]
 
-PIECE_BYTES: Final = 4096
-"""A value of so many bytes is a piece of its own: less is copied sooner than kept apart."""
 _NO_BYTES: Final = b"\xc4\x00"
-_HEAD_16, _HEAD_32 = struct.Struct(">BH"), struct.Struct(">BI")
-"""Of an array or bytes, in msgpack: the type and the length."""
 
 WITH_VALUE: Final = ("learned", "accepts", "prepare_replies", "forwards")
 """Kinds whose messages end in a value, or as many bytes."""
@@ -80,13 +77,13 @@ def encode_section(batch: Batch) -> bytes:
 def encode_pieces(batch: Batch) -> list[bytes]:
     """The bytes of `encode_section`, in pieces: each large value is one."""
     pieces: list[bytes] = []
-    run = [_array_head(len(KINDS))]
+    run = [array_head(len(KINDS))]
     for kind in KINDS:
         messages: Sequence[Any] = getattr(batch, kind)
         if kind not in WITH_VALUE or all(len(message[-1]) < PIECE_BYTES for message in messages):
             run.append(_encode(messages))
             continue
-        run.append(_array_head(len(messages)))
+        run.append(array_head(len(messages)))
         for message in messages:
             value = message[-1]
             size = len(value)
@@ -94,17 +91,11 @@ def encode_pieces(batch: Batch) -> list[bytes]:
                 run.append(_encode(message))
                 continue
             run.append(_encode((*message[:-1], b""))[: -len(_NO_BYTES)])
-            run.append(_HEAD_16.pack(0xC5, size) if size < 1 << 16 else _HEAD_32.pack(0xC6, size))
+            run.append(piece_head(size))
             pieces += (b"".join(run), value)
             run = []
     pieces.append(b"".join(run))
     return [_LENGTH.pack(sum(map(len, pieces))) + pieces[0], *pieces[1:]]
-
-
-def _array_head(length: int) -> bytes:
-    if length < 16:
-        return bytes((0x90 | length,))
-    return _HEAD_16.pack(0xDC, length) if length < 1 << 16 else _HEAD_32.pack(0xDD, length)
 
 
 def separate(batch: Batch, large_bytes: int) -> tuple[Batch, Batch]:

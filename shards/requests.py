@@ -6,13 +6,13 @@ batch back. Both are made once per turn, so the cost of a frame is shared by wha
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Iterator
 from enum import IntEnum
 
 import msgspec
 
 from paxmux.engine.frame import MAX_BODY_BYTES
+from paxmux.shards.msgpack_pieces import PIECE_BYTES, array_head, piece_head
 
 Proposal = tuple[int, int, int, int, bytes, bytes | None]
 """(seq, group, deadline_ns, smid, value, context); the deadline is on CLOCK_MONOTONIC."""
@@ -73,23 +73,20 @@ decode_replies = msgspec.msgpack.Decoder(Replies).decode
 
 TOGETHER_MAX_BYTES = MAX_BODY_BYTES - (1 << 20)
 """A value, or a pack, and what goes with it to the worker: a ring takes no larger message."""
-PIECE_BYTES = 4096
-"""A value of so many bytes is a piece of its own."""
-_HEAD_16, _HEAD_32 = struct.Struct(">BH"), struct.Struct(">BI")
 
 
 def encode_pieces(batch: Batch) -> list[bytes]:
     """A batch as `decode_batch` reads it, in pieces: each large value is one."""
     pieces: list[bytes] = []
-    run = [b"\x92", _HEAD_32.pack(0xDD, len(batch.proposals))]
+    run = [array_head(2), array_head(len(batch.proposals))]
     for proposal in batch.proposals:
         seq, group, deadline_ns, smid, value, context = proposal
         size = len(value)
         if size < PIECE_BYTES:
             run.append(encode(proposal))
             continue
-        run += (b"\x96", encode(seq), encode(group), encode(deadline_ns), encode(smid))
-        run.append(_HEAD_16.pack(0xC5, size) if size < 1 << 16 else _HEAD_32.pack(0xC6, size))
+        run += (array_head(6), encode(seq), encode(group), encode(deadline_ns), encode(smid))
+        run.append(piece_head(size))
         pieces += (b"".join(run), value)
         run = [encode(context)]
     return [*pieces, b"".join((*run, encode(batch.calls)))]

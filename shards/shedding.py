@@ -251,7 +251,7 @@ class Shedding:
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Tick from now on, whenever there is something to tick for."""
         self._loop = loop
-        self._wake()
+        self._schedule()
 
     def stop(self) -> None:
         """Tick no more."""
@@ -278,7 +278,7 @@ class Shedding:
         if count == 1:
             load.active += 1
             if self._timer is None:
-                self._wake()
+                self._schedule()
         if not seq & SAMPLE_MASK:
             load.timed[seq] = self._clock()
             if load.count > load.most:
@@ -316,15 +316,18 @@ class Shedding:
             if not seq & SAMPLE_MASK:
                 target.timed[seq] = source.timed.pop(seq)
 
-    def _wake(self) -> None:
+    def _schedule(self) -> None:
         if self._loop is not None:
-            self._resting = 0
-            self._timer = self._loop.call_later(TICK_S, self._tick, self._loop)
+            self._timer = self._loop.call_later(TICK_S, self._tick)
 
-    def _tick(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _tick(self) -> None:
         rests = self.locks.rest and all(load.rests for load in self.loads.values())
         self._resting = self._resting + 1 if rests else 0
-        self._timer = loop.call_later(TICK_S, self._tick, loop) if self._resting < REST_TICKS else None
+        self._timer = None
+        if self._resting < REST_TICKS:
+            self._schedule()
+        else:
+            self._resting = 0
         self.tick()
 
     def picture(self) -> dict[str, dict[str, float | int | None]]:

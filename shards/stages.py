@@ -19,12 +19,20 @@ from typing import Any
 
 from paxmux.engine.compiled import COMPILED
 from paxmux.engine.errors import ConfigError
+from paxmux.shards.channel import Receiver, Sender
 
 VARIABLE = "PAXMUX_PROFILE"
 
 Place = tuple[Any, str, str]
 """(class or module, name of its function, stage)"""
 
+RING: tuple[Place, ...] = (
+    (Receiver, "receive", "ring"),
+    (Sender, "send", "ring"),
+    (Sender, "send_pieces", "ring"),
+    (Sender, "commit", "ring"),
+)
+"""What moves messages between processes, on both sides."""
 
 NOT_COMPILED = (
     "the stages of a compiled installation cannot be measured: its functions call each other without being "

@@ -6,10 +6,9 @@ from paxmux.engine.network import Direct
 from paxmux.engine.storage import Log
 from paxmux.shards import intake, requests, turn
 from paxmux.shards.backlog import Backlog
-from paxmux.shards.channel import Receiver, Sender
 from paxmux.shards.counters import STAGES, Block
 from paxmux.shards.outlet import Outlet
-from paxmux.shards.stages import Stages
+from paxmux.shards.stages import RING, Stages
 
 REST = "loop"
 
@@ -19,9 +18,7 @@ def watch_worker(loop: type, block: Block, log: Log, direct: Direct | None) -> N
     stages = Stages(block.slots, {name: block.index[f"{name}_cpu_ns"] for name in STAGES}, REST)
     stages.watch(
         (
-            (Receiver, "receive", "ring"),
-            (Sender, "send", "ring"),
-            (Sender, "commit", "ring"),
+            *RING,
             (requests, "decode_batch", "decode"),
             (intake, "decode_sections", "decode"),
             (turn.Turn, "step", "step"),

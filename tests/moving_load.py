@@ -25,6 +25,7 @@ from paxmux.shards.event_loop import new_loop
 from paxmux.shards.node import Node
 from paxmux.tools.bench_machine import Chain
 from paxmux.tools.ports import PortClaims
+from tests.node_fixtures import member_options
 
 MACHINES = [MachineOptions(class_="paxmux.tools.bench_machine:Chain")]
 
@@ -96,16 +97,12 @@ class Clients:
 
 def options_for(folder: Path, ports: Sequence[int], number: int, groups: int, **more: object) -> Options:
     """Options of one of several nodes, with one worker."""
-    base = Options(
-        node=f"127.0.0.1:{ports[number]}",
-        members=[f"127.0.0.1:{port}" for port in ports],
-        data_dir=str(folder / f"node{number}"),
-        groups=groups,
-        bootstrap=True,
-        layout=LayoutOptions(workers=1),
-        state_machines=MACHINES,
+    return member_options(
+        folder,
+        ports,
+        number,
+        **{"groups": groups, "layout": LayoutOptions(workers=1), "state_machines": MACHINES, **more},
     )
-    return msgspec.structs.replace(base, **more)
 
 
 async def measure(groups: int, nodes: int, each: int, size: int, moves: int, seed: int) -> None:

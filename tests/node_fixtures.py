@@ -6,7 +6,7 @@ import asyncio
 import gc
 import os
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,17 @@ def lone_options(data_dir: Path, port: int, *, workers: int = 1, groups: int = 4
         groups=groups,
         bootstrap=True,
         layout=LayoutOptions(workers=workers),
+        **more,
+    )
+
+
+def member_options(folder: Path, ports: Sequence[int], number: int, **more: Any) -> Options:
+    """Options of the node that has `ports[number]`."""
+    return Options(
+        node=f"127.0.0.1:{ports[number]}",
+        members=[f"127.0.0.1:{port}" for port in ports],
+        data_dir=str(folder / f"node{number}"),
+        bootstrap=True,
         **more,
     )
 

@@ -21,6 +21,7 @@ from paxmux.engine.errors import Timeout
 from paxmux.engine.options import MachineOptions, Options
 from paxmux.shards.node import Node
 from tests.event_loop import in_loop
+from tests.node_fixtures import member_options
 
 HOST = Path(__file__).with_name("blocking_host.py")
 Ports = Callable[[int], list[int]]
@@ -67,14 +68,8 @@ def host(config: Path) -> Iterator[Host]:
 
 
 def options_of(folder: Path, ports: list[int], number: int) -> Options:
-    return Options(
-        node=f"127.0.0.1:{ports[number]}",
-        members=[f"127.0.0.1:{port}" for port in ports],
-        data_dir=str(folder / f"node{number}"),
-        groups=2,
-        bootstrap=True,
-        state_machines=[MachineOptions(class_="paxmux.plugins.machines.echo:Echo")],
-    )
+    machines = [MachineOptions(class_="paxmux.plugins.machines.echo:Echo")]
+    return member_options(folder, ports, number, groups=2, state_machines=machines)
 
 
 def config_of(folder: Path, ports: list[int], router: str) -> Path:

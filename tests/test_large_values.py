@@ -19,7 +19,7 @@ from paxmux.shards.packer import Packer
 from paxmux.shards.requests import TOGETHER_MAX_BYTES
 from paxmux.tools.bench_machine import Chain, read_answer
 from tests.event_loop import DEADLINE_S, in_loop
-from tests.node_fixtures import check_traces, lone_options, running, started, traces
+from tests.node_fixtures import check_traces, lone_options, member_options, running, started, traces
 
 Ports = Callable[[int], list[int]]
 
@@ -29,15 +29,8 @@ WAIT_S = 4 * DEADLINE_S
 
 
 def options_of(folder: Path, ports: list[int], number: int) -> Options:
-    return Options(
-        node=f"127.0.0.1:{ports[number]}",
-        members=[f"127.0.0.1:{port}" for port in ports],
-        data_dir=str(folder / f"node{number}"),
-        groups=2,
-        bootstrap=True,
-        layout=LayoutOptions(workers=1),
-        state_machines=[CHAIN],
-    )
+    one = LayoutOptions(workers=1)
+    return member_options(folder, ports, number, groups=2, layout=one, state_machines=[CHAIN])
 
 
 def value_of(size: int, number: int) -> bytes:

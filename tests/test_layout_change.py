@@ -27,7 +27,7 @@ from paxmux.tools.bench_machine import Chain, read_answer
 from paxmux.tools.log.directory import read_directory
 from paxmux.tools.main import main
 from tests.event_loop import DEADLINE_S, in_loop
-from tests.node_fixtures import check_traces, running, started, traces
+from tests.node_fixtures import check_traces, member_options, running, started, traces
 from tests.test_node_cluster import caught_up, history
 
 Ports = Callable[[int], list[int]]
@@ -43,16 +43,8 @@ BY_HAND = LayoutOptions(strategy="explicit", groups={0: "4", 1: "0,2", 2: "1", 3
 
 
 def options_of(folder: Path, ports: list[int], number: int, layout: LayoutOptions, **more: Any) -> Options:
-    return Options(
-        node=f"127.0.0.1:{ports[number]}",
-        members=[f"127.0.0.1:{port}" for port in ports],
-        data_dir=str(folder / f"node{number}"),
-        groups=GROUPS,
-        bootstrap=True,
-        layout=layout,
-        state_machines=MACHINES,
-        **more,
-    )
+    more |= {"groups": GROUPS, "layout": layout, "state_machines": MACHINES}
+    return member_options(folder, ports, number, **more)
 
 
 def killing(folder: Path, ports: list[int], layout: LayoutOptions) -> Options:

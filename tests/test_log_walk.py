@@ -17,7 +17,7 @@ import pytest
 from paxmux.engine.errors import DataDirError
 from paxmux.engine.storage import LogIdentity, Record
 from paxmux.plugins.storage import segment_file
-from paxmux.plugins.storage.record import BATCH_BYTES, OPENS_SEGMENT, RECORD_BYTES, encode_batch, position
+from paxmux.plugins.storage.record import BATCH_BYTES, OPENS_SEGMENT, RECORD_BYTES, position
 from paxmux.plugins.storage.scan import Batch
 from paxmux.plugins.storage.segment_file import HEADER_BYTES
 from paxmux.tools.log.directory import LogDirectory
@@ -25,6 +25,7 @@ from paxmux.tools.log.group import Value
 from paxmux.tools.log.groups import Groups
 from paxmux.tools.log.read import LogReading
 from paxmux.tools.log.walk import Begin, Damage, Event, Removed, Reserved, Tail, Used, Walk
+from tests.batches import encode_batch
 from tests.command import DEADLINE_S
 from tests.log_world import SEGMENT_BYTES, Replica, replica, walked
 from tests.storage_model import ACCEPT, IDENTITY, LEARNED

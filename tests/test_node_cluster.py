@@ -25,7 +25,7 @@ from paxmux.shards.done import Done
 from paxmux.shards.node import Node
 from paxmux.tools.bench_machine import Chain, read_answer
 from tests.event_loop import in_loop
-from tests.node_fixtures import check_traces, traces
+from tests.node_fixtures import check_traces, member_options, traces
 
 Ports = Callable[[int], list[int]]
 
@@ -34,16 +34,9 @@ ECHO = MachineOptions(class_="paxmux.plugins.machines.echo:Echo")
 
 def options_of(folder: Path, ports: list[int], number: int, **more: Any) -> Options:
     more.setdefault("layout", LayoutOptions(workers=2))
-    return Options(
-        node=f"127.0.0.1:{ports[number]}",
-        members=[f"127.0.0.1:{port}" for port in ports],
-        data_dir=str(folder / f"node{number}"),
-        groups=4,
-        bootstrap=True,
-        state_machines=more.pop("state_machines", [ECHO]),
-        worker=WorkerOptions(restart_first_ms=1, restart_max_ms=50),
-        **more,
-    )
+    more.setdefault("state_machines", [ECHO])
+    patient = WorkerOptions(restart_first_ms=1, restart_max_ms=50)
+    return member_options(folder, ports, number, groups=4, worker=patient, **more)
 
 
 @asynccontextmanager

@@ -31,7 +31,8 @@ def test_a_port_in_use_is_not_given(two_ports: range, family: int, host: str, ki
         taken = socket.socket(family, kind)
         taken.bind((host, two_ports[0]))
     except OSError as error:
-        assert error.errno in ports.ABSENT
+        if error.errno not in ports.ABSENT:
+            raise
         pytest.skip(f"{host} is not of this machine: {error}")
     with taken, PortClaims() as claims:
         assert claims.take(1) == [two_ports[1]]

@@ -18,10 +18,10 @@ from paxmux.plugins.storage.record import (
     decode_header,
     decode_record,
     decode_records,
-    encode_batch,
     position,
     record_bytes,
 )
+from tests.batches import encode_batch
 
 SALT = 0xDEADBEEF
 RECORDS: list[Record] = [

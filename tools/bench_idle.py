@@ -94,8 +94,9 @@ def _mean(nodes: list[dict[str, int]], kind: str) -> float:
     return sum(size for node in nodes for name, size in node.items() if name.startswith(kind)) / len(nodes)
 
 
-def show_idle(console: Console, report: dict[str, Any]) -> None:
+def show_idle(report: dict[str, Any]) -> None:
     """The table, and what a group takes."""
+    console = Console(highlight=False)
     idle, settings = report["idle"], report["settings"]
     table = Table(title=f"idle, {settings['groups']:,} groups", title_justify="left")
     for name in ("node", "% of a core", "all", "own MB", "RSS MB"):

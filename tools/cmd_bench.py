@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -168,10 +169,11 @@ def run(args: argparse.Namespace) -> int:
     options = BenchOptions(**{name: getattr(args, name) for name in BenchOptions.__struct_fields__})
     with Scratch(args.data_dir) as scratch:
         with Steps(Console(stderr=True)) as steps:
+            show: Callable[[dict[str, Any]], None] | None = None
             if not args.clients:
-                measure = run_idle(options, scratch.path, steps)
+                measure, show = run_idle(options, scratch.path, steps), show_idle
             elif args.behind is not None:
-                measure = run_behind(options, args.behind, scratch.path, steps)
+                measure, show = run_behind(options, args.behind, scratch.path, steps), _show_behind
             elif is_open(args):
                 measure = run_open(options, open_options(args), scratch.path, steps)
             else:
@@ -181,12 +183,9 @@ def run(args: argparse.Namespace) -> int:
             print(f"paxmux bench: the data are kept in {scratch.keep()}", file=sys.stderr)
     if args.json is not None:
         _write(report, args.json)
-    if not args.clients or args.behind is not None:
+    if show is not None:
         if args.json != "-":
-            if args.clients:
-                _show_behind(report)
-            else:
-                show_idle(Console(highlight=False), report)
+            show(report)
         return ExitCode.OK if report["consistent"] else ExitCode.FAILED
     write_files(report, args)
     if args.json != "-":

@@ -5,11 +5,10 @@ from __future__ import annotations
 from paxmux.plugins.network.incoming import Incoming
 from paxmux.plugins.network.outgoing import Outgoing
 from paxmux.plugins.network.udp import UdpPort
-from paxmux.shards.channel import Receiver, Sender
 from paxmux.shards.link import Link
 from paxmux.shards.pending import Pending
 from paxmux.shards.router import Router
-from paxmux.shards.stages import Stages
+from paxmux.shards.stages import RING, Stages
 
 REST = "callers"
 """Callers, what they call of the node, and the event loop under both."""
@@ -24,9 +23,7 @@ def watch_host() -> list[int]:
     stages.watch(
         (
             (Link, "flush", "requests"),
-            (Receiver, "receive", "ring"),
-            (Sender, "send", "ring"),
-            (Sender, "commit", "ring"),
+            *RING,
             (Link, "receive", "replies"),
             (Pending, "resolve", "resolve"),
             (Router, "_on_frame", "router"),

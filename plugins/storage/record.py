@@ -82,23 +82,6 @@ class BatchHeader(NamedTuple):
     flags: int
 
 
-def encode_batch(
-    records: Sequence[Record],
-    segment: int,
-    salt: int,
-    offset: int,
-    synced: int,
-    flags: int = 0,
-) -> tuple[bytes, list[int]]:
-    """What `encode_pieces` gives, put together.
-
-    Raises:
-        ValueError: as `encode_pieces`.
-    """
-    pieces, _, positions = encode_pieces(records, segment, salt, offset, synced, flags)
-    return b"".join(pieces), positions
-
-
 def encode_pieces(
     records: Sequence[Record],
     segment: int,

@@ -33,12 +33,12 @@ from paxmux.plugins.storage.record import (
     UPKEEP,
     decode_header,
     decode_records,
-    encode_batch,
     position,
 )
 from paxmux.shards import identity as identity_module
 from paxmux.shards import sync_mark
 from paxmux.shards.cluster import make_founding
+from tests.batches import encode_batch
 from tests.golden.format import Fields, Format, cut
 
 OWNER = LogIdentity(0x8182838485868788, 0x9192939495969798, 0xA1A2A3A4A5A6A7A8, 0xB1B2B3B4)
