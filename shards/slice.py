@@ -19,7 +19,7 @@ from paxmux.engine.paxos.group import Group
 from paxmux.engine.paxos.quorum import Members
 from paxmux.engine.paxos.timers import MS, Bounds, Timers
 from paxmux.engine.state_machine import StateMachine
-from paxmux.engine.storage import EMPTY_STATE, NULL_BALLOT, HardState, Log, StorageDamaged
+from paxmux.engine.storage import NULL_BALLOT, HardState, Log, StorageDamaged, unknown_state
 from paxmux.shards.applier import Applier
 from paxmux.shards.backlog import no_time
 from paxmux.shards.log_sync import WORDS, LogSync
@@ -161,7 +161,7 @@ def build_turn(
     doubt = log.doubt()
     if doubt is not None and len(members.seats) == 1:
         raise StorageDamaged(f"promises may be lost, and there is no other member to ask: {doubt}")
-    unknown = EMPTY_STATE if doubt is None else EMPTY_STATE._replace(suspect=True)
+    unknown = unknown_state(doubt)
     maker = GroupMaker(identity, log, replies, members, rng, timers, proposals, limits)
     groups = {
         index: maker.group(index, states.get(index, unknown), now, lost=index in lost) for index in machines

@@ -24,7 +24,7 @@ Record = tuple[int, int, int, int, int, bytes]
 """(kind, group, instance, round, node, value): a plain tuple, since workers write 100,000 a second.
 Instances are below 2**63, groups below 2**16, rounds and nodes below 2**64."""
 
-PROMISE, ACCEPT, LEARNED, DECIDED, FORGOTTEN, RELEASED, CLEARED, SUSPECT = 1, 2, 3, 4, 5, 6, 7, 8
+PROMISE, ACCEPT, LEARNED, DECIDED, FORGOTTEN, RELEASED, CLEARED, SUSPECT, SYSTEM = 1, 2, 3, 4, 5, 6, 7, 8, 9
 """Kinds of record; `engine.storage.RecordKind` says what each means. The numbers are on disk."""
 
 Decided = tuple[int, int, list[Entry], "dict[int, Owned] | None"]
