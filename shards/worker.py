@@ -200,6 +200,7 @@ class Worker:
             options.timers,
             options.proposals,
             options.limits,
+            {},
         )
 
         def build(group: int, durable: bool) -> dict[int, StateMachine]:
