@@ -14,13 +14,13 @@ import logging
 import os
 import secrets
 import sys
-import time
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
 from paxmux.engine import plugin
 from paxmux.engine.address import node_text
+from paxmux.engine.clock import clock_ns
 from paxmux.engine.compiled import COMPILED
 from paxmux.engine.errors import ConfigError, InvalidRequest, NodeStopped, PaxmuxError, StorageFailed
 from paxmux.engine.groups import parse_groups
@@ -223,7 +223,7 @@ class Assembly:
     async def status(self) -> dict[str, Any]:
         """The whole picture; JSON-able."""
         options, own = self._options, self._own
-        deadline_ns = time.monotonic_ns() + int(STATUS_S * 1e9)
+        deadline_ns = clock_ns() + int(STATUS_S * 1e9)
         (groups, silent), router = await asyncio.gather(
             group_rows(self.exchange, self.admission, self._rearranger.layout.workers, deadline_ns),
             self._router.status(STATUS_S),
@@ -265,7 +265,7 @@ class Assembly:
             Overloaded: not all could be told.
         """
         self.cleaning = on
-        deadline_ns = time.monotonic_ns() + int(STATUS_S * 1e9)
+        deadline_ns = clock_ns() + int(STATUS_S * 1e9)
         told = []
         for worker in range(self._rearranger.layout.workers):
             if not self.admission.down(worker):

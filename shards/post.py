@@ -12,10 +12,10 @@ import asyncio
 import contextlib
 import logging
 import os
-import time
 from collections.abc import Callable, Iterable
 from typing import Literal
 
+from paxmux.engine.clock import clock_ns
 from paxmux.engine.errors import ExitCode, PaxmuxError, StorageFailed
 from paxmux.engine.options import Options
 from paxmux.shards.boot import Failed, FromChild, MoveTold, Ready, StoppedMachine, ToChild, WorkerBoot
@@ -295,7 +295,7 @@ class Post:
             self._after_death(why, code)
 
     def _after_death(self, why: str, code: int | None) -> None:
-        delay_s = self.policy.died(time.monotonic())
+        delay_s = self.policy.died(clock_ns() / 1e9)
         never_served = not self.settled.done()
         failed_as = self._failed.kind if self._failed is not None else None
         if never_served and (code in (ExitCode.CANNOT_BOOT, None) or failed_as == "cannot_boot"):

@@ -18,10 +18,10 @@ import secrets
 import select
 from collections.abc import Sequence
 from pathlib import Path
-from time import monotonic_ns
 from typing import Final, Literal
 
 from paxmux.engine import plugin
+from paxmux.engine.clock import clock_ns
 from paxmux.engine.errors import ConfigError, ExitCode, PaxmuxError, StorageFailed
 from paxmux.engine.frame import is_intact, version_for
 from paxmux.engine.groups import parse_groups
@@ -135,7 +135,7 @@ class Worker:
         self._slot = self._block.index
         self._control_at = self._publish_at = 0
         self._housekeep_at = 0
-        self._busy_since = monotonic_ns()
+        self._busy_since = clock_ns()
         self._busy = self._turns = self._sync_time = self._in = self._calls = self._proposals = 0
 
     def _open_log(self, boot: WorkerBoot) -> Log:
@@ -173,7 +173,7 @@ class Worker:
             self._replies,
             members=members,
             rng=rng,
-            now=monotonic_ns(),
+            now=clock_ns(),
             timers=options.timers,
             proposals=options.proposals,
             limits=options.limits,
@@ -182,10 +182,10 @@ class Worker:
             log_sync=log_sync,
             direct=self._direct,
             version=version_for(options.groups),
-            clock=monotonic_ns,
+            clock=clock_ns,
         )
         if options.worker.slow_warn_ms:
-            turn.pace.start(monotonic_ns, options.worker.slow_warn_ms * MS)
+            turn.pace.start(clock_ns, options.worker.slow_warn_ms * MS)
         for hung in boot.stopped:
             turn.appliers[hung.group].stopped[hung.smid] = hung.reason
             log.error("group %d: %s", hung.group, hung.reason)
@@ -232,12 +232,12 @@ class Worker:
         slots, slot = self._block.slots, self._slot
         phase = slot["phase"]
         turn, replies = self._turn, self._replies
-        turn.start(monotonic_ns())
+        turn.start(clock_ns())
         while True:
             slots[phase] = Phase.DRAIN
             frames = self._frames.receive(RECEIVE_BYTES)
             batches = [requests.decode_batch(data) for data in self._requests.receive(RECEIVE_BYTES)]
-            now = monotonic_ns()
+            now = clock_ns()
             if now >= self._control_at:
                 self._control_at = now + CONTROL_EVERY
                 self._control()
@@ -271,9 +271,9 @@ class Worker:
             turn.send_now()
             if turn.fx.records:
                 slots[phase] = Phase.SYNC
-                start = monotonic_ns()
+                start = clock_ns()
                 turn.persist()
-                self._sync_time += monotonic_ns() - start
+                self._sync_time += clock_ns() - start
                 # What is left to do may have been for much later.
                 if self._housekeep_at > now + HOUSEKEEP_EVERY:
                     self._housekeep_at = now + HOUSEKEEP_EVERY
@@ -308,7 +308,7 @@ class Worker:
             slots[self._slot["phase"]] = Phase.SLEEP
             # epoll's resolution is a millisecond: round up, or the last one is spent spinning.
             events = poll.poll(max(0, until - now) / 1e9 + 0.0005 if until > now else 0)
-            self._busy_since = monotonic_ns()
+            self._busy_since = clock_ns()
             for fd, _ in events:
                 if fd == self._bell.fileno():
                     self._bell.clear()
@@ -331,7 +331,7 @@ class Worker:
                 case Stop():
                     if self._stop is None:
                         self._stop = message
-                        self._stop_by = monotonic_ns() + int(message.drain_s * 1e9)
+                        self._stop_by = clock_ns() + int(message.drain_s * 1e9)
                 case MoveOut(group=group, move=move):
                     self._transit.depart(group, move, fds.pop())
                 case MoveIn(group=group, move=move):
@@ -363,7 +363,7 @@ class Worker:
             self._direct.close()
         self._turn.log_sync.close()
         self._log.close(clean=True)
-        self._publish(monotonic_ns())
+        self._publish(clock_ns())
         return ExitCode.OK
 
     def _publish(self, now: int) -> None:
