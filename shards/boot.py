@@ -51,6 +51,8 @@ class WorkerBoot(msgspec.Struct, tag="worker", forbid_unknown_fields=True, kw_on
     """Whether anything is forgotten, and room made from it, until the worker is told otherwise."""
     log_sync: dict[int, bool] = {}
     """What `Node.set_log_sync` last said of groups."""
+    peers: dict[int, str] = {}
+    """Node id -> `host:port` of every other node that messages may go to."""
     stopped: list[StoppedMachine] = []
     """State machines in which earlier workers of this life of the node have hung."""
     cpus: list[int]
@@ -165,6 +167,22 @@ class MoveTold(msgspec.Struct, tag="move_told", forbid_unknown_fields=True, kw_o
     reason: str = ""
 
 
+class MembersTold(msgspec.Struct, tag="members_told", forbid_unknown_fields=True, kw_only=True):
+    """From a worker: who the members of some groups are that it hosts, as far as it knows."""
+
+    members: dict[int, tuple[int, str]]
+    """Node id -> (seat, address)."""
+    versions: dict[int, int]
+    """Of each of these groups, the version of its membership."""
+
+
+class SetPeers(msgspec.Struct, tag="set_peers", forbid_unknown_fields=True, kw_only=True):
+    """To a worker: where other nodes are from now on."""
+
+    addresses: dict[int, str]
+    """Node id -> `host:port`."""
+
+
 class StatusAsk(msgspec.Struct, tag="status_ask", forbid_unknown_fields=True, kw_only=True):
     """To the router process: answer with a `StatusReply` of the same number."""
 
@@ -237,7 +255,8 @@ ToChild = (
     | MoveIn
     | MoveEnd
     | MoveDone
+    | SetPeers
     | StatusAsk
     | Stop
 )
-FromChild = Ready | Founded | Copied | RingBroken | StatusReply | MoveTold | Failed
+FromChild = Ready | Founded | Copied | RingBroken | StatusReply | MoveTold | MembersTold | Failed

@@ -26,6 +26,7 @@ def given_up(fx: Effects, calls: Calls) -> Iterator[tuple[int, int, str]]:
     for group in fx.fenced:
         _log.error("group %d is fenced on this node: %s", group.index, group.inquiry.fenced)
     for seq in fx.abandoned:
-        calls.drop_read(seq)
+        if not calls.drop_read(seq):
+            calls.members.drop(seq)
         yield seq, Code.TIMEOUT, "this replica of the group was fenced; its status says why"
     fx.conflicts, fx.expired, fx.fenced, fx.abandoned = [], [], [], []

@@ -192,7 +192,7 @@ def build_turn(
         replies,
         serve_max_bytes=limits.catch_up_max_bytes,
         storage=storage,
-        notice_delay=timers.notice_ms * MS if len(members.seats) > 1 else 0,
+        notice_delay=timers.notice_ms * MS,
         log_sync=log_sync,
         clock=clock,
     )

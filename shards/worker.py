@@ -33,13 +33,15 @@ from paxmux.engine.state_machine import MAX_SMID, MIN_SMID, StateMachine
 from paxmux.engine.storage import Log, LogIdentity, OpenLog, RecordKind, StorageDamaged
 from paxmux.shards import requests, stages
 from paxmux.shards.applier import close_machines, describe, is_durable
-from paxmux.shards.boot import Failed, MoveDone, MoveEnd, MoveIn, MoveOut, Ready, Stop, WorkerBoot
+from paxmux.shards.boot import Failed, MoveDone, MoveEnd, MoveIn, MoveOut, Ready, SetPeers, Stop, WorkerBoot
 from paxmux.shards.channel import Receiver, Sender
 from paxmux.shards.child import Parent, ParentGone, be_child
 from paxmux.shards.counters import WORKER, Block, Phase
 from paxmux.shards.doorbell import Doorbell
 from paxmux.shards.log_directories import make_log_directory
 from paxmux.shards.log_sync import LogSync
+from paxmux.shards.members_teller import MembersTeller
+from paxmux.shards.memberships import places
 from paxmux.shards.requests import Reply
 from paxmux.shards.slice import GroupMaker, Identity, build_turn
 from paxmux.shards.sync_mark import SyncMark
@@ -206,11 +208,16 @@ class Worker:
             return build_machines(options, [group], durable)[group]
 
         self._transit = Transit(turn, self._log, maker, build, self._parent.send)
+        self._members = MembersTeller(turn, self._parent.send)
         return turn
 
     def watch_stages(self) -> None:
         """Measure where the time of this process goes; see `stages.py`."""
         watch_worker(type(self), self._block, self._log, self._direct)
+
+    def tell_members(self) -> None:
+        """Tell the node who the members of all groups are; what it does not read now is told again."""
+        self._members.tell()
 
     # The loop
 
@@ -240,6 +247,8 @@ class Worker:
             if now >= self._control_at:
                 self._control_at = now + CONTROL_EVERY
                 self._control()
+                if self._members.waiting:
+                    self._members.tell()
             if now >= self._publish_at:
                 self._publish(now)
             if transit.active and not turn.held:
@@ -280,6 +289,8 @@ class Worker:
             turn.finish(now)
             if (transit.active or turn.calls.orders) and not turn.held:
                 transit.after_turn(now)
+            if self._members.waiting:
+                self._members.tell()
             if replies:
                 self._send_replies()
             self._answers.commit()
@@ -339,6 +350,9 @@ class Worker:
                     self._transit.end(group, move)
                 case MoveDone(group=group):
                     self._transit.leave(group)
+                case SetPeers(addresses=addresses):
+                    if self._direct is not None:
+                        self._direct.set_peers(places(addresses))
                 case _:
                     log.error("a worker does not understand %s", type(message).__name__)
             for fd in fds:
@@ -412,10 +426,7 @@ def _open_direct(boot: WorkerBoot) -> Direct | None:
     if boot.direct is None:
         return None
     open_direct: OpenDirect = plugin.load(boot.direct)
-    others = [member for member in boot.options.seed_members() if member.node_id != boot.node_id]
-    return open_direct(
-        {member.node_id: (member.host, member.port) for member in others}, boot.options.network
-    )
+    return open_direct(places(boot.peers), boot.options.network)
 
 
 def _log_identity(boot: WorkerBoot) -> LogIdentity:
@@ -440,6 +451,7 @@ def _serve(parent: Parent, boot: object, fds: Sequence[int]) -> ExitCode:
             storage = isinstance(error, StorageFailed | StorageDamaged)
             parent.send(_failed(boot.worker, error, "storage" if storage else "cannot_boot"))
             return ExitCode.CANNOT_BOOT
+        worker.tell_members()
         parent.send(Ready())
         if stages.wanted():
             worker.watch_stages()
