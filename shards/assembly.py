@@ -14,13 +14,13 @@ import logging
 import os
 import secrets
 import sys
-import time
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
 from paxmux.engine import plugin
 from paxmux.engine.address import node_text
+from paxmux.engine.clock import clock_ns
 from paxmux.engine.compiled import COMPILED
 from paxmux.engine.errors import ConfigError, InvalidRequest, NodeStopped, PaxmuxError, StorageFailed
 from paxmux.engine.groups import parse_groups
@@ -30,15 +30,15 @@ from paxmux.shards.boot import Founding, MoverBoot, RouterBoot, WorkerBoot
 from paxmux.shards.child import absolute
 from paxmux.shards.control import ControlServer, Handler
 from paxmux.shards.exchange import Exchange
+from paxmux.shards.heard import Heard, heard_of
 from paxmux.shards.identity import DataDir, Identity, open_data_dir
 from paxmux.shards.inline_router import InlineRouter
 from paxmux.shards.lag import LagWatch
-from paxmux.shards.heard import Heard, heard_of
 from paxmux.shards.layout import Layout
 from paxmux.shards.log_directories import remove, set_unused_aside
 from paxmux.shards.member_changes import MemberChanges
 from paxmux.shards.member_control import MemberControl
-from paxmux.shards.memberships import Memberships, others
+from paxmux.shards.memberships import Memberships
 from paxmux.shards.memory_watch import MemoryWatch
 from paxmux.shards.mover import MoverChild
 from paxmux.shards.moving import moves_between
@@ -243,7 +243,7 @@ class Assembly:
     async def status(self) -> dict[str, Any]:
         """The whole picture; JSON-able."""
         options, own = self._options, self._own
-        deadline_ns = time.monotonic_ns() + int(STATUS_S * 1e9)
+        deadline_ns = clock_ns() + int(STATUS_S * 1e9)
         (groups, silent), router = await asyncio.gather(
             group_rows(self.exchange, self.admission, self._rearranger.layout.workers, deadline_ns),
             self._router.status(STATUS_S),
@@ -285,7 +285,7 @@ class Assembly:
             Overloaded: not all could be told.
         """
         self.cleaning = on
-        deadline_ns = time.monotonic_ns() + int(STATUS_S * 1e9)
+        deadline_ns = clock_ns() + int(STATUS_S * 1e9)
         told = []
         for worker in range(self._rearranger.layout.workers):
             if not self.admission.down(worker):
@@ -388,7 +388,7 @@ class Assembly:
             cleaning=self.cleaning,
             log_sync={group: on for group, on in self.log_sync.items() if group in groups},
             cpus=list(self._rearranger.layout.cpus_of(worker)),
-            peers=others(self._memberships.addresses, self._own.node_id),
+            peers=dict(self._memberships.addresses),
             direct=getattr(plugin.load(self._options.network.plugin), "direct", None),
             sys_path=self._sys_path,
         )
@@ -419,7 +419,7 @@ class Assembly:
     def _on_addresses(self, addresses: dict[int, str]) -> None:
         self._router.set_members(addresses)
         for post in self._supervisor.posts:
-            post.set_peers(others(addresses, self._own.node_id))
+            post.set_peers(addresses)
 
     def _on_broken(self, worker: int, generation: int, reason: str) -> None:
         self._supervisor.replace(worker, generation, reason)

@@ -51,11 +51,11 @@ class WorkerBoot(msgspec.Struct, tag="worker", forbid_unknown_fields=True, kw_on
     """Whether anything is forgotten, and room made from it, until the worker is told otherwise."""
     log_sync: dict[int, bool] = {}
     """What `Node.set_log_sync` last said of groups."""
-    peers: dict[int, str] = {}
-    """Node id -> `host:port` of every other node that messages may go to."""
     stopped: list[StoppedMachine] = []
     """State machines in which earlier workers of this life of the node have hung."""
     cpus: list[int]
+    peers: dict[int, str]
+    """Node id -> `host:port` of the members, as far as they are known, until `SetPeers` says otherwise."""
     direct: str | None
     """Dotted path of the `engine.network.Direct` to send small frames by; None: all go through the router."""
     sys_path: list[str]
@@ -125,6 +125,13 @@ class ReleaseFrames(msgspec.Struct, tag="release_frames", forbid_unknown_fields=
     worker: int
 
 
+class SetPeers(msgspec.Struct, tag="set_peers", forbid_unknown_fields=True, kw_only=True):
+    """To a worker: where the members are from now on."""
+
+    peers: dict[int, str]
+    """Node id -> `host:port`."""
+
+
 class MoveOut(msgspec.Struct, tag="move_out", forbid_unknown_fields=True, kw_only=True):
     """To the worker that has a group: send its values to another one. Descriptor: an end of a pair of
     stream sockets."""
@@ -174,13 +181,6 @@ class MembersTold(msgspec.Struct, tag="members_told", forbid_unknown_fields=True
     """Node id -> (seat, address)."""
     versions: dict[int, int]
     """Of each of these groups, the version of its membership."""
-
-
-class SetPeers(msgspec.Struct, tag="set_peers", forbid_unknown_fields=True, kw_only=True):
-    """To a worker: where other nodes are from now on."""
-
-    addresses: dict[int, str]
-    """Node id -> `host:port`."""
 
 
 class StatusAsk(msgspec.Struct, tag="status_ask", forbid_unknown_fields=True, kw_only=True):
@@ -251,11 +251,11 @@ ToChild = (
     | SetGroups
     | HoldFrames
     | ReleaseFrames
+    | SetPeers
     | MoveOut
     | MoveIn
     | MoveEnd
     | MoveDone
-    | SetPeers
     | StatusAsk
     | Stop
 )

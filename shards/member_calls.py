@@ -1,8 +1,8 @@
 """Requests to a worker about the members of its groups: who they are, and that they be others.
 
-Decides what may be asked of a group now, and who gets which answer. Whether a change takes place, and when, is
-the group's affair (`engine.paxos.system`). A change that goes with its group to another worker is asked for
-there again: the version in it keeps it from taking place twice.
+Decides what may be asked of a group now, and who gets which answer. Whether a change takes place, and when,
+is the group's affair (`engine.paxos.inner`). A change that goes with its group to another worker is asked
+for there again: the version in it keeps it from taking place twice.
 """
 
 from __future__ import annotations
@@ -15,15 +15,19 @@ import msgspec
 from paxmux.engine.errors import Code
 from paxmux.engine.paxos.effects import Effects
 from paxmux.engine.paxos.group import Group
+from paxmux.engine.paxos.system import Change
 from paxmux.shards import membership
 from paxmux.shards.membership import Membership
 from paxmux.shards.requests import Call, Reply
 
+TOO_LATE: Final = (
+    "deadline passed before all that are new had caught up, or before the change was known to be decided"
+)
 _WORDS: Final[Mapping[int, str]] = {
     Code.OTHER_CLUSTER: "the change is meant for another cluster",
     Code.MEMBERSHIP_CHANGED: "the members are not those any more that the change was made from",
-    Code.TIMEOUT: "deadline passed before the change was known to be decided, or before all that are new had "
-    "caught up",
+    Code.BAD_OPTIONS: "these cannot be the members of a group",
+    Code.NOT_A_MEMBER: "this node's seat is not a member of the group",
 }
 
 
@@ -35,7 +39,8 @@ class MemberCalls:
     def __init__(
         self, groups: Mapping[int, Group], heard: Mapping[tuple[int, int], int], replies: list[Reply]
     ) -> None:
-        """`heard`: when, in ns, each (node, seat) of a member was last heard here. `replies`: where answers go."""
+        """`heard`: when, in ns, each (node, seat) of a member was last heard here. `replies`: where answers
+        go."""
         self._groups = groups
         self._heard = heard
         self._replies = replies
@@ -50,7 +55,7 @@ class MemberCalls:
             node: 0 if node == group.me else max(now - heard.get((node, seat), now), 0) // 1_000_000
             for node, seat in members.seats.items()
         }
-        said = Membership(group.cluster, members.since - 1, known, silent)
+        said = Membership(group.cluster, members.version, known, silent)
         self._replies.append((seq, Code.OK, members.since, 0, membership.encode(said)))
 
     def change(self, call: Call, now: int, fx: Effects) -> None:
@@ -71,7 +76,8 @@ class MemberCalls:
                 self._fail(seq, Code.SYSTEM_ERROR, f"no membership: {error}")
                 return
             self._changes[seq] = call
-            group.change_members(seq, deadline, wanted.members, wanted.version, wanted.cluster, now, fx)
+            change = Change(wanted.cluster, wanted.version, wanted.members)
+            group.inner.submit_change(seq, deadline, change, now, fx)
 
     def answered(self, fx: Effects) -> None:
         """Hand on the answers of a turn; they are no longer in `fx` afterwards."""
@@ -80,12 +86,14 @@ class MemberCalls:
             if code == Code.OK:
                 self._replies.append((seq, code, instance, 0, None))
             else:
-                self._fail(seq, code, words.decode() if words else _WORDS.get(code, "the change did not take place"))
+                self._fail(
+                    seq, code, words.decode() if words else _WORDS.get(code, "the change did not take place")
+                )
         fx.answered = []
 
-    def drop(self, seq: int) -> None:
-        """A request has had an answer by another way."""
-        self._changes.pop(seq, None)
+    def drop(self, seq: int) -> bool:
+        """A request gets its answer by another way; False if it is none of these."""
+        return self._changes.pop(seq, None) is not None
 
     def take_out(self, index: int) -> list[Call]:
         """The changes of a group that have no answer yet; another worker will answer them."""

@@ -1,8 +1,8 @@
 """Changes of the members of this node's groups: one operation for each group, in many groups together.
 
-Decides what is done again by itself: where the members have changed since they were looked at (-502), the wish
-is looked at anew, and asked for again only if it still makes sense. An unknown outcome (404) is never repeated
-here; the same call again is safe, since a wish that holds already is done.
+Decides what is done again by itself: where the members have changed since they were looked at (-502), the
+wish is looked at anew, and asked for again only if it still makes sense. An unknown outcome (404) is never
+repeated here; the same call again is safe, since a wish that holds already is done.
 """
 
 from __future__ import annotations
@@ -132,8 +132,8 @@ class MemberChanges:
         heard = (await self._listen()).get(node_id)
         if heard is None:
             raise MemberNotHeard(
-                f"node {node_text(node_id)} has not said hello to this node, which cannot know its seat: start "
-                "it with `join: true` and this node among its members"
+                f"node {node_text(node_id)} has not said hello to this node, which cannot know its seat: "
+                "start it with `join: true` and this node among its members"
             )
         return Member(node_id, heard.seat, address or heard.address)
 

@@ -1,7 +1,7 @@
 """What a worker tells its node about the members of its groups: at its start, and whenever they change.
 
-Decides when: after the turn that made it durable here, and again as long as the node does not read. Groups with
-the same members share a message, so that a worker of a thousand groups needs few.
+Decides when: after the turn that made it durable here, and again as long as the node does not read. Groups
+with the same members share a message, so that a worker of a thousand groups needs few.
 """
 
 from __future__ import annotations
@@ -58,5 +58,5 @@ def messages(groups: Iterable[Group]) -> list[MembersTold]:
         if not same or len(same[-1].versions) >= GROUPS_MAX:
             places = {node: (seat, address) for node, seat, address in rows}
             same.append(MembersTold(members=places, versions={}))
-        same[-1].versions[group.index] = members.since - 1
+        same[-1].versions[group.index] = members.version
     return [message for same in found.values() for message in same]

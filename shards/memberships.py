@@ -34,8 +34,8 @@ class Memberships:
         """The address that an operation has last been seen to give each node."""
         self._callbacks: list[OnChange] = []
         self.addresses = dict(seeds)
-        """Node id -> `host:port` of every member of any group, or of the options as long as no worker has said
-        who they are; empty where nobody has told it."""
+        """Node id -> `host:port` of every member of any group, or of the options as long as no worker has
+        said who they are; empty where nobody has told it."""
 
     def take(self, told: MembersTold) -> None:
         """A worker says who the members of some groups are."""

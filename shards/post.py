@@ -12,10 +12,10 @@ import asyncio
 import contextlib
 import logging
 import os
-import time
 from collections.abc import Callable, Iterable
 from typing import Literal
 
+from paxmux.engine.clock import clock_ns
 from paxmux.engine.errors import ExitCode, PaxmuxError, StorageFailed
 from paxmux.engine.options import Options
 from paxmux.shards.boot import (
@@ -76,7 +76,8 @@ class Post:
         on_gone: Callable[[int], None],
     ) -> None:
         """`make_boot` takes (worker, generation), and may raise `NotYet`. `on_told`: what the worker says of
-        a move. `on_members`: what it says of members. `on_gone`: it is dead, before a successor is started."""
+        a move. `on_members`: what it says of members. `on_gone`: it is dead, before a successor is
+        started."""
         self.worker = worker
         self.name = f"worker {worker}"
         self.state: State = "held"
@@ -139,7 +140,7 @@ class Post:
     def set_peers(self, addresses: dict[int, str]) -> None:
         """Where other nodes are from now on; a worker that starts later has it from its boot message."""
         if self._child is not None:
-            self._child.send(SetPeers(addresses=addresses))
+            self._child.send(SetPeers(peers=addresses))
 
     def replace(self, generation: int, reason: str) -> None:
         """This life of the worker cannot be talked to any more: kill it; its death is handled as any
@@ -314,7 +315,7 @@ class Post:
             self._after_death(why, code)
 
     def _after_death(self, why: str, code: int | None) -> None:
-        delay_s = self.policy.died(time.monotonic())
+        delay_s = self.policy.died(clock_ns() / 1e9)
         never_served = not self.settled.done()
         failed_as = self._failed.kind if self._failed is not None else None
         if never_served and (code in (ExitCode.CANNOT_BOOT, None) or failed_as == "cannot_boot"):

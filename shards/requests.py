@@ -15,7 +15,7 @@ from paxmux.engine.frame import MAX_BODY_BYTES
 from paxmux.shards.msgpack_pieces import PIECE_BYTES, array_head, piece_head
 
 Proposal = tuple[int, int, int, int, bytes, bytes | None]
-"""(seq, group, deadline_ns, smid, value, context); the deadline is on CLOCK_MONOTONIC."""
+"""(seq, group, deadline_ns, smid, value, context); the deadline is on `engine.clock`."""
 
 
 class CallKind(IntEnum):

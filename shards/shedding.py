@@ -16,9 +16,9 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
-from time import monotonic_ns
 from typing import Final
 
+from paxmux.engine.clock import clock_ns
 from paxmux.engine.options import ProposalOptions
 from paxmux.shards.wait_lock import WaitLocks
 
@@ -227,7 +227,7 @@ class Shedding:
         self,
         target_ms: int,
         groups: int,
-        clock: Callable[[], int] = monotonic_ns,
+        clock: Callable[[], int] = clock_ns,
         lag_s: Callable[[], float] = lambda: 0.0,
         locks: WaitLocks | None = None,
     ) -> None:

@@ -77,8 +77,8 @@ class Turn:
     ) -> None:
         """`replies`: where answers to requests are gathered; the caller empties it. `storage`: what is kept
         of the log. `notice_delay`: how long, in ns, a notice may wait for something else that goes to all
-        peers, where there are any. `log_sync`: begun; every turn is synced without one. `clock`: in ns, for how long executing
-        takes; all that is decided is executed at once where none passes."""
+        peers, where there are any. `log_sync`: begun; every turn is synced without one. `clock`: in ns, for
+        how long executing takes; all that is decided is executed at once where none passes."""
         self.groups = dict(groups)
         self.appliers = dict(appliers)
         self.log = log
@@ -127,6 +127,8 @@ class Turn:
         """and those that had before, and have no mark since."""
         self._looks = 0
         """At them, since all were marked."""
+        self.master_changed: list[Group] = []
+        """Groups that have another lease than the last time that somebody emptied this."""
         self.backlog = Backlog(self.groups, self.appliers, self.repairs, clock)
 
     def start(self, now: int) -> None:
@@ -310,9 +312,14 @@ class Turn:
         fx.sound = []
         self._give_up(done)
         self._give_up(fx)
-        self.calls.members.answered(done)
-        self.calls.members.answered(fx)
+        if done.answered or fx.answered:
+            self.calls.members.answered(done)
+            self.calls.members.answered(fx)
         fx.readable = []
+        self.master_changed += done.master_changed
+        if fx.master_changed:
+            self.master_changed += fx.master_changed
+            fx.master_changed = []
 
     def housekeep(self, now: int) -> float | None:
         """Let the log do some upkeep, see `Log.housekeep`, and ask for what it finds damaged."""
@@ -406,8 +413,8 @@ class Turn:
         shared = box.all
         if not (self._notices or shared.chosen):
             return
-        alone = not any(kind for kind in shared.body() if kind is not shared.chosen)
         delay = self.notice_delay if self.peers.nodes else 0
+        alone = not any(kind for kind in shared.body() if kind is not shared.chosen)
         eager = delay and (urgent or sum([len(item[2]) for item in decided]) > EAGER_ENTRIES)
         if self._notices and (now >= self.notice_at or eager or not alone):
             shared.chosen = self._notices + shared.chosen
