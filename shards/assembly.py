@@ -14,13 +14,13 @@ import logging
 import os
 import secrets
 import sys
-import time
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
 from paxmux.engine import plugin
 from paxmux.engine.address import node_text
+from paxmux.engine.clock import clock_ns
 from paxmux.engine.compiled import COMPILED
 from paxmux.engine.errors import ConfigError, InvalidRequest, NodeStopped, PaxmuxError, StorageFailed
 from paxmux.engine.groups import parse_groups
@@ -30,18 +30,23 @@ from paxmux.shards.boot import Founding, MoverBoot, RouterBoot, WorkerBoot
 from paxmux.shards.child import absolute
 from paxmux.shards.control import ControlServer, Handler
 from paxmux.shards.exchange import Exchange
+from paxmux.shards.heard import Heard, heard_of
 from paxmux.shards.identity import DataDir, Identity, open_data_dir
 from paxmux.shards.inline_router import InlineRouter
 from paxmux.shards.lag import LagWatch
 from paxmux.shards.layout import Layout
 from paxmux.shards.log_directories import remove, set_unused_aside
+from paxmux.shards.member_changes import MemberChanges
+from paxmux.shards.member_control import MemberControl
+from paxmux.shards.memberships import Memberships
 from paxmux.shards.memory_watch import MemoryWatch
 from paxmux.shards.mover import MoverChild
 from paxmux.shards.moving import moves_between
+from paxmux.shards.outcomes import error_of
 from paxmux.shards.pending import Pending
 from paxmux.shards.post import Post
 from paxmux.shards.rearranging import Rearranger, layout_with
-from paxmux.shards.requests import CallKind
+from paxmux.shards.requests import CallKind, Reply
 from paxmux.shards.router_child import RouterChild
 from paxmux.shards.router_host import RouterHost
 from paxmux.shards.status import group_rows, layout_picture, loop_picture, pending_picture
@@ -57,9 +62,16 @@ log = logging.getLogger("paxmux")
 class Assembly:
     """The parts of one node, from its start to its stop. Used in the node's event loop only."""
 
-    def __init__(self, options: Options, layout: Layout, admission: Admission, worker_of: list[int]) -> None:
+    def __init__(
+        self,
+        options: Options,
+        layout: Layout,
+        admission: Admission,
+        worker_of: list[int],
+        memberships: Memberships,
+    ) -> None:
         """`options`: validated, with an absolute `data_dir`. `worker_of`: where requests of each group go;
-        changed in place."""
+        changed in place. `memberships`: filled."""
         loop = asyncio.get_running_loop()
         self.admission = admission
         self.pending = Pending(loop, admission)
@@ -80,6 +92,9 @@ class Assembly:
         self._supervisor: Supervisor
         self._lag = LagWatch(loop, inline_router=options.router == "inline")
         self.exchange = Exchange(loop, admission, self.pending, layout.workers, self._on_broken)
+        self._memberships = memberships
+        memberships.on_addresses = self._on_addresses
+        self.member_changes = MemberChanges(self._ask, self._heard, memberships)
         self.cleaning = True
         """Whether the workers forget, and make room: those that start from now on too."""
         self.log_sync: dict[int, bool] = {}
@@ -161,6 +176,11 @@ class Assembly:
         )
 
     @property
+    def founded(self) -> bool:
+        """Whether the founding of the cluster is known here."""
+        return self._founding is not None
+
+    @property
     def waiting_for(self) -> str:
         """What `start` waits for, in words for the operator."""
         mover = self._mover
@@ -223,7 +243,7 @@ class Assembly:
     async def status(self) -> dict[str, Any]:
         """The whole picture; JSON-able."""
         options, own = self._options, self._own
-        deadline_ns = time.monotonic_ns() + int(STATUS_S * 1e9)
+        deadline_ns = clock_ns() + int(STATUS_S * 1e9)
         (groups, silent), router = await asyncio.gather(
             group_rows(self.exchange, self.admission, self._rearranger.layout.workers, deadline_ns),
             self._router.status(STATUS_S),
@@ -265,7 +285,7 @@ class Assembly:
             Overloaded: not all could be told.
         """
         self.cleaning = on
-        deadline_ns = time.monotonic_ns() + int(STATUS_S * 1e9)
+        deadline_ns = clock_ns() + int(STATUS_S * 1e9)
         told = []
         for worker in range(self._rearranger.layout.workers):
             if not self.admission.down(worker):
@@ -292,7 +312,11 @@ class Assembly:
         return {**picture, **rearranger.picture()}
 
     def _operations(self) -> dict[str, Handler]:
+        members = MemberControl(
+            self.member_changes, self._memberships, self._options.groups, self._require_serving
+        )
         return {
+            **members.operations(),
             "status": self._on_status,
             "cleaning": self._on_cleaning,
             "layout": self._on_layout,
@@ -342,6 +366,7 @@ class Assembly:
             self.exchange,
             self._router,
             self._rearranger.told,
+            self._memberships.take,
             self._rearranger.lost,
         )
 
@@ -363,6 +388,7 @@ class Assembly:
             cleaning=self.cleaning,
             log_sync={group: on for group, on in self.log_sync.items() if group in groups},
             cpus=list(self._rearranger.layout.cpus_of(worker)),
+            peers=dict(self._memberships.addresses),
             direct=getattr(plugin.load(self._options.network.plugin), "direct", None),
             sys_path=self._sys_path,
         )
@@ -378,6 +404,23 @@ class Assembly:
             sys_path=self._sys_path,
         )
 
+    async def _ask(self, kind: CallKind, group: int, payload: bytes, deadline_ns: int) -> Reply:
+        """Ask the worker of a group. Raises what its reply says, or why it cannot be asked."""
+        worker = self._worker_of[group]
+        self.admission.enter(worker, len(payload))
+        reply = await self.exchange.call(worker, kind, group, 0, payload, deadline_ns)
+        if reply[1]:
+            raise error_of(reply)
+        return reply
+
+    async def _heard(self) -> dict[int, Heard]:
+        return heard_of(await self._router.status(STATUS_S))
+
+    def _on_addresses(self, addresses: dict[int, str]) -> None:
+        self._router.set_members(addresses)
+        for post in self._supervisor.posts:
+            post.set_peers(addresses)
+
     def _on_broken(self, worker: int, generation: int, reason: str) -> None:
         self._supervisor.replace(worker, generation, reason)
 
@@ -385,6 +428,7 @@ class Assembly:
         self._supervisor.hold_all(reason)
 
     def _on_router_back(self) -> None:
+        self._router.set_members(dict(self._memberships.addresses))
         self._supervisor.resume_all()
 
     async def _stop_workers(self) -> None:

@@ -54,6 +54,8 @@ class WorkerBoot(msgspec.Struct, tag="worker", forbid_unknown_fields=True, kw_on
     stopped: list[StoppedMachine] = []
     """State machines in which earlier workers of this life of the node have hung."""
     cpus: list[int]
+    peers: dict[int, str]
+    """Node id -> `host:port` of the members, as far as they are known, until `SetPeers` says otherwise."""
     direct: str | None
     """Dotted path of the `engine.network.Direct` to send small frames by; None: all go through the router."""
     sys_path: list[str]
@@ -123,6 +125,13 @@ class ReleaseFrames(msgspec.Struct, tag="release_frames", forbid_unknown_fields=
     worker: int
 
 
+class SetPeers(msgspec.Struct, tag="set_peers", forbid_unknown_fields=True, kw_only=True):
+    """To a worker: where the members are from now on."""
+
+    peers: dict[int, str]
+    """Node id -> `host:port`."""
+
+
 class MoveOut(msgspec.Struct, tag="move_out", forbid_unknown_fields=True, kw_only=True):
     """To the worker that has a group: send its values to another one. Descriptor: an end of a pair of
     stream sockets."""
@@ -163,6 +172,15 @@ class MoveTold(msgspec.Struct, tag="move_told", forbid_unknown_fields=True, kw_o
     move: int
     what: Literal["near", "complete", "hosted", "broken", "ended"]
     reason: str = ""
+
+
+class MembersTold(msgspec.Struct, tag="members_told", forbid_unknown_fields=True, kw_only=True):
+    """From a worker: who the members of some groups are that it hosts, as far as it knows."""
+
+    members: dict[int, tuple[int, str]]
+    """Node id -> (seat, address)."""
+    versions: dict[int, int]
+    """Of each of these groups, the version of its membership."""
 
 
 class StatusAsk(msgspec.Struct, tag="status_ask", forbid_unknown_fields=True, kw_only=True):
@@ -233,6 +251,7 @@ ToChild = (
     | SetGroups
     | HoldFrames
     | ReleaseFrames
+    | SetPeers
     | MoveOut
     | MoveIn
     | MoveEnd
@@ -240,4 +259,4 @@ ToChild = (
     | StatusAsk
     | Stop
 )
-FromChild = Ready | Founded | Copied | RingBroken | StatusReply | MoveTold | Failed
+FromChild = Ready | Founded | Copied | RingBroken | StatusReply | MoveTold | MembersTold | Failed

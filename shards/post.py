@@ -12,13 +12,23 @@ import asyncio
 import contextlib
 import logging
 import os
-import time
 from collections.abc import Callable, Iterable
 from typing import Literal
 
+from paxmux.engine.clock import clock_ns
 from paxmux.engine.errors import ExitCode, PaxmuxError, StorageFailed
 from paxmux.engine.options import Options
-from paxmux.shards.boot import Failed, FromChild, MoveTold, Ready, StoppedMachine, ToChild, WorkerBoot
+from paxmux.shards.boot import (
+    Failed,
+    FromChild,
+    MembersTold,
+    MoveTold,
+    Ready,
+    SetPeers,
+    StoppedMachine,
+    ToChild,
+    WorkerBoot,
+)
 from paxmux.shards.child import spawn_child
 from paxmux.shards.counters import WORKER, Block, Phase
 from paxmux.shards.doorbell import Doorbell
@@ -62,10 +72,12 @@ class Post:
         exchange: Exchange,
         router: RouterHost,
         on_told: Callable[[int, MoveTold], None],
+        on_members: Callable[[MembersTold], None],
         on_gone: Callable[[int], None],
     ) -> None:
         """`make_boot` takes (worker, generation), and may raise `NotYet`. `on_told`: what the worker says of
-        a move. `on_gone`: it is dead, before a successor is started."""
+        a move. `on_members`: what it says of members. `on_gone`: it is dead, before a successor is
+        started."""
         self.worker = worker
         self.name = f"worker {worker}"
         self.state: State = "held"
@@ -82,6 +94,7 @@ class Post:
         self._exchange = exchange
         self._router = router
         self._on_told = on_told
+        self._on_members = on_members
         self._on_gone = on_gone
         self._child: WatchedChild | None = None
         self._link: Link | None = None
@@ -123,6 +136,11 @@ class Post:
     def send(self, message: ToChild, fds: Iterable[int] = ()) -> bool:
         """Say something to the worker, if it serves; False if it does not."""
         return self.state == "serving" and self._child is not None and self._child.send(message, fds)
+
+    def set_peers(self, addresses: dict[int, str]) -> None:
+        """Where other nodes are from now on; a worker that starts later has it from its boot message."""
+        if self._child is not None:
+            self._child.send(SetPeers(peers=addresses))
 
     def replace(self, generation: int, reason: str) -> None:
         """This life of the worker cannot be talked to any more: kill it; its death is handled as any
@@ -270,6 +288,8 @@ class Post:
                 self._failed = message
             case MoveTold():
                 self._on_told(self.worker, message)
+            case MembersTold():
+                self._on_members(message)
             case _:
                 log.debug("%s said %s while %s", self.name, type(message).__name__, self.state)
 
@@ -295,7 +315,7 @@ class Post:
             self._after_death(why, code)
 
     def _after_death(self, why: str, code: int | None) -> None:
-        delay_s = self.policy.died(time.monotonic())
+        delay_s = self.policy.died(clock_ns() / 1e9)
         never_served = not self.settled.done()
         failed_as = self._failed.kind if self._failed is not None else None
         if never_served and (code in (ExitCode.CANNOT_BOOT, None) or failed_as == "cannot_boot"):
