@@ -83,6 +83,8 @@ class GroupMaker:
             ) from None
         members = self._members if system is None else members_of(system.membership)
         alone = list(members.seats) == [identity.node]
+        if state.system_lost:
+            _check_system(log, index, state, alone=alone)
         instance, chain = _readable(log, index, state, alone=alone)
         here = instance == state.instance and not state.lost
         kept = not here and not state.lost and state.accepted != NULL_BALLOT
@@ -104,6 +106,7 @@ class GroupMaker:
             decided=state.instance,
             floor=state.instance + state.lost,
             kept=(state.accepted, state.value) if kept else None,
+            unrecorded=state.system_lost,
             timers=self._timers,
             bounds=self._bounds,
             cluster=identity.cluster,
@@ -227,11 +230,23 @@ def check_replay(applier: Applier, log: Log) -> None:
         )
 
 
+def _check_system(log: Log, group: int, state: HardState, *, alone: bool) -> None:
+    """Raise a `StorageDamaged` if nothing can tell who the members of a group are now: later operations may
+    be lost, and the values that had them are forgotten, or are nobody else's."""
+    if alone or log.first(group) > state.system_from:
+        raise StorageDamaged(
+            f"group {group}: who its members are may have changed in what its log has lost since instance"
+            f" {state.system_from}, and values from there on, which would tell, "
+            + ("no other member has" if alone else f"are forgotten below {log.first(group)}")
+        )
+
+
 def _readable(log: Log, group: int, state: HardState, *, alone: bool) -> tuple[int, values.Chain]:
     """The highest instance up to that of `state` whose chain is known, and that chain. Where the value before
     the current instance is lost, the group stands lower and learns what is missing, without a vote; if all
-    are lost that were not forgotten, the first one that it learns has nothing to fit."""
-    instance = state.instance
+    are lost that were not forgotten, the first one that it learns has nothing to fit. Where operations of
+    its inner machines may be lost, it stands where it last knew all of them."""
+    instance = min(state.instance, state.system_from) if state.system_lost else state.instance
     while True:
         try:
             if alone and state.lost:

@@ -567,9 +567,6 @@ def test_a_group_in_doubt_stays_until_it_votes_again() -> None:
     for peer in (8, 9):
         doubt.on_reply(peer, doubt.nonce, (3, 8), 0, source.now, source.turn.fx)
     source.loop()
-    assert "once it knows its members and master again" in hurt.broken()
-    source.turn.fx.records.append((SYSTEM, GROUP, 29, 0, 0, b""))
-    source.loop()
     hurt.target = target = Half(1, False, seats={NODE: SEAT, 8: SEAT, 9: SEAT})
     begin(source, target)
     source.order(CallKind.LET_GO)
@@ -578,6 +575,16 @@ def test_a_group_in_doubt_stays_until_it_votes_again() -> None:
     assert target.turn.groups[GROUP].voter
     target.log.crash()
     assert not target.log.reopen().recover()[GROUP].suspect
+
+
+def test_a_group_whose_inner_state_may_be_lost_stays_until_it_is_known() -> None:
+    hurt = Hurt()
+    hurt.source.turn.fx.records.append((SYSTEM, GROUP, 0, 1, 0, b""))
+    assert "once it knows its members and master again" in hurt.broken()
+    hurt.source.turn.fx.records.append((SYSTEM, GROUP, 30, 0, 0, inner_state(29)))
+    target = Half(1, False, seats={NODE: SEAT, 8: SEAT, 9: SEAT}, machines=(Counter,))
+    begin(hurt.source, target)
+    until(lambda: target.says("near"), hurt.source, target)
 
 
 def test_a_group_without_its_last_value_stays_until_it_has_it() -> None:

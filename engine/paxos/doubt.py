@@ -42,19 +42,28 @@ class Doubt:
         "kept",
         "nonce",
         "suspect",
+        "unrecorded",
     )
 
     def __init__(
-        self, group: Group, suspect: str | None, decided: int, floor: int, kept: tuple[Ballot, bytes] | None
+        self,
+        group: Group,
+        suspect: str | None,
+        decided: int,
+        floor: int,
+        kept: tuple[Ballot, bytes] | None,
+        unrecorded: bool,
     ) -> None:
         """`suspect`: why promises may be lost; None if none can be. `decided`: everything below this instance
         is, though its values may be lost. `floor`: no vote below this instance. `kept`: what is accepted in
-        that one, if anything is."""
+        that one, if anything is. `unrecorded`: operations of the inner state machines may be lost, and the
+        group stands where it last knew all of them; once it has learned the rest, the log is told."""
         self.g = group
         self.decided = decided
         self.suspect = suspect
         self.floor = floor
         self.kept = kept
+        self.unrecorded = unrecorded
         self.active = suspect is not None or group.instance < floor
         """Whether the group keeps from voting."""
         self.nonce = group.rng.getrandbits(64) if suspect is not None else 0
@@ -156,6 +165,9 @@ class Doubt:
             self.suspect = None  # reach: suspect-cleared
         if g.instance >= self.floor:
             self.active = False
+            if self.unrecorded:
+                self.unrecorded = False
+                g.inner.record(fx)
             g.voter = g.seated and g.inquiry.fenced is None
             fx.sound.append(g)
             fx.ready.append(g)

@@ -101,6 +101,7 @@ class Group:
         decided: int = 0,
         floor: int = 0,
         kept: tuple[Ballot, bytes] | None = None,
+        unrecorded: bool = False,
         timers: Timers = DEFAULT_TIMERS,
         bounds: Bounds = DEFAULT_BOUNDS,
         cluster: int = 0,
@@ -109,8 +110,8 @@ class Group:
         lease: LeaseTerms = NO_LEASE,
     ) -> None:
         """`instance` to `value`: the hard state that the log gave back. `chain`: of what is decided below
-        `instance`. `suspect` to `kept`: what the log has lost, see `Doubt`. `cluster`: which changes of the
-        membership must name. `reign`, `terms`: whose lease was the last one, see `Master`; `lease`: which
+        `instance`. `suspect` to `unrecorded`: what the log has lost, see `Doubt`. `cluster`: which changes of
+        the membership must name. `reign`, `terms`: whose lease was the last one, see `Master`; `lease`: which
         this node tries to have. `now` in ns."""
         self.index = index
         self.me = me
@@ -151,7 +152,7 @@ class Group:
         self.forwarder = Forwarder(self)
         self.reader = Reader(self)
         self.inquiry = Inquiry(self)
-        self.doubt = Doubt(self, suspect, decided, floor, kept)
+        self.doubt = Doubt(self, suspect, decided, floor, kept, unrecorded)
         self.paused = False
         """What is decided waits to be executed: while this node leads, what comes in meanwhile waits too, and
         shares an instance then. Set by whoever executes."""

@@ -238,10 +238,15 @@ class Inner:
         if members:
             g.change_members(now, fx)
         if members or changed:
-            fx.records.append((SYSTEM, g.index, instance + 1, 0, 0, encode_state(self.state())))
+            self.record(fx)
         if members or self.own:
             self._outdated(instance, fx)
         self.look(fx)
+
+    def record(self, fx: Effects) -> None:
+        """Have the log know the state as it is from the current instance on."""
+        g = self.g
+        fx.records.append((SYSTEM, g.index, g.instance, 0, 0, encode_state(self.state())))
 
     def state(self) -> SystemState:
         """As the log is to have it."""
