@@ -403,9 +403,12 @@ class Group:
         fx.members_changed.append(self)
 
     def on_stranger(self, sender: int, instance: int, now: int, fx: Effects) -> None:
-        """Somebody who is no member here votes or bids in an instance: it may be one of later members."""
+        """Somebody who is no member here votes or bids in an instance: one of later members, or of earlier
+        ones, who does not know it yet."""
         if instance > self.instance:
             self.learner.ask(sender, now, fx)  # reach: member-of-later
+        elif instance < self.instance:
+            fx.now.peer(sender).positions.append(self.position())  # reach: member-of-earlier
 
     def _count_tries(self, fx: Effects) -> None:
         """What was tried in this instance and is not in what it decided has lost once more."""

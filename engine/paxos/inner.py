@@ -158,6 +158,9 @@ class Inner:
         ballot = g.forwarder.holder()
         if not g.timers.forward or ballot[1] == 0:
             return False
+        if self.lease in self.own and ballot[1] == g.master.node:
+            # Its lease has ended, so it will hardly take this one on.
+            return False
         if now >= self.resend_at:
             if self.handed == HANDED_MAX:
                 return False  # reach: inner-bid
@@ -240,7 +243,7 @@ class Inner:
         if members or changed:
             fx.records.append((SYSTEM, g.index, instance + 1, 0, 0, encode_state(self.state())))
         if members or self.own:
-            self._outdated(instance, fx)
+            self._outdated(changed, instance, now, fx)
         self.look(fx)
 
     def state(self) -> SystemState:
@@ -261,9 +264,12 @@ class Inner:
         g.members = members_of(Membership(instance, change.members))
         return OK
 
-    def _outdated(self, instance: int, fx: Effects) -> None:
-        """Answer for changes of a membership that is not any more."""
+    def _outdated(self, changed: bool, instance: int, now: int, fx: Effects) -> None:
+        """Drop what names a version that is not any more, and answer for it; `changed`: of the lease."""
         g = self.g
+        if changed and self.own.pop(self.lease, None) is not None and g.master.holds(now):
+            g.master.bid_at = now  # reach: renewal-again
+            g.wake(now, fx)
         for nonce, operation in list(self.own.items()):
             change = operation.change
             if change is not None and (change.version != g.members.version or not g.voter):
