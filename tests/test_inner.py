@@ -9,12 +9,16 @@ import pytest
 from paxmux.engine.paxos import value as values
 from paxmux.engine.paxos.effects import SYSTEM, Effects
 from paxmux.engine.paxos.group import Group
-from paxmux.engine.paxos.inner import BAD_MEMBERS, GID_NOT_SAME, HANDED_MAX, NOT_A_MEMBER, VERSION_CONFLICT
+from paxmux.engine.paxos.inner import HANDED_MAX
 from paxmux.engine.paxos.master import RENEWALS, STARTS_MAX, LeaseTerms
 from paxmux.engine.paxos.system import (
+    BAD_MEMBERS,
+    GID_NOT_SAME,
     MASTER_SMID,
     MEMBERSHIP_SMID,
     NO_TERM,
+    NOT_A_MEMBER,
+    VERSION_CONFLICT,
     Change,
     Reign,
     ReignOp,
