@@ -199,7 +199,10 @@ _HELLOS = {
         seat=11,
         incarnation=13,
         groups=100,
+        address="node-1.example:11111",
+        role="member" if founded else "joining",
         members=sorted(_SEATS),
+        addresses={0x7F00000100002B68: "[::1]:11112"} if founded else {},
         founding=make_founding(_SEATS, 100) if founded else None,
         active=founded,
         ask=not founded,
@@ -299,7 +302,7 @@ async def _received(data: bytes) -> list[bytes]:
     frames: list[bytes] = []
     listener = socket.create_server(("127.0.0.1", 0))
     listener.setblocking(False)
-    incoming = Incoming(listener, (), 1, Counts(), 1 << 16, frames.append)
+    incoming = Incoming(listener, (), Counts(), 1 << 16, frames.append)
     incoming.start(loop)
     try:
         with socket.create_connection(listener.getsockname()) as connection:
