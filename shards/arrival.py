@@ -215,10 +215,10 @@ class Arrival:
                 self.calls += calls
             case handover.Forwards():
                 self.forwards = message
-            case State(instance, promised, accepted, value, first):
+            case State(instance, promised, accepted, value, first, system):
                 if instance != self._have or self._applied < 0 or self.forwards is None:
                     raise HandoverLost(f"it stands at {instance}, though values up to {self._have} came")
-                self.state = HardState(instance, promised, accepted, value)
+                self.state = HardState(instance, promised, accepted, value, system=system)
                 # Only a group without a doubt moves; a log that has lost something says so of all groups.
                 there = EMPTY_STATE._replace(suspect=self._log.doubt() is not None)
                 records += last_records(self.group, self.state, there, first)

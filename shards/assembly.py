@@ -93,7 +93,6 @@ class Assembly:
         self._lag = LagWatch(loop, inline_router=options.router == "inline")
         self.exchange = Exchange(loop, admission, self.pending, layout.workers, self._on_broken)
         self._memberships = memberships
-        memberships.on_addresses = self._on_addresses
         self.member_changes = MemberChanges(self._ask, self._heard, memberships)
         self.cleaning = True
         """Whether the workers forget, and make room: those that start from now on too."""
@@ -136,6 +135,7 @@ class Assembly:
                 options.worker, self._router_boot, self._on_router_lost, self._on_router_back, self._on_broken
             )
         stack.push_async_callback(self._router.stop)
+        self._memberships.on_places = self._router.set_members
         self._rearranger = Rearranger(
             self._layout,
             self._worker_of,
@@ -388,7 +388,7 @@ class Assembly:
             cleaning=self.cleaning,
             log_sync={group: on for group, on in self.log_sync.items() if group in groups},
             cpus=list(self._rearranger.layout.cpus_of(worker)),
-            peers=dict(self._memberships.addresses),
+            peers={member.node_id: member.address for member in self._options.seed_members()},
             direct=getattr(plugin.load(self._options.network.plugin), "direct", None),
             sys_path=self._sys_path,
         )
@@ -416,11 +416,6 @@ class Assembly:
     async def _heard(self) -> dict[int, Heard]:
         return heard_of(await self._router.status(STATUS_S))
 
-    def _on_addresses(self, addresses: dict[int, str]) -> None:
-        self._router.set_members(addresses)
-        for post in self._supervisor.posts:
-            post.set_peers(addresses)
-
     def _on_broken(self, worker: int, generation: int, reason: str) -> None:
         self._supervisor.replace(worker, generation, reason)
 
@@ -428,7 +423,6 @@ class Assembly:
         self._supervisor.hold_all(reason)
 
     def _on_router_back(self) -> None:
-        self._router.set_members(dict(self._memberships.addresses))
         self._supervisor.resume_all()
 
     async def _stop_workers(self) -> None:

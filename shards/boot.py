@@ -125,6 +125,15 @@ class ReleaseFrames(msgspec.Struct, tag="release_frames", forbid_unknown_fields=
     worker: int
 
 
+class MemberPlace(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What the memberships of all groups together say about a node."""
+
+    seats: list[int]
+    """Seats in which it is a member of a group; several while some groups have changed and others not."""
+    address: str
+    """`host:port` that a membership operation gave it last; empty if none did."""
+
+
 class SetPeers(msgspec.Struct, tag="set_peers", forbid_unknown_fields=True, kw_only=True):
     """To a worker: where the members are from now on."""
 

@@ -10,6 +10,7 @@ says that the other worker has it, or that it stays; it is never decided here.
 from __future__ import annotations
 
 from paxmux.engine.paxos.group import Group, Owned
+from paxmux.engine.paxos.system import FOUNDED, NO_REIGN, encode_state
 from paxmux.engine.storage import HardState, Log, StorageDamaged
 from paxmux.shards import handover
 from paxmux.shards.applier import Applier
@@ -35,8 +36,15 @@ class LetGone:
         self.group = group
         self.applier = applier
         self.calls = calls
+        acceptor, system = group.acceptor, group.inner.state()
+        # As founded it was never said, and the other log need not say it.
+        said = system.membership.version != FOUNDED or system.reign != NO_REIGN
         self.state = HardState(
-            group.instance, group.acceptor.promised, group.acceptor.accepted, group.acceptor.value
+            group.instance,
+            acceptor.promised,
+            acceptor.accepted,
+            acceptor.value,
+            system=encode_state(system) if said else b"",
         )
 
     def close(self) -> None:
@@ -98,7 +106,9 @@ class Departure:
         while self.next < state.instance:
             self._send_slice(state.instance, state.instance)
         first = self._log.first(self.group)
-        socket.send(handover.State(state.instance, state.promised, state.accepted, state.value, first))
+        socket.send(
+            handover.State(state.instance, state.promised, state.accepted, state.value, first, state.system)
+        )
         self.handed_over = True
         socket.flush()
 

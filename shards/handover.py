@@ -75,6 +75,8 @@ class State(msgspec.Struct, tag=6, array_like=True, forbid_unknown_fields=True):
     value: bytes
     first: int
     """The first instance whose value the sender still has."""
+    system: bytes
+    """Members and lease; see `engine.paxos.system`. Empty as founded."""
 
 
 Message = Begin | Values | LetGo | Owned | Waiting | Forwards | State

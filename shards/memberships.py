@@ -9,9 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 
-from paxmux.engine.address import parse_member
-from paxmux.engine.errors import ConfigError
-from paxmux.shards.boot import MembersTold
+from paxmux.shards.boot import MemberPlace, MembersTold
 from paxmux.shards.membership import Member, Seats
 
 OnChange = Callable[[int, list[Member]], None]
@@ -27,15 +25,14 @@ class Memberships:
         """`seeds`: node id -> `host:port` in the options: where a node is of which no operation has told an
         address."""
         self._seeds = dict(seeds)
-        self.on_addresses: Callable[[dict[int, str]], None] | None = None
-        """Called when the members of all groups, or where they are, are others than before."""
+        self.on_places: Callable[[dict[int, MemberPlace]], None] | None = None
+        """Called when the members of all groups together, by node id, are others than before."""
         self._groups: dict[int, tuple[int, dict[int, tuple[int, str]]]] = {}
         self._told: dict[int, str] = {}
         """The address that an operation has last been seen to give each node."""
         self._callbacks: list[OnChange] = []
-        self.addresses = dict(seeds)
-        """Node id -> `host:port` of every member of any group, or of the options as long as no worker has
-        said who they are; empty where nobody has told it."""
+        self.places: dict[int, MemberPlace] = {}
+        """By node id, every member of any group."""
 
     def take(self, told: MembersTold) -> None:
         """A worker says who the members of some groups are."""
@@ -47,11 +44,11 @@ class Memberships:
             self._note_addresses(before[1] if before is not None else {}, told.members, before is None)
             self._groups[group] = version, told.members
             changed.append(group)
-        addresses = self._union() if self._groups else self.addresses
-        if addresses != self.addresses:
-            self.addresses = addresses
-            if self.on_addresses is not None:
-                self.on_addresses(dict(addresses))
+        places = self._union() if changed else self.places
+        if places != self.places:
+            self.places = places
+            if self.on_places is not None:
+                self.on_places(dict(places))
         for group in changed:
             for callback in list(self._callbacks):
                 self._call(callback, group)
@@ -96,33 +93,15 @@ class Memberships:
                 else:
                     self._told[node] = address
 
-    def _union(self) -> dict[int, str]:
+    def _union(self) -> dict[int, MemberPlace]:
+        seats: dict[int, set[int]] = {}
         said: dict[int, set[str]] = {}
         for _, members in self._groups.values():
-            for node, (_, address) in members.items():
+            for node, (seat, address) in members.items():
+                seats.setdefault(node, set()).add(seat)
                 said.setdefault(node, set()).add(address)
         self._told = {node: address for node, address in self._told.items() if address in said.get(node, ())}
         return {
-            node: self._told.get(node) or max(addresses) or self._seeds.get(node, "")
+            node: MemberPlace(sorted(seats[node]), self._told.get(node) or max(addresses))
             for node, addresses in sorted(said.items())
         }
-
-
-def places(addresses: Mapping[int, str]) -> dict[int, tuple[str, int]]:
-    """Host and port of each node whose address is known, and is one."""
-    found: dict[int, tuple[str, int]] = {}
-    for node, address in addresses.items():
-        if address:
-            try:
-                member = parse_member(address, node)
-            except ConfigError as error:
-                # An operation may name anything; who cannot be reached is not reached.
-                log.warning("node %d has no address that it can be reached at: %s", node, error)
-            else:
-                found[node] = member.host, member.port
-    return found
-
-
-def others(addresses: Mapping[int, str], own: int) -> dict[int, str]:
-    """All but this node."""
-    return {node: address for node, address in addresses.items() if node != own}

@@ -29,6 +29,7 @@ from typing import NamedTuple
 
 from paxmux.engine.address import node_text
 from paxmux.engine.errors import StorageFailed
+from paxmux.engine.paxos.effects import SYSTEM
 from paxmux.engine.storage import EMPTY_STATE, NULL_BALLOT, HardState, Log, Record, RecordKind, StorageDamaged
 
 COPY_COUNT = 4096
@@ -141,8 +142,8 @@ def _copy(group: int, source: Log, here: HardState, target: Log, there: HardStat
 
 
 def last_records(group: int, here: HardState, there: HardState, first: int) -> list[Record]:
-    """What a target lacks of a group whose decided values it has: accepted value, promise, and what need not
-    be kept.
+    """What a target lacks of a group whose decided values it has: who its members are and who its master was,
+    accepted value, promise, and what need not be kept.
 
     Args:
         group: its index.
@@ -151,6 +152,8 @@ def last_records(group: int, here: HardState, there: HardState, first: int) -> l
         first: the first instance whose value the source has.
     """
     records: list[Record] = []
+    if here.system != there.system:
+        records.append((SYSTEM, group, here.instance, 0, 0, here.system))
     known = there.promised
     if here.accepted != NULL_BALLOT and there.instance <= here.instance:
         known = max(known, here.accepted)

@@ -137,7 +137,7 @@ class Half:
             members=members, rng=rng, now=self.now,
             timers=options[0], proposals=options[1], limits=options[2],
         )  # fmt: skip
-        maker = GroupMaker(who, self.log, self.replies, members, rng, *options)
+        maker = GroupMaker(who, self.log, self.replies, members, rng, *options, {})
         self.transit = Transit(self.turn, self.log, maker, self.build, self.told.append)
         self.turn.start(self.now)
 
@@ -366,7 +366,7 @@ def test_a_target_is_complete_with_the_last_word_alone() -> None:
     one, two = socket.socketpair()
     end = HandoverSocket(one.detach())
     target.transit.arrive(GROUP, MOVE, two.detach())
-    last = [handover.Forwards(0, {}, {}), State(0, (4, 9), (0, 0), b"", 0)]
+    last = [handover.Forwards(0, {}, {}), State(0, (4, 9), (0, 0), b"", 0, b"")]
     for message in (Values([], 0), LetGo(0), *last):
         end.send(message)
         end.flush()
@@ -760,7 +760,7 @@ def test_messages_pass_whole_and_in_order() -> None:
         handover.Owned(-1, [(8, (0, NEVER_NS, 1, b"p", None)), (9, (3, 5, 0, b"", b"c"))]),
         handover.Waiting([(1, 2, 3, 4, 5, b"q")]),
         handover.Forwards(3, {7: [1, 2, 3]}, {7: [(7, 8, 9, 1, 1, b"f")]}),
-        State(5, (1, 2), (0, 0), b"", 0),
+        State(5, (1, 2), (0, 0), b"", 0, b""),
     ]
     for message in sent:
         one.send(message)
@@ -804,9 +804,9 @@ def test_what_makes_no_sense_ends_it(data: bytes, words: str) -> None:
         [Values([(0, 1, 1, b"x"), (2, 1, 1, b"x")], 0)],
         [Values([(1, 1, 1, b"x")], 0), Values([(1, 1, 1, b"x")], 0)],
         [LetGo(1)],
-        [State(0, (0, 0), (0, 0), b"", 0)],
-        [LetGo(0), handover.Forwards(0, {}, {}), State(1, (0, 0), (0, 0), b"", 0)],
-        [LetGo(0), State(0, (0, 0), (0, 0), b"", 0)],
+        [State(0, (0, 0), (0, 0), b"", 0, b"")],
+        [LetGo(0), handover.Forwards(0, {}, {}), State(1, (0, 0), (0, 0), b"", 0, b"")],
+        [LetGo(0), State(0, (0, 0), (0, 0), b"", 0, b"")],
     ],
 )
 def test_a_target_believes_nothing_that_does_not_fit(messages: list[handover.Message]) -> None:

@@ -14,7 +14,7 @@ from paxmux.shards.intake import Intake
 from paxmux.shards.outlet import Outlet
 
 
-class Peers:
+class MemberPeers:
     """Of one worker."""
 
     __slots__ = ("_groups", "_intake", "_outlet", "changed", "nodes")
