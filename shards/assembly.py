@@ -46,6 +46,7 @@ from paxmux.shards.outcomes import error_of
 from paxmux.shards.pending import Pending
 from paxmux.shards.post import Post
 from paxmux.shards.rearranging import Rearranger, layout_with
+from paxmux.shards.rejoin import Rejoin
 from paxmux.shards.requests import CallKind, Reply
 from paxmux.shards.router_child import RouterChild
 from paxmux.shards.router_host import RouterHost
@@ -166,6 +167,10 @@ class Assembly:
             memory = MemoryWatch(options.limits.memory_percent, self.admission.set_memory)
             memory.start(self._loop)
             stack.callback(memory.stop)
+        if options.rejoin == "auto":
+            rejoin = Rejoin(self._own.node_id, self.member_changes, self._heard, self._memberships)
+            seating = asyncio.create_task(rejoin.run())
+            stack.push_async_callback(_ended, seating)
         self.admission.open_node()
         self.serving = True
         log.info(
@@ -431,3 +436,8 @@ class Assembly:
     def _end_requests(self) -> None:
         self.pending.fail_all("the node stopped: it is not known whether this took effect")
         self.pending.close()
+
+
+async def _ended(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.wait([task])

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 
+from paxmux.engine.clock import clock_ns
 from paxmux.shards.boot import MemberPlace, MembersTold
 from paxmux.shards.membership import Member, Seats
 
@@ -21,9 +22,10 @@ log = logging.getLogger("paxmux")
 class Memberships:
     """Of one node. Used in its event loop only."""
 
-    def __init__(self, seeds: Mapping[int, str]) -> None:
+    def __init__(self, seeds: Mapping[int, str], clock: Callable[[], int] = clock_ns) -> None:
         """`seeds`: node id -> `host:port` in the options: where a node is of which no operation has told an
-        address."""
+        address. `clock`: in ns."""
+        self._clock = clock
         self._seeds = dict(seeds)
         self.on_places: Callable[[dict[int, MemberPlace]], None] | None = None
         """Called when the members of all groups together, by node id, are others than before."""
@@ -31,6 +33,9 @@ class Memberships:
         self._told: dict[int, str] = {}
         """The address that an operation has last been seen to give each node."""
         self._callbacks: list[OnChange] = []
+        self.reseated: dict[int, tuple[int, int]] = {}
+        """Node id -> the seat that a group has last given to a member in the place of another, and when, in
+        ns."""
         self.places: dict[int, MemberPlace] = {}
         """By node id, every member of any group."""
 
@@ -42,6 +47,8 @@ class Memberships:
             if before is not None and before[0] >= version:
                 continue  # of a worker that has moved the group on, or has started again
             self._note_addresses(before[1] if before is not None else {}, told.members, before is None)
+            if before is not None:
+                self._note_seats(before[1], told.members)
             self._groups[group] = version, told.members
             changed.append(group)
         places = self._union() if changed else self.places
@@ -65,6 +72,14 @@ class Memberships:
             for node, (seat, address) in sorted(members.items())
         ]
 
+    def in_other_seat(self, node: int, seat: int) -> dict[int, int]:
+        """The groups that have a node as a member in another seat -> that seat."""
+        return {
+            group: members[node][0]
+            for group, (_, members) in self._groups.items()
+            if node in members and members[node][0] != seat
+        }
+
     def watch(self, callback: OnChange) -> Callable[[], None]:
         """Call `callback` for each group now, if it is known, and at each change; the function that is
         returned ends that."""
@@ -83,6 +98,11 @@ class Memberships:
             callback(group, self.members(group) or [])
         except Exception:
             log.exception("group %d: what is to be called when its members change has failed", group)
+
+    def _note_seats(self, before: Seats, now: Seats) -> None:
+        for node, (seat, _) in now.items():
+            if node in before and before[node][0] != seat:
+                self.reseated[node] = seat, self._clock()
 
     def _note_addresses(self, before: Seats, now: Seats, first: bool) -> None:
         """What changes last is what holds: groups learn of a new address one after the other."""

@@ -679,7 +679,7 @@ def test_what_is_about_the_whole_worker_goes_with_no_group() -> None:
     calls = Half(0, True).turn.calls
     whole = [(seq, kind, 0, NEVER_NS, 0, b"") for seq, kind in enumerate(OF_NO_GROUP)]
     mine = (7, CallKind.QUERY, 0, NEVER_NS, 0, b"")
-    calls.take([*whole, mine], Effects())
+    calls.take([*whole, mine], 0, Effects())
     assert calls.take_out(0) == [mine]
     assert len(calls._calls) == len(OF_NO_GROUP) == 2
 
