@@ -26,7 +26,7 @@ from paxmux.engine.errors import ConfigError, InvalidRequest, NodeStopped, Paxmu
 from paxmux.engine.groups import parse_groups
 from paxmux.engine.options import Options
 from paxmux.shards.admission import Admission
-from paxmux.shards.boot import Founding, MoverBoot, RouterBoot, WorkerBoot
+from paxmux.shards.boot import Founding, MoverBoot, RouterBoot, SetPeers, WorkerBoot
 from paxmux.shards.child import absolute
 from paxmux.shards.control import ControlServer, Handler
 from paxmux.shards.exchange import Exchange
@@ -83,6 +83,9 @@ class Assembly:
         self._worker_of = worker_of
         self._rearranger: Rearranger
         self._own = options.own_member()
+        self._seeds = {member.node_id: member.address for member in options.seed_members()}
+        self._peers = self._seeds
+        """Where the members are dialled."""
         self._incarnation = secrets.randbits(64) or 1
         self._founding: Founding | None = None
         self._store: DataDir
@@ -130,10 +133,15 @@ class Assembly:
         await self._move_groups(store)
         self._seat, self._founding = store.identity.seat, store.identity.founding
         if options.router == "inline":
-            self._router = InlineRouter(options, store, self._incarnation, self._on_broken)
+            self._router = InlineRouter(options, store, self._incarnation, self._on_broken, self._on_peers)
         else:
             self._router = RouterChild(
-                options.worker, self._router_boot, self._on_router_lost, self._on_router_back, self._on_broken
+                options.worker,
+                self._router_boot,
+                self._on_router_lost,
+                self._on_router_back,
+                self._on_broken,
+                self._on_peers,
             )
         stack.push_async_callback(self._router.stop)
         self._memberships.on_places = self._router.set_members
@@ -393,7 +401,7 @@ class Assembly:
             cleaning=self.cleaning,
             log_sync={group: on for group, on in self.log_sync.items() if group in groups},
             cpus=list(self._rearranger.layout.cpus_of(worker)),
-            peers={member.node_id: member.address for member in self._options.seed_members()},
+            peers=self._peers,
             direct=getattr(plugin.load(self._options.network.plugin), "direct", None),
             sys_path=self._sys_path,
         )
@@ -424,8 +432,14 @@ class Assembly:
     def _on_broken(self, worker: int, generation: int, reason: str) -> None:
         self._supervisor.replace(worker, generation, reason)
 
+    def _on_peers(self, peers: dict[int, str]) -> None:
+        self._peers = peers
+        self._supervisor.tell(SetPeers(peers=peers))
+
     def _on_router_lost(self, reason: str) -> None:
         self._supervisor.hold_all(reason)
+        # Its successor begins with the options again.
+        self._peers = self._seeds
 
     def _on_router_back(self) -> None:
         self._supervisor.resume_all()

@@ -176,9 +176,7 @@ class BlockingNode:
         """See `Node.members`."""
         return self._wait(self._node.members(group, timeout_s))
 
-    def add_member(
-        self, group: int | None, node: str | int, timeout_s: float | None = CHANGE_S
-    ) -> list[int]:
+    def add_member(self, group: int | None, node: str | int, timeout_s: float | None = CHANGE_S) -> list[int]:
         """See `Node.add_member`."""
         return self._wait(self._node.add_member(group, node, timeout_s))
 
