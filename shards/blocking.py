@@ -193,8 +193,8 @@ class BlockingNode:
         return self._wait(self._node.change_member(group, old, new, timeout_s))
 
     def on_membership_change(self, callback: OnChange) -> Callable[[], None]:
-        """See `Node.on_membership_change`; the callback runs in the node's thread, and must not call the node.
-        May be called before `start`."""
+        """See `Node.on_membership_change`; the callback runs in the node's thread, and must not call the
+        node. May be called before `start`."""
         with self._lock:
             loop = self._loop
         if loop is None:

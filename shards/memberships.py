@@ -9,7 +9,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 
+from paxmux.engine.address import parse_member
 from paxmux.engine.clock import clock_ns
+from paxmux.engine.errors import ConfigError
 from paxmux.shards.boot import MemberPlace, MembersTold
 from paxmux.shards.membership import Member, Seats
 
@@ -122,6 +124,15 @@ class Memberships:
                 said.setdefault(node, set()).add(address)
         self._told = {node: address for node, address in self._told.items() if address in said.get(node, ())}
         return {
-            node: MemberPlace(sorted(seats[node]), self._told.get(node) or max(addresses))
+            node: MemberPlace(sorted(seats[node]), _checked(node, self._told.get(node) or max(addresses)))
             for node, addresses in sorted(said.items())
         }
+
+
+def _checked(node: int, address: str) -> str:
+    """The address, if it can be one: an operation of another node may have named anything."""
+    try:
+        return parse_member(address, node).address if address and "@" not in address else ""
+    except ConfigError as error:
+        log.warning("node %d cannot be reached where an operation says that it is: %s", node, error)
+        return ""

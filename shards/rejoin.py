@@ -70,7 +70,7 @@ class Rejoin:
     async def look(self) -> None:
         """Do what is to be done now."""
         now_s = self._clock() / 1e9
-        asking = [heard for heard in (await self._listen()).values() if heard.guest and heard.wants_seat]
+        asking = [heard for heard in (await self._listen()).values() if heard.rejoin]
         self._asked = {
             (heard.node_id, heard.seat): self._asked.get((heard.node_id, heard.seat), now_s)
             for heard in asking

@@ -22,7 +22,7 @@ from tests.event_loop import in_loop
 from tests.member_world import MemberWorld
 
 LATER = 10**18
-FIVE = Heard(5, 15, "e:5", guest=True, wants_seat=False)
+FIVE = Heard(5, 15, "e:5", rejoin=False)
 
 
 @in_loop
@@ -59,7 +59,7 @@ async def test_who_was_not_heard_has_no_seat() -> None:
             await call
     # But a member that has moved keeps its own.
     assert await world.changes.changing(2, "2@there:7") == Move(2, 0, "there:7")
-    world.heard[2] = Heard(2, 22, "b:9", guest=True, wants_seat=False)
+    world.heard[2] = Heard(2, 22, "b:9", rejoin=False)
     assert await world.changes.changing(2, 2) == Move(2, 22, "b:9")
 
 
@@ -135,13 +135,12 @@ async def test_many_groups_and_what_is_left_of_them() -> None:
         await world.changes.carry_out([7], Replace(2, Member(3, 13, "")), LATER, strict=True)
 
 
-def test_what_a_router_says_of_guests_goes_before_what_it_says_of_members() -> None:
+def test_who_is_heard_is_what_the_router_says() -> None:
     status = {
-        "peers": {"1": {"seat": "0x0b", "address": "a:1"}, "2": {"seat": None, "address": "b:2"}},
-        "guests": {"1": {"seat": "0x1b", "address": "a:9", "wants_seat": True}, "5": {"seat": "0x0f"}},
+        "peers": {
+            "1": {"seat": "0x0b", "announced": "a:1", "rejoin": True, "address": "a:2"},
+            "2": {"seat": None, "announced": None, "rejoin": False, "address": "b:2"},
+        },
     }
-    assert heard_of(status) == {
-        1: Heard(1, 27, "a:9", guest=True, wants_seat=True),
-        5: Heard(5, 15, "", guest=True, wants_seat=False),
-    }
-    assert heard_of(None) == {}
+    assert heard_of(status) == {1: Heard(1, 11, "a:1", rejoin=True)}
+    assert heard_of({}) == heard_of(None) == {}

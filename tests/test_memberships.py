@@ -80,3 +80,9 @@ def test_the_addresses_of_a_first_start_in_the_middle_of_a_change_are_those_of_o
     assert known.places == {1: MemberPlace([11], "a:1")}
     known.take(told(5, {1: (11, "a:2")}, 0))
     assert known.places == {1: MemberPlace([11], "a:2")}
+
+
+def test_what_is_no_address_is_none() -> None:
+    known = Memberships({})
+    known.take(told(4, {1: (11, "nowhere"), 2: (12, "9@b:2"), 3: (13, "c:3")}, 0))
+    assert known.places == {1: MemberPlace([11], ""), 2: MemberPlace([12], ""), 3: MemberPlace([13], "c:3")}

@@ -13,7 +13,7 @@ from tests.event_loop import in_loop
 from tests.member_world import MemberWorld
 
 S = 1_000_000_000
-BACK = Heard(3, 23, "c:9", guest=True, wants_seat=True)
+BACK = Heard(3, 23, "c:9", rejoin=True)
 
 
 class World(MemberWorld):
@@ -61,10 +61,9 @@ async def test_nobody_is_seated_while_the_old_seat_is_heard() -> None:
 @pytest.mark.parametrize(
     "heard",
     [
-        BACK._replace(wants_seat=False),
-        BACK._replace(guest=False),
+        BACK._replace(rejoin=False),
         BACK._replace(seat=13),
-        Heard(9, 19, "", guest=True, wants_seat=True),
+        Heard(9, 19, "i:9", rejoin=True),
     ],
 )
 @in_loop

@@ -202,6 +202,7 @@ _HELLOS = {
         groups=100,
         address="node-1.example:11111",
         role="member" if founded else "joining",
+        rejoin=not founded,
         members=sorted(_SEATS),
         addresses={0x7F00000100002B68: "[::1]:11112"} if founded else {},
         founding=make_founding(_SEATS, 100) if founded else None,
