@@ -10,7 +10,6 @@ says that the other worker has it, or that it stays; it is never decided here.
 from __future__ import annotations
 
 from paxmux.engine.paxos.group import Group, Owned
-from paxmux.engine.paxos.system import FOUNDED, NO_REIGN, encode_state
 from paxmux.engine.storage import HardState, Log, StorageDamaged
 from paxmux.shards import handover
 from paxmux.shards.applier import Applier
@@ -32,19 +31,20 @@ class LetGone:
     gave_up = False
     """Its machines that keep their state are closed."""
 
-    def __init__(self, group: Group, applier: Applier, calls: list[Call]) -> None:
+    def __init__(
+        self, group: Group, applier: Applier, calls: list[Call], system_from: int, system: bytes
+    ) -> None:
+        """`system`: state of its inner state machines from that instance on, recorded or about to be."""
         self.group = group
         self.applier = applier
         self.calls = calls
-        acceptor, system = group.acceptor, group.inner.state()
-        # As founded it was never said, and the other log need not say it.
-        said = system.membership.version != FOUNDED or system.reign != NO_REIGN
         self.state = HardState(
             group.instance,
-            acceptor.promised,
-            acceptor.accepted,
-            acceptor.value,
-            system=encode_state(system) if said else b"",
+            group.acceptor.promised,
+            group.acceptor.accepted,
+            group.acceptor.value,
+            system=system,
+            system_from=system_from,
         )
 
     def close(self) -> None:
@@ -106,9 +106,7 @@ class Departure:
         while self.next < state.instance:
             self._send_slice(state.instance, state.instance)
         first = self._log.first(self.group)
-        socket.send(
-            handover.State(state.instance, state.promised, state.accepted, state.value, first, state.system)
-        )
+        socket.send(handover.State(*state[:4], first, state.system_from, state.system))
         self.handed_over = True
         socket.flush()
 

@@ -1,4 +1,4 @@
-"""Clusters that grow from 1 node to 5, have each member replaced, and shrink to 3 others, under load with kills.
+"""Clusters that grow from 1 node to 5, have each replaced, and shrink to 3 others, under load with kills.
 
     python -m tests.membership_campaign --rounds 10 --seed 1 --json report.json
     python -m tests.membership_campaign --rounds 1 --short

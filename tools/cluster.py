@@ -106,8 +106,8 @@ class Cluster:
         self._claims.close()
 
     def place_joiner(self, seeds: Sequence[str], workers: int = 1) -> NodeHandle:
-        """Make the config of one more node, which is not started: it comes to the cluster that `seeds` are in.
-        Its address is the last of `members` from now on."""
+        """Make the config of one more node, which is not started: it comes to the cluster that `seeds` are
+        in. Its address is the last of `members` from now on."""
         (port,) = self._claims.take(1)
         self.members.append(f"{HOST}:{port}")
         return self._place(self.members[-1], seeds, workers, join=True)
