@@ -204,6 +204,10 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     """This node never votes: it learns what is decided, and nothing more. It founds no cluster either."""
     follow: list[str] = []
     """Only for a follower: those of `members` that it learns from, as they stand there. Empty: all."""
+    rejoin: Literal["manual", "auto"] = "manual"
+    """What becomes of a member that has lost its data directory, and comes back with a new one under its old
+    id. `manual`: it learns, until `paxmux member change` seats it anew. `auto`: it asks for that by itself,
+    and members that are set to `auto` too do it, once the old directory is not heard any more."""
     router: Literal["inline", "process"] = "inline"
     """`inline`: in the embedding event loop. `process`: in a process of its own, for servers whose
     handlers block."""

@@ -9,9 +9,9 @@ A refusal means that nothing was proposed. It never queues, and never looks into
 from __future__ import annotations
 
 from collections.abc import Callable
-from time import monotonic_ns
 from typing import Final
 
+from paxmux.engine.clock import clock_ns
 from paxmux.engine.errors import NodeStopped, Overloaded
 from paxmux.engine.options import LimitOptions, ProposalOptions
 from paxmux.shards.shedding import Shedding, WorkerLoad
@@ -29,7 +29,7 @@ class Admission:
         workers: int,
         groups: int = 0,
         proposals: ProposalOptions = DEFAULT_PROPOSALS,
-        clock: Callable[[], int] = monotonic_ns,
+        clock: Callable[[], int] = clock_ns,
     ) -> None:
         """`clock`: in ns."""
         self.max_count = limits.max_pending

@@ -14,13 +14,13 @@ import logging
 import os
 import secrets
 import sys
-import time
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
 from paxmux.engine import plugin
 from paxmux.engine.address import node_text
+from paxmux.engine.clock import clock_ns
 from paxmux.engine.compiled import COMPILED
 from paxmux.engine.errors import ConfigError, InvalidRequest, NodeStopped, PaxmuxError, StorageFailed
 from paxmux.engine.groups import parse_groups
@@ -30,18 +30,24 @@ from paxmux.shards.boot import Founding, MoverBoot, RouterBoot, SetPeers, Worker
 from paxmux.shards.child import absolute
 from paxmux.shards.control import ControlServer, Handler
 from paxmux.shards.exchange import Exchange
+from paxmux.shards.heard import Heard, heard_of
 from paxmux.shards.identity import DataDir, Identity, open_data_dir
 from paxmux.shards.inline_router import InlineRouter
 from paxmux.shards.lag import LagWatch
 from paxmux.shards.layout import Layout
 from paxmux.shards.log_directories import remove, set_unused_aside
+from paxmux.shards.member_changes import MemberChanges
+from paxmux.shards.member_control import MemberControl
+from paxmux.shards.memberships import Memberships
 from paxmux.shards.memory_watch import MemoryWatch
 from paxmux.shards.mover import MoverChild
 from paxmux.shards.moving import moves_between
+from paxmux.shards.outcomes import error_of
 from paxmux.shards.pending import Pending
 from paxmux.shards.post import Post
 from paxmux.shards.rearranging import Rearranger, layout_with
-from paxmux.shards.requests import CallKind
+from paxmux.shards.rejoin import Rejoin
+from paxmux.shards.requests import CallKind, Reply
 from paxmux.shards.router_child import RouterChild
 from paxmux.shards.router_host import RouterHost
 from paxmux.shards.status import group_rows, layout_picture, loop_picture, pending_picture
@@ -57,9 +63,16 @@ log = logging.getLogger("paxmux")
 class Assembly:
     """The parts of one node, from its start to its stop. Used in the node's event loop only."""
 
-    def __init__(self, options: Options, layout: Layout, admission: Admission, worker_of: list[int]) -> None:
+    def __init__(
+        self,
+        options: Options,
+        layout: Layout,
+        admission: Admission,
+        worker_of: list[int],
+        memberships: Memberships,
+    ) -> None:
         """`options`: validated, with an absolute `data_dir`. `worker_of`: where requests of each group go;
-        changed in place."""
+        changed in place. `memberships`: filled."""
         loop = asyncio.get_running_loop()
         self.admission = admission
         self.pending = Pending(loop, admission)
@@ -83,6 +96,8 @@ class Assembly:
         self._supervisor: Supervisor
         self._lag = LagWatch(loop, inline_router=options.router == "inline")
         self.exchange = Exchange(loop, admission, self.pending, layout.workers, self._on_broken)
+        self._memberships = memberships
+        self.member_changes = MemberChanges(self._ask, self._heard, memberships)
         self.cleaning = True
         """Whether the workers forget, and make room: those that start from now on too."""
         self.log_sync: dict[int, bool] = {}
@@ -129,6 +144,7 @@ class Assembly:
                 self._on_peers,
             )
         stack.push_async_callback(self._router.stop)
+        self._memberships.on_places = self._router.set_members
         self._rearranger = Rearranger(
             self._layout,
             self._worker_of,
@@ -159,6 +175,10 @@ class Assembly:
             memory = MemoryWatch(options.limits.memory_percent, self.admission.set_memory)
             memory.start(self._loop)
             stack.callback(memory.stop)
+        if options.rejoin == "auto":
+            rejoin = Rejoin(self._own.node_id, self.member_changes, self._heard, self._memberships)
+            seating = asyncio.create_task(rejoin.run())
+            stack.push_async_callback(_ended, seating)
         self.admission.open_node()
         self.serving = True
         log.info(
@@ -167,6 +187,11 @@ class Assembly:
             options.groups,
             self._layout.workers,
         )
+
+    @property
+    def founded(self) -> bool:
+        """Whether the founding of the cluster is known here."""
+        return self._founding is not None
 
     @property
     def waiting_for(self) -> str:
@@ -231,7 +256,7 @@ class Assembly:
     async def status(self) -> dict[str, Any]:
         """The whole picture; JSON-able."""
         options, own = self._options, self._own
-        deadline_ns = time.monotonic_ns() + int(STATUS_S * 1e9)
+        deadline_ns = clock_ns() + int(STATUS_S * 1e9)
         (groups, silent), router = await asyncio.gather(
             group_rows(self.exchange, self.admission, self._rearranger.layout.workers, deadline_ns),
             self._router.status(STATUS_S),
@@ -273,7 +298,7 @@ class Assembly:
             Overloaded: not all could be told.
         """
         self.cleaning = on
-        deadline_ns = time.monotonic_ns() + int(STATUS_S * 1e9)
+        deadline_ns = clock_ns() + int(STATUS_S * 1e9)
         told = []
         for worker in range(self._rearranger.layout.workers):
             if not self.admission.down(worker):
@@ -300,7 +325,11 @@ class Assembly:
         return {**picture, **rearranger.picture()}
 
     def _operations(self) -> dict[str, Handler]:
+        members = MemberControl(
+            self.member_changes, self._memberships, self._options.groups, self._require_serving
+        )
         return {
+            **members.operations(),
             "status": self._on_status,
             "cleaning": self._on_cleaning,
             "layout": self._on_layout,
@@ -350,6 +379,7 @@ class Assembly:
             self.exchange,
             self._router,
             self._rearranger.told,
+            self._memberships.take,
             self._rearranger.lost,
         )
 
@@ -387,6 +417,18 @@ class Assembly:
             sys_path=self._sys_path,
         )
 
+    async def _ask(self, kind: CallKind, group: int, payload: bytes, deadline_ns: int) -> Reply:
+        """Ask the worker of a group. Raises what its reply says, or why it cannot be asked."""
+        worker = self._worker_of[group]
+        self.admission.enter(worker, len(payload))
+        reply = await self.exchange.call(worker, kind, group, 0, payload, deadline_ns)
+        if reply[1]:
+            raise error_of(reply)
+        return reply
+
+    async def _heard(self) -> dict[int, Heard]:
+        return heard_of(await self._router.status(STATUS_S))
+
     def _on_broken(self, worker: int, generation: int, reason: str) -> None:
         self._supervisor.replace(worker, generation, reason)
 
@@ -408,3 +450,8 @@ class Assembly:
     def _end_requests(self) -> None:
         self.pending.fail_all("the node stopped: it is not known whether this took effect")
         self.pending.close()
+
+
+async def _ended(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.wait([task])

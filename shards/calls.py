@@ -21,12 +21,13 @@ from paxmux.engine.paxos.timers import NEVER
 from paxmux.engine.storage import Log, StorageDamaged
 from paxmux.shards.applier import Applier
 from paxmux.shards.log_sync import LogSync
+from paxmux.shards.member_calls import MemberCalls
 from paxmux.shards.pace import Pace
 from paxmux.shards.repairs import Repairs
 from paxmux.shards.requests import OF_NO_GROUP, ORDERS, Call, CallKind, Reply
 from paxmux.shards.retention import Retention
 
-_OF_NO_STATE = OF_NO_GROUP | {CallKind.SET_LOG_SYNC}
+_OF_NO_STATE = OF_NO_GROUP | {CallKind.SET_LOG_SYNC, CallKind.MEMBERS}
 """Requests that have nothing to do with what a machine has executed."""
 
 _encode_values = msgspec.msgpack.Encoder().encode
@@ -48,6 +49,7 @@ class Calls:
         "_repairs",
         "_replies",
         "_retention",
+        "members",
         "orders",
     )
 
@@ -60,6 +62,7 @@ class Calls:
         log_sync: LogSync,
         repairs: Repairs,
         pace: Pace,
+        members: MemberCalls,
         replies: list[Reply],
     ) -> None:
         """`replies`: where the answers go. `repairs`: told of values that cannot be read."""
@@ -71,6 +74,7 @@ class Calls:
         self._replies = replies
         self._repairs = repairs
         self._pace = pace
+        self.members = members
         self._calls: list[Call] = []
         """Those that can be answered as soon as their group has executed what it knows."""
         self._after: dict[int, int] = {}
@@ -83,21 +87,21 @@ class Calls:
         self.orders: list[Call] = []
         """What the node wants done with whole groups (`requests.ORDERS`); taken by whoever does it."""
 
-    def take(self, calls: Sequence[Call], fx: Effects) -> None:
+    def take(self, calls: Sequence[Call], now: int, fx: Effects) -> None:
         """Note what came in."""
         for call in calls:
             seq, kind, index, deadline = call[:4]
             group = self._groups.get(index)
             if kind in ORDERS:
                 self.orders.append(call)
+            elif kind == CallKind.CHANGE_MEMBERS and group is not None:
+                self.members.change(call, now, fx)
             elif kind != CallKind.LINEARIZABLE_QUERY or group is None:
                 if kind == CallKind.QUERY and group is not None:
                     self._note(seq, group)
                 self._calls.append(call)
             elif group.inquiry.fenced is not None:
                 self._fail(seq, Code.SYSTEM_ERROR, f"group {index} is fenced here: {group.inquiry.fenced}")
-            elif not group.seated:
-                self._fail(seq, Code.NOT_A_MEMBER, f"this node's seat is not a member of group {index}")
             else:
                 self._reads[seq] = call
                 group.reader.join(seq, deadline, fx)
@@ -112,7 +116,7 @@ class Calls:
         for call in calls:
             if call[1] in ORDERS:
                 self.orders.append(call)
-            elif call[1] == CallKind.LINEARIZABLE_QUERY:
+            elif call[1] in (CallKind.LINEARIZABLE_QUERY, CallKind.CHANGE_MEMBERS):
                 self._fail(call[0], Code.OVERLOADED, reason)
             else:
                 if call[1] == CallKind.QUERY and call[2] in self._groups:
@@ -137,10 +141,11 @@ class Calls:
         self._readable = [item for item in self._readable if item[0] != index]
         for seq in gone:
             self._after.pop(seq, None)
-        return found
+        return found + self.members.take_out(index)
 
     def close(self) -> None:
         """Nothing will be answered any more."""
+        self.members.close()
         for seq in self._reads:
             self._fail(seq, Code.TIMEOUT, "the node stopped before the read could be answered")
         self._reads.clear()
@@ -212,6 +217,8 @@ class Calls:
             self._replies.append((seq, Code.OK, group.instance, 0, None))
         elif kind == CallKind.INSTANCE_VALUE:
             self._instance_value(seq, group, argument, now)
+        elif kind == CallKind.MEMBERS:
+            self.members.answer(seq, group, now)
         elif kind == CallKind.SET_LOG_SYNC:
             self._set_log_sync(seq, index, argument != 0)
         else:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from time import monotonic_ns
 from typing import Final
 
+from paxmux.engine.clock import clock_ns
 from paxmux.engine.errors import InvalidRequest
 from paxmux.shards.pending import NEVER_NS
 
@@ -13,7 +13,7 @@ _FOREVER_S: Final = 1e9
 
 
 def deadline_ns(timeout_s: float | None) -> int:
-    """`timeout_s` from now, on CLOCK_MONOTONIC; None waits for ever.
+    """`timeout_s` from now, on `engine.clock`; None waits for ever.
 
     Raises:
         InvalidRequest: it is not above 0.
@@ -24,4 +24,4 @@ def deadline_ns(timeout_s: float | None) -> int:
         raise InvalidRequest(f"expected a timeout above 0 s, or None to wait for ever, got {timeout_s!r}")
     if timeout_s > _FOREVER_S:
         return NEVER_NS
-    return monotonic_ns() + int(timeout_s * 1e9)
+    return clock_ns() + int(timeout_s * 1e9)

@@ -55,6 +55,7 @@ class Founder:
         address: str,
         founds: bool = True,
         follower: bool = False,
+        rejoin: bool = False,
     ) -> None:
         """
         Args:
@@ -64,6 +65,7 @@ class Founder:
             founding, active: what this node has recorded.
             founds: it may be one of the founders. Otherwise it waits until others are active.
             follower: it never votes.
+            rejoin: without a seat, it asks for that of its node id.
         """
         self.node_id = node_id
         self.seat = seat
@@ -81,6 +83,7 @@ class Founder:
         self._address = address
         self._founds = founds
         self._follower = follower
+        self._rejoin = rejoin
         self._heard: dict[int, Hello] = {}
         """The last hello of each other node that counts."""
         self._recorded_by: dict[int, Founding] = {}
@@ -128,6 +131,7 @@ class Founder:
             groups=self.groups,
             address=self._address,
             role=self.role,
+            rejoin=self._rejoin and self.role == "joining",
             members=self.members,
             addresses=dict(addresses or {}),
             founding=self.founding,

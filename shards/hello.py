@@ -45,6 +45,8 @@ class Hello(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     address: str
     """`host:port` at which it wants to be dialled."""
     role: Role
+    rejoin: bool
+    """It wants a seat in the place of the one that its node id had; see the option of this name."""
     members: list[int]
     """Node ids of the configured members, ascending."""
     addresses: dict[int, str]
@@ -132,6 +134,8 @@ def parse_hello(header: Header, body: bytes | memoryview) -> Hello:
         raise _bad("the founding contradicts itself")
     elif not hello.active and hello.node_id not in hello.founding.seats:
         raise _bad("the sender is not in a founding that is not complete")
+    if hello.rejoin and hello.role != "joining":
+        raise _bad("who has a seat asks for one")
     if len(hello.addresses) > ADDRESSES_MAX or not all(map(is_u64, hello.addresses)):
         raise _bad("addresses of too many nodes, or of none")
     for node, address in (*hello.addresses.items(), (hello.node_id, hello.address)):

@@ -34,6 +34,8 @@ from paxmux.shards.done import Done
 from paxmux.shards.exchange import Exchange
 from paxmux.shards.group_settings import GroupSettings
 from paxmux.shards.layout import Layout
+from paxmux.shards.memberships import Memberships
+from paxmux.shards.node_members import NodeMembers
 from paxmux.shards.outcomes import Outcomes, error_of
 from paxmux.shards.packer import Packer
 from paxmux.shards.requests import TOGETHER_MAX_BYTES, CallKind, Reply
@@ -47,7 +49,7 @@ _CONSISTENCIES = {"local": CallKind.QUERY, "linearizable": CallKind.LINEARIZABLE
 _decode_values = msgspec.msgpack.Decoder(list[tuple[bytes, int]]).decode
 
 
-class Node(GroupSettings):
+class Node(GroupSettings, NodeMembers):
     """One member of a cluster, embedded in an asyncio program.
 
     All methods are for the event loop that `start` was called in. It starts once:
@@ -72,6 +74,8 @@ class Node(GroupSettings):
         self._worker_of = [self._layout.worker_of(group) for group in range(options.groups)]
         self._admission = Admission(options.limits, self._layout.workers, options.groups, options.proposals)
         self._locks = self._admission.locks.locks
+        seeds = {member.node_id: member.address for member in options.seed_members()}
+        self._memberships = Memberships(seeds)
         self._assembly: Assembly | None = None
         self._exchange: Exchange
         self._batcher: Batcher | None = None
@@ -103,7 +107,9 @@ class Node(GroupSettings):
         """
         if self._assembly is not None:
             raise RuntimeError("a Node starts once; make a new one")
-        assembly = self._assembly = Assembly(self._options, self._layout, self._admission, self._worker_of)
+        assembly = self._assembly = Assembly(
+            self._options, self._layout, self._admission, self._worker_of, self._memberships
+        )
         self._exchange = assembly.exchange
         self._batcher = Batcher(
             self._options.proposals,

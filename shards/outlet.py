@@ -90,6 +90,10 @@ class Outlet:
         """Those of them that did not go through the router."""
         self.dropped = 0
 
+    def set_peers(self, peers: Iterable[int]) -> None:
+        """The other members of this worker's groups: what is for all goes to them."""
+        self._peers = tuple(peers)
+
     def host(self, groups: int) -> None:
         """The bit set of this worker's groups has changed."""
         self._groups = groups

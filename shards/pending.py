@@ -13,10 +13,10 @@ take at most `1 / SWEEP_SHARE` of the loop's time, so a timeout is a little late
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Iterable
 from typing import Any, Final
 
+from paxmux.engine.clock import clock_ns
 from paxmux.engine.errors import Code
 from paxmux.shards.admission import Admission
 from paxmux.shards.requests import Reply
@@ -61,10 +61,10 @@ class Pending:
         return len(self._owed)
 
     def add(
-        self, worker: int, size: int, deadline_ns: int, group: int = -1
+        self, worker: int, size: int, deadline_ns: int, group: int = -1, *, timed: bool = True
     ) -> tuple[int, asyncio.Future[Reply]]:
         """Note an admitted request; returns its sequence number and the future of its reply. `group`: -1
-        where it is about none.
+        where it is about none. `timed`: how long it takes says something about the load.
 
         The future never holds an exception: errors are replies too (their code is not OK).
         """
@@ -72,7 +72,7 @@ class Pending:
         future: asyncio.Future[Reply] = self._loop.create_future()
         self._entries[seq] = (future, deadline_ns, size, worker, group)
         if group >= 0:
-            self._shedding.note(worker, group, seq)
+            self._shedding.note(worker, group, seq, timed=timed)
         if deadline_ns < self._sweep_at_ns:
             self._arm(deadline_ns)
         return seq, future
@@ -171,12 +171,12 @@ class Pending:
         if self._timer is not None:
             self._timer.cancel()
         self._sweep_at_ns = at_ns
-        wait_ns = max(at_ns, self._sweep_earliest_ns) - time.monotonic_ns()
+        wait_ns = max(at_ns, self._sweep_earliest_ns) - clock_ns()
         self._timer = self._loop.call_later(max(wait_ns, 0) / 1e9, self._sweep)
 
     def _sweep(self) -> None:
         self._timer = None
-        start_ns = time.monotonic_ns()
+        start_ns = clock_ns()
         next_ns = NEVER_NS
         late: list[int] = []
         for seq, entry in self._entries.items():
@@ -187,7 +187,7 @@ class Pending:
                 next_ns = deadline_ns
         for seq in late:
             self._give_up(seq)
-        cost_ns = time.monotonic_ns() - start_ns
+        cost_ns = clock_ns() - start_ns
         self._sweep_earliest_ns = start_ns + max(SWEEP_GAP_NS, cost_ns * SWEEP_SHARE)
         self._sweep_at_ns = NEVER_NS
         if next_ns != NEVER_NS:

@@ -12,13 +12,22 @@ import asyncio
 import contextlib
 import logging
 import os
-import time
 from collections.abc import Callable, Iterable
 from typing import Literal
 
+from paxmux.engine.clock import clock_ns
 from paxmux.engine.errors import ExitCode, PaxmuxError, StorageFailed
 from paxmux.engine.options import Options
-from paxmux.shards.boot import Failed, FromChild, MoveTold, Ready, StoppedMachine, ToChild, WorkerBoot
+from paxmux.shards.boot import (
+    Failed,
+    FromChild,
+    MembersTold,
+    MoveTold,
+    Ready,
+    StoppedMachine,
+    ToChild,
+    WorkerBoot,
+)
 from paxmux.shards.child import spawn_child
 from paxmux.shards.counters import WORKER, Block, Phase
 from paxmux.shards.doorbell import Doorbell
@@ -62,10 +71,12 @@ class Post:
         exchange: Exchange,
         router: RouterHost,
         on_told: Callable[[int, MoveTold], None],
+        on_members: Callable[[MembersTold], None],
         on_gone: Callable[[int], None],
     ) -> None:
         """`make_boot` takes (worker, generation), and may raise `NotYet`. `on_told`: what the worker says of
-        a move. `on_gone`: it is dead, before a successor is started."""
+        a move. `on_members`: what it says of members. `on_gone`: it is dead, before a successor is
+        started."""
         self.worker = worker
         self.name = f"worker {worker}"
         self.state: State = "held"
@@ -82,6 +93,7 @@ class Post:
         self._exchange = exchange
         self._router = router
         self._on_told = on_told
+        self._on_members = on_members
         self._on_gone = on_gone
         self._child: WatchedChild | None = None
         self._link: Link | None = None
@@ -275,6 +287,8 @@ class Post:
                 self._failed = message
             case MoveTold():
                 self._on_told(self.worker, message)
+            case MembersTold():
+                self._on_members(message)
             case _:
                 log.debug("%s said %s while %s", self.name, type(message).__name__, self.state)
 
@@ -300,7 +314,7 @@ class Post:
             self._after_death(why, code)
 
     def _after_death(self, why: str, code: int | None) -> None:
-        delay_s = self.policy.died(time.monotonic())
+        delay_s = self.policy.died(clock_ns() / 1e9)
         never_served = not self.settled.done()
         failed_as = self._failed.kind if self._failed is not None else None
         if never_served and (code in (ExitCode.CANNOT_BOOT, None) or failed_as == "cannot_boot"):

@@ -66,6 +66,7 @@ class Reception:
             address=own.address,
             founds=options.founds,
             follower=options.follower,
+            rejoin=options.rejoin == "auto",
         )
         self._greeter = Greeter(
             self._founder,
@@ -175,6 +176,8 @@ class Reception:
                 "address": addresses.get(node),
                 "guest": node in peers.guests,
                 "role": hello.role if hello is not None else None,
+                "announced": hello.address if hello is not None else None,
+                "rejoin": hello is not None and hello.rejoin,
                 "connected": bool(connected.get(node, False)),
                 "seat": None if hello is None else f"{hello.seat:#018x}",
                 "refused": founder.refusals.get(node),

@@ -15,7 +15,7 @@ from paxmux.engine.frame import MAX_BODY_BYTES
 from paxmux.shards.msgpack_pieces import PIECE_BYTES, array_head, piece_head
 
 Proposal = tuple[int, int, int, int, bytes, bytes | None]
-"""(seq, group, deadline_ns, smid, value, context); the deadline is on CLOCK_MONOTONIC."""
+"""(seq, group, deadline_ns, smid, value, context); the deadline is on `engine.clock`."""
 
 
 class CallKind(IntEnum):
@@ -40,6 +40,11 @@ class CallKind(IntEnum):
     from now on, and hand it over. Nothing that concerns the group follows in the ring."""
     TAKE_UP = 9
     """Host the group: one that arrived, or one that was let go and has to stay."""
+    MEMBERS = 10
+    """The answer is a `membership.Membership` of the group, as it is known here."""
+    CHANGE_MEMBERS = 11
+    """Payload is a `membership.Membership`: the new members, if those it names by their version are the last
+    ones. The answer's `instance_id` is the one that decided it."""
 
 
 ORDERS = frozenset({CallKind.LET_GO, CallKind.TAKE_UP})

@@ -12,10 +12,10 @@ import contextlib
 import itertools
 import logging
 import os
-import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from paxmux.engine.clock import clock_ns
 from paxmux.engine.errors import PaxmuxError, StorageFailed
 from paxmux.engine.options import WorkerOptions
 from paxmux.shards.boot import (
@@ -150,7 +150,7 @@ class RouterChild:
 
     def describe(self) -> dict[str, Any]:
         """See `RouterHost`."""
-        age_s = self._heartbeat_age_s(time.monotonic_ns())
+        age_s = self._heartbeat_age_s(clock_ns())
         return {
             "mode": "process",
             "pid": self._child.pid if self._child is not None else None,
@@ -252,7 +252,7 @@ class RouterChild:
             self._after_death(why)
 
     def _look(self) -> None:
-        now_ns = time.monotonic_ns()
+        now_ns = clock_ns()
         age_s = self._heartbeat_age_s(now_ns)
         child = self._child
         if age_s is not None and child is not None and not self._given_up:
@@ -292,7 +292,7 @@ class RouterChild:
             self._founded.set_exception(error)
             return
         self._on_lost(f"the router process died: {why}")
-        delay_s = self._policy.died(time.monotonic())
+        delay_s = self._policy.died(clock_ns() / 1e9)
         if delay_s is None:
             log.critical("the router process stays down until the node is started again: %s", why)
         else:

@@ -13,10 +13,10 @@ import logging
 import os
 from collections import deque
 from pathlib import Path
-from time import monotonic_ns
 
 import msgspec
 
+from paxmux.engine.clock import clock_ns
 from paxmux.engine.errors import DataDirError, ExitCode, PaxmuxError, StorageFailed
 from paxmux.shards.boot import (
     AttachWorker,
@@ -117,7 +117,7 @@ class RouterProcess:
         block, counters = self._block, self._counters
         for name in ROUTER:
             block.slots[block.index[name]] = counters.get(name, 0)
-        block.slots[block.index["heartbeat_ns"]] = monotonic_ns()
+        block.slots[block.index["heartbeat_ns"]] = clock_ns()
         block.slots[block.index["dropped"]] = sum(
             count for name, count in counters.items() if name.startswith("drop_")
         )

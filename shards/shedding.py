@@ -16,9 +16,9 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
-from time import monotonic_ns
 from typing import Final
 
+from paxmux.engine.clock import clock_ns
 from paxmux.engine.options import ProposalOptions
 from paxmux.shards.wait_lock import WaitLocks
 
@@ -227,7 +227,7 @@ class Shedding:
         self,
         target_ms: int,
         groups: int,
-        clock: Callable[[], int] = monotonic_ns,
+        clock: Callable[[], int] = clock_ns,
         lag_s: Callable[[], float] = lambda: 0.0,
         locks: WaitLocks | None = None,
     ) -> None:
@@ -270,8 +270,8 @@ class Shedding:
         for load in self.loads.values():
             load.tick(self._target_ns, pressed=late or load.waits)
 
-    def note(self, worker: int, group: int, seq: int) -> None:
-        """A request of a group came in."""
+    def note(self, worker: int, group: int, seq: int, *, timed: bool = True) -> None:
+        """A request of a group came in. `timed`: how long it takes says something about the load."""
         load = self.loads[worker]
         load.count += 1
         count = self.by_group[group] = self.by_group[group] + 1
@@ -279,6 +279,8 @@ class Shedding:
             load.active += 1
             if self._timer is None:
                 self._schedule()
+        if not timed:
+            return
         if not seq & SAMPLE_MASK:
             load.timed[seq] = self._clock()
             if load.count > load.most:
@@ -294,7 +296,7 @@ class Shedding:
         count = self.by_group[group] = self.by_group[group] - 1
         if not count:
             load.active -= 1
-        if not seq & SAMPLE_MASK:
+        if not seq & SAMPLE_MASK and seq in load.timed:
             took_ns = self._clock() - load.timed.pop(seq)
             load.took_ns += took_ns
             load.took_count += 1

@@ -48,7 +48,7 @@ class Standstill:
         """Look at a heartbeat.
 
         Args:
-            now_ns: of CLOCK_MONOTONIC.
+            now_ns: of `engine.clock`.
             age_s: of the heartbeat.
             progress_age_s: since something was known to move, which may be later.
             pid: of the process.

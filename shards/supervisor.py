@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from typing import Any
 
+from paxmux.engine.clock import clock_ns
 from paxmux.engine.errors import NodeStopped
 from paxmux.shards.boot import ToChild
 from paxmux.shards.post import Post
@@ -97,7 +97,7 @@ class Supervisor:
 
     def status(self) -> list[dict[str, Any]]:
         """One entry for each worker."""
-        now_ns = time.monotonic_ns()
+        now_ns = clock_ns()
         return [
             {
                 "worker": post.worker,
@@ -123,7 +123,7 @@ class Supervisor:
                 post.start()
 
     def _look(self) -> None:
-        now_ns = time.monotonic_ns()
+        now_ns = clock_ns()
         for post in self.posts:
             post.check_heartbeat(now_ns)
         self._watch = self._loop.call_later(WATCH_S, self._look)

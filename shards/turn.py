@@ -35,6 +35,8 @@ from paxmux.shards.given_up import given_up
 from paxmux.shards.held_turn import NO_ENDS, HeldTurn
 from paxmux.shards.intake import Intake
 from paxmux.shards.log_sync import LogSync
+from paxmux.shards.member_calls import MemberCalls
+from paxmux.shards.member_peers import MemberPeers
 from paxmux.shards.outlet import Outlet
 from paxmux.shards.pace import Pace
 from paxmux.shards.repairs import Repairs
@@ -75,8 +77,8 @@ class Turn:
     ) -> None:
         """`replies`: where answers to requests are gathered; the caller empties it. `storage`: what is kept
         of the log. `notice_delay`: how long, in ns, a notice may wait for something else that goes to all
-        peers. `log_sync`: begun; every turn is synced without one. `clock`: in ns, for how long executing
-        takes; all that is decided is executed at once where none passes."""
+        peers, where there are any. `log_sync`: begun; every turn is synced without one. `clock`: in ns, for
+        how long executing takes; all that is decided is executed at once where none passes."""
         self.groups = dict(groups)
         self.appliers = dict(appliers)
         self.log = log
@@ -86,12 +88,22 @@ class Turn:
         self._reply = replies.append
         self.repairs = Repairs(self.groups, log)
         self.intake = Intake(self.groups, self.repairs)
+        self.peers = MemberPeers(self.groups, self.intake, outlet)
+        members = MemberCalls(self.groups, self.intake.heard, replies)
         self.serving = Serving(self.groups, log, serve_max_bytes, self.repairs)
         self.retention = Retention(self.groups, self.appliers, log, storage)
         self.log_sync = log_sync or LogSync(log)
         self.pace = pace = Pace(self.appliers)
         self.calls = Calls(
-            self.groups, self.appliers, log, self.retention, self.log_sync, self.repairs, pace, replies
+            self.groups,
+            self.appliers,
+            log,
+            self.retention,
+            self.log_sync,
+            self.repairs,
+            pace,
+            members,
+            replies,
         )
         self.fx = Effects()
         self.alarms = Alarms(self.groups)
@@ -115,10 +127,13 @@ class Turn:
         """and those that had before, and have no mark since."""
         self._looks = 0
         """At them, since all were marked."""
+        self.master_changed: list[Group] = []
+        """Groups that have another lease than the last time that somebody emptied this."""
         self.backlog = Backlog(self.groups, self.appliers, self.repairs, clock)
 
     def start(self, now: int) -> None:
         """Before the first run: let every group say where it stands, and begin replaying."""
+        self.peers.set(now)
         for index, group in self.groups.items():
             self._start(index, group, now)
 
@@ -137,11 +152,12 @@ class Turn:
         self.groups[index] = group
         self.appliers[index] = applier
         self.log_sync.host(index)
-        self._set_hosted()
+        self._set_hosted(now)
+        self.peers.changed.add(index)
         self._start(index, group, now)
         if group.own or group.forwarder.taken:
             self.fx.ready.append(group)
-        self.calls.take(calls, self.fx)
+        self.calls.take(calls, now, self.fx)
         self.scan_at = min(self.scan_at, now)
 
     def let_go(self, index: int) -> tuple[Group, Applier, list[Call]]:
@@ -158,16 +174,19 @@ class Turn:
         fx.serve = [asked for asked in fx.serve if asked[1] != index]
         fx.chain_reads = [asked for asked in fx.chain_reads if asked[1] != index]
         fx.mends = [asked for asked in fx.mends if asked[1] != index]
+        fx.members_changed = [other for other in fx.members_changed if other is not group]
+        self.peers.changed.discard(index)
         self.backlog.forget(index)
         self._unmarked.discard(index)
         self._resting.discard(index)
         self.serving.forget(index)
         self.log_sync.leave(index)
-        self._set_hosted()
+        self._set_hosted(0)
         return group, applier, self.calls.take_out(index)
 
-    def _set_hosted(self) -> None:
+    def _set_hosted(self, now: int) -> None:
         self.outlet.host(sum(1 << index for index in self.groups))
+        self.peers.set(now)
 
     @property
     def busy(self) -> bool:
@@ -208,7 +227,7 @@ class Turn:
         for batch in batches:
             self._propose(batch.proposals, fx)
             if batch.calls:
-                self.calls.take(batch.calls, fx)
+                self.calls.take(batch.calls, now, fx)
         if now >= self.scan_at:
             self.alarms.note(fx.timers)
             fx.timers = []
@@ -219,6 +238,7 @@ class Turn:
         if now >= self.repairs.due_at:
             self.repairs.ask(now, fx)
         self._open_ready(now, fx)
+        self.peers.note(fx, now)
         self._hold_notices(fx.now, now, fx.decided, urgent=fx.eager)
 
     def send_now(self) -> None:
@@ -257,6 +277,7 @@ class Turn:
         decided = done.decided + fx.decided if fx.decided else done.decided
         fx.decided = []
         self._open_ready(now, fx)
+        self.peers.note(fx, now)
         self._hold_notices(fx.now, now, decided, urgent=fx.eager)
         if fx.now:
             now_box, fx.now = fx.now, Outbox()
@@ -291,7 +312,14 @@ class Turn:
         fx.sound = []
         self._give_up(done)
         self._give_up(fx)
+        if done.answered or fx.answered:
+            self.calls.members.answered(done)
+            self.calls.members.answered(fx)
         fx.readable = []
+        self.master_changed += done.master_changed
+        if fx.master_changed:
+            self.master_changed += fx.master_changed
+            fx.master_changed = []
 
     def housekeep(self, now: int) -> float | None:
         """Let the log do some upkeep, see `Log.housekeep`, and ask for what it finds damaged."""
@@ -385,15 +413,16 @@ class Turn:
         shared = box.all
         if not (self._notices or shared.chosen):
             return
+        delay = self.notice_delay if self.peers.nodes else 0
         alone = not any(kind for kind in shared.body() if kind is not shared.chosen)
-        eager = self.notice_delay and (urgent or sum([len(item[2]) for item in decided]) > EAGER_ENTRIES)
+        eager = delay and (urgent or sum([len(item[2]) for item in decided]) > EAGER_ENTRIES)
         if self._notices and (now >= self.notice_at or eager or not alone):
             shared.chosen = self._notices + shared.chosen
             self._notices = []
             self.notice_at = NEVER
-        elif shared.chosen and alone and self.notice_delay and not eager:
+        elif shared.chosen and alone and delay and not eager:
             if not self._notices:
-                self.notice_at = now + self.notice_delay
+                self.notice_at = now + delay
             self._notices += shared.chosen
             shared.chosen = []
 
@@ -443,6 +472,7 @@ class Turn:
         self.fx.records = []
         if unhealthy is None:
             held.fx.expired += self.fx.expired
+            held.fx.answered += self.fx.answered
             self.fx, self._held = held.fx, None
         return unhealthy or self._no_room
 
@@ -450,6 +480,7 @@ class Turn:
         """The end of a pass in which the held turn has stayed."""
         self._give_up(held.fx)
         self._give_up(done)
+        self.calls.members.answered(done)
         held.fx.timers += done.timers
         for seq in held.late(now):
             self._fail(seq, Code.TIMEOUT, f"deadline passed before it was durable here: {self._no_room}")

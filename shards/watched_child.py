@@ -12,11 +12,11 @@ import contextlib
 import logging
 import os
 import signal
-import time
 from collections.abc import Callable, Iterable
 
 import msgspec
 
+from paxmux.engine.clock import clock_ns
 from paxmux.engine.errors import ExitCode
 from paxmux.shards.boot import Boot, FromChild, Stop, ToChild
 from paxmux.shards.child import Child, ControlClosed, ControlError
@@ -45,7 +45,7 @@ class WatchedChild:
         """Own `child`. `on_exit` takes the exit code as `subprocess` has it: negative for a signal."""
         self.name = name
         self.pid = child.pid
-        self.started_ns = time.monotonic_ns()
+        self.started_ns = clock_ns()
         self.gone: asyncio.Future[int] = loop.create_future()
         """Its exit code, once it is reaped and `on_exit` was called."""
         self._loop = loop

@@ -9,10 +9,10 @@ no message.
 from __future__ import annotations
 
 import signal
-from time import monotonic_ns
 from types import FrameType
 from typing import NamedTuple
 
+from paxmux.engine.clock import clock_ns
 from paxmux.shards.applier import Applier
 from paxmux.shards.counters import Block
 
@@ -45,7 +45,7 @@ class Whereabouts:
         signal.siginterrupt(SIGNAL, False)
 
     def _asked(self, _number: int, frame: FrameType | None) -> None:
-        place, now = executed_in(frame), monotonic_ns()
+        place, now = executed_in(frame), clock_ns()
         slots, index = self._slots, self._index
         if place is not None:
             slots[index["asked_group"]] = place.group

@@ -18,11 +18,11 @@ import secrets
 import select
 from collections.abc import Sequence
 from pathlib import Path
-from time import monotonic_ns
 from typing import Final, Literal
 
 from paxmux.engine import plugin
 from paxmux.engine.address import parse_member
+from paxmux.engine.clock import clock_ns
 from paxmux.engine.errors import ConfigError, ExitCode, PaxmuxError, StorageFailed
 from paxmux.engine.frame import is_intact, version_for
 from paxmux.engine.groups import parse_groups
@@ -41,6 +41,7 @@ from paxmux.shards.counters import WORKER, Block, Phase
 from paxmux.shards.doorbell import Doorbell
 from paxmux.shards.log_directories import make_log_directory
 from paxmux.shards.log_sync import LogSync
+from paxmux.shards.members_teller import MembersTeller
 from paxmux.shards.requests import Reply
 from paxmux.shards.slice import GroupMaker, Identity, build_turn
 from paxmux.shards.sync_mark import SyncMark
@@ -137,7 +138,7 @@ class Worker:
         self._slot = self._block.index
         self._control_at = self._publish_at = 0
         self._housekeep_at = 0
-        self._busy_since = monotonic_ns()
+        self._busy_since = clock_ns()
         self._busy = self._turns = self._sync_time = self._in = self._calls = self._proposals = 0
 
     def _open_log(self, boot: WorkerBoot) -> Log:
@@ -175,7 +176,7 @@ class Worker:
             self._replies,
             members=members,
             rng=rng,
-            now=monotonic_ns(),
+            now=clock_ns(),
             timers=options.timers,
             proposals=options.proposals,
             limits=options.limits,
@@ -184,10 +185,10 @@ class Worker:
             log_sync=log_sync,
             direct=self._direct,
             version=version_for(options.groups),
-            clock=monotonic_ns,
+            clock=clock_ns,
         )
         if options.worker.slow_warn_ms:
-            turn.pace.start(monotonic_ns, options.worker.slow_warn_ms * MS)
+            turn.pace.start(clock_ns, options.worker.slow_warn_ms * MS)
         for hung in boot.stopped:
             turn.appliers[hung.group].stopped[hung.smid] = hung.reason
             log.error("group %d: %s", hung.group, hung.reason)
@@ -202,17 +203,23 @@ class Worker:
             options.timers,
             options.proposals,
             options.limits,
+            {},
         )
 
         def build(group: int, durable: bool) -> dict[int, StateMachine]:
             return build_machines(options, [group], durable)[group]
 
         self._transit = Transit(turn, self._log, maker, build, self._parent.send)
+        self._members = MembersTeller(turn, self._parent.send)
         return turn
 
     def watch_stages(self) -> None:
         """Measure where the time of this process goes; see `stages.py`."""
         watch_worker(type(self), self._block, self._log, self._direct)
+
+    def tell_members(self) -> None:
+        """Tell the node who the members of all groups are; what it does not read now is told again."""
+        self._members.tell()
 
     # The loop
 
@@ -233,15 +240,17 @@ class Worker:
         slots, slot = self._block.slots, self._slot
         phase = slot["phase"]
         turn, replies = self._turn, self._replies
-        turn.start(monotonic_ns())
+        turn.start(clock_ns())
         while True:
             slots[phase] = Phase.DRAIN
             frames = self._frames.receive(RECEIVE_BYTES)
             batches = [requests.decode_batch(data) for data in self._requests.receive(RECEIVE_BYTES)]
-            now = monotonic_ns()
+            now = clock_ns()
             if now >= self._control_at:
                 self._control_at = now + CONTROL_EVERY
                 self._control()
+                if self._members.waiting:
+                    self._members.tell()
             if now >= self._publish_at:
                 self._publish(now)
             if transit.active and not turn.held:
@@ -272,9 +281,9 @@ class Worker:
             turn.send_now()
             if turn.fx.records:
                 slots[phase] = Phase.SYNC
-                start = monotonic_ns()
+                start = clock_ns()
                 turn.persist()
-                self._sync_time += monotonic_ns() - start
+                self._sync_time += clock_ns() - start
                 # What is left to do may have been for much later.
                 if self._housekeep_at > now + HOUSEKEEP_EVERY:
                     self._housekeep_at = now + HOUSEKEEP_EVERY
@@ -282,6 +291,8 @@ class Worker:
             turn.finish(now)
             if (transit.active or turn.calls.orders) and not turn.held:
                 transit.after_turn(now)
+            if self._members.waiting:
+                self._members.tell()
             if replies:
                 self._send_replies()
             self._answers.commit()
@@ -309,7 +320,7 @@ class Worker:
             slots[self._slot["phase"]] = Phase.SLEEP
             # epoll's resolution is a millisecond: round up, or the last one is spent spinning.
             events = poll.poll(max(0, until - now) / 1e9 + 0.0005 if until > now else 0)
-            self._busy_since = monotonic_ns()
+            self._busy_since = clock_ns()
             for fd, _ in events:
                 if fd == self._bell.fileno():
                     self._bell.clear()
@@ -332,7 +343,7 @@ class Worker:
                 case Stop():
                     if self._stop is None:
                         self._stop = message
-                        self._stop_by = monotonic_ns() + int(message.drain_s * 1e9)
+                        self._stop_by = clock_ns() + int(message.drain_s * 1e9)
                 case SetPeers(peers=peers):
                     if self._direct is not None:
                         self._direct.set_peers(_sockets_of(peers, self._node_id))
@@ -367,7 +378,7 @@ class Worker:
             self._direct.close()
         self._turn.log_sync.close()
         self._log.close(clean=True)
-        self._publish(monotonic_ns())
+        self._publish(clock_ns())
         return ExitCode.OK
 
     def _publish(self, now: int) -> None:
@@ -448,6 +459,7 @@ def _serve(parent: Parent, boot: object, fds: Sequence[int]) -> ExitCode:
             storage = isinstance(error, StorageFailed | StorageDamaged)
             parent.send(_failed(boot.worker, error, "storage" if storage else "cannot_boot"))
             return ExitCode.CANNOT_BOOT
+        worker.tell_members()
         parent.send(Ready())
         if stages.wanted():
             worker.watch_stages()

@@ -19,6 +19,7 @@ from pathlib import Path
 import msgspec
 
 from paxmux.engine import pack
+from paxmux.engine.clock import clock_ns
 from paxmux.engine.errors import Code, ExitCode
 from paxmux.engine.pack import PACK
 from paxmux.shards import requests
@@ -83,7 +84,7 @@ class FakeWorker:
 
     def beat(self, phase: Phase) -> None:
         self.block.slots[self.block.index["phase"]] = phase
-        self.block.slots[self.block.index["heartbeat_ns"]] = time.monotonic_ns()
+        self.block.slots[self.block.index["heartbeat_ns"]] = clock_ns()
 
     def propose(self, proposal: Proposal) -> None:
         seq, group, _, smid, value, context = proposal

@@ -407,6 +407,7 @@ def _bad_bodies() -> Iterator[tuple[str, bytes]]:
     yield "members doubled", changed(members=[A, A, B, C])
     yield "a founder that is not a member", changed(members=[B, C], founding=None, active=False)
     yield "another role", changed(role="master")
+    yield "a member that asks for a seat", changed(rejoin=True)
     yield "too many addresses", changed(addresses=dict.fromkeys(range(1, 66), "127.0.0.1:1"))
     yield "an address of nobody", changed(addresses={0: "127.0.0.1:1"})
     yield "an address without a port", changed(addresses={5: "127.0.0.1"})

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import time
 
 import pytest
 
+from paxmux.engine.clock import clock_ns
 from paxmux.engine.errors import Code, NodeStopped, Overloaded
 from paxmux.engine.options import LimitOptions
 from paxmux.shards.admission import Admission
@@ -30,7 +30,7 @@ def enter(
 
 
 def in_ms(ms: int) -> int:
-    return time.monotonic_ns() + ms * 1_000_000
+    return clock_ns() + ms * 1_000_000
 
 
 @in_loop
@@ -77,7 +77,7 @@ async def test_deadlines_are_never_early_and_each_comes_though_mixed() -> None:
     forever = enter(admission, pending)[1]
     came: dict[int, int] = {}
     for future, deadline_ns in futures.items():
-        future.add_done_callback(lambda _, at=deadline_ns: came.setdefault(at, time.monotonic_ns()))
+        future.add_done_callback(lambda _, at=deadline_ns: came.setdefault(at, clock_ns()))
     await asyncio.wait_for(asyncio.gather(*futures), 10)
     assert sorted(came) == sorted(futures.values())
     assert all(came_ns >= deadline_ns for deadline_ns, came_ns in came.items())

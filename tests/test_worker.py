@@ -14,6 +14,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from paxmux.engine.clock import clock_ns
 from paxmux.engine.errors import Code, ExitCode
 from paxmux.engine.frame import parse_frame
 from paxmux.engine.options import MachineOptions, Options
@@ -83,7 +84,7 @@ class Rig:
         return self.child.receive_all()[0]
 
     def propose(self, *values: bytes, group: int = 0, smid: int = 1, timeout_s: float = 20.0) -> list[Reply]:
-        deadline = time.monotonic_ns() + int(timeout_s * 1e9)
+        deadline = clock_ns() + int(timeout_s * 1e9)
         first = self.seq + 1
         self.seq += len(values)
         batch = Batch([(first + n, group, deadline, smid, value, None) for n, value in enumerate(values)])

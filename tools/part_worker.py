@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from paxmux.engine.clock import clock_ns
 from paxmux.engine.errors import Code, PaxmuxError
 from paxmux.engine.frame import FrameKind, pack_frame, parse_header, version_for
 from paxmux.engine.options import LayoutOptions, MachineOptions, Options, StorageOptions
@@ -181,7 +182,7 @@ class Asking:
 
     def _ask(self, count: int) -> None:
         first, self._seq = self._seq + 1, self._seq + count
-        deadline = time.monotonic_ns() + TIMEOUT_NS
+        deadline = clock_ns() + TIMEOUT_NS
         batch = requests.Batch(
             [
                 (seq, seq % self._groups, deadline, Chain.smid, self._payload, None)
