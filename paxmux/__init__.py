@@ -15,10 +15,12 @@ if TYPE_CHECKING:
         Conflict,
         DataDirError,
         ExecuteFailed,
+        GroupsFailed,
         GroupWrong,
         InstanceNotChosen,
         InstanceNotExist,
         InvalidRequest,
+        MembershipError,
         NodeStopped,
         NotAMember,
         Overloaded,
@@ -46,6 +48,7 @@ if TYPE_CHECKING:
     from paxmux.engine.state_machine import StateMachine
     from paxmux.shards.blocking import BlockingNode
     from paxmux.shards.done import Done
+    from paxmux.shards.membership import Member
     from paxmux.shards.node import Node
 
 __version__ = "0.1.0"
@@ -58,12 +61,15 @@ __all__ = [
     "Done",
     "ExecuteFailed",
     "GroupWrong",
+    "GroupsFailed",
     "InstanceNotChosen",
     "InstanceNotExist",
     "InvalidRequest",
     "LayoutOptions",
     "LimitOptions",
     "MachineOptions",
+    "Member",
+    "MembershipError",
     "NetworkOptions",
     "Node",
     "NodeStopped",
@@ -96,12 +102,15 @@ _MODULES = {
     "Done": "paxmux.shards.done",
     "ExecuteFailed": _ERRORS,
     "GroupWrong": _ERRORS,
+    "GroupsFailed": _ERRORS,
     "InstanceNotChosen": _ERRORS,
     "InstanceNotExist": _ERRORS,
     "InvalidRequest": _ERRORS,
     "LayoutOptions": _OPTIONS,
     "LimitOptions": _OPTIONS,
     "MachineOptions": _OPTIONS,
+    "Member": "paxmux.shards.membership",
+    "MembershipError": _ERRORS,
     "NetworkOptions": _OPTIONS,
     "Node": "paxmux.shards.node",
     "NodeStopped": _ERRORS,
