@@ -35,7 +35,7 @@ class StoppedMachine(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class WorkerBoot(msgspec.Struct, tag="worker", forbid_unknown_fields=True, kw_only=True):
     """First message to a worker. Descriptors with it, in this order: counters memfd, client ring in
     (node to worker), client ring out, network ring in (router to worker), network ring out,
-    own doorbell, node's doorbell, router's doorbell."""
+    own doorbell, node's doorbell, router's doorbell, lease board."""
 
     options: Options
     worker: int

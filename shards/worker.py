@@ -38,6 +38,7 @@ from paxmux.shards.channel import Receiver, Sender
 from paxmux.shards.child import Parent, ParentGone, be_child
 from paxmux.shards.counters import WORKER, Block, Phase
 from paxmux.shards.doorbell import Doorbell
+from paxmux.shards.lease_board import LeaseBoard
 from paxmux.shards.log_directories import make_log_directory
 from paxmux.shards.log_sync import LogSync
 from paxmux.shards.requests import Reply
@@ -113,8 +114,9 @@ class Worker:
             # First of all: threads that the log starts inherit it.
             os.sched_setaffinity(0, boot.cpus)
         self._parent = parent
-        counters, client_in, client_out, net_in, net_out, own_bell, node_bell, router_bell = fds
+        counters, client_in, client_out, net_in, net_out, own_bell, node_bell, router_bell, leases = fds
         self._block = Block(counters, WORKER)
+        self._board = LeaseBoard(leases, options.groups)
         self._bell = Doorbell(own_bell)
         node, router = Doorbell(node_bell), Doorbell(router_bell)
         backlog = options.limits.ring_backlog_bytes
