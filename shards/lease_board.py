@@ -10,7 +10,7 @@ A row has one writer, the worker that hosts the group; the node writes it while 
 is odd while a row is being written and even afterwards. `check` is a CRC-32 over the words before it, begun
 with the group. A reader copies a row, and believes the copy if its sequence is even and still the same
 afterwards, and the check fits: so a torn row, one that a killed worker has left half written, and one that
-something else has overwritten are all alike nobody's. So is a row whose lease ends later than any lease could.
+something else has overwritten are all alike nobody's. So is a row whose lease ends later than any could.
 
 `until` is on `engine.clock`. Whoever reads compares it with the time now: the rows of a worker that is dead,
 stopped or slow run out by themselves.
