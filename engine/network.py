@@ -35,6 +35,11 @@ class Direct(Protocol):
         """Send now. False if the frame did not leave: the router is to send it. Never blocks or raises."""
         ...
 
+    def set_peers(self, peers: Mapping[int, tuple[str, int]]) -> None:
+        """These are the peers from now on, and no others. What leads to one whose host and port stay the same
+        is kept. Must not raise because of a peer."""
+        ...
+
     def close(self) -> None:
         """Close what it has open; safe to call twice."""
         ...
@@ -63,6 +68,23 @@ class Network(Protocol):
 
         Small frames may go by datagram unless `reliable`. False if the peer is unknown or its queue
         is full: the frame is dropped and counted.
+        """
+        ...
+
+    def set_peers(self, peers: Mapping[int, tuple[str, int]]) -> None:
+        """These are the peers from now on, and no others; before `start`, while it runs, and after `stop`.
+
+        The connection to a peer whose host and port stay the same is not touched. A peer that has another
+        address is dialled there, and gets what waited for it. Whatever stands to or from a peer that is left
+        out is closed, and what waited for it is lost. `OnPeer` is told of each connection that ends so, soon
+        after, and not within the call. Not to be called from within `OnFrame` or `OnPeer`.
+
+        Args:
+            peers: node id -> host and port; this node's own entry is left out. A host is an IPv4 or IPv6
+                literal or a name, which is resolved each time that it is dialled.
+
+        Raises:
+            ValueError: a port that cannot be; nothing has changed then.
         """
         ...
 

@@ -79,6 +79,8 @@ class HardState(NamedTuple):
     """Promises and accepts may be lost that nobody knows of any more; see `Log.doubt`."""
     lost: bool = False
     """The value of that ACCEPT is damaged: `value` is empty."""
+    system: bytes = b""
+    """The value of the last SYSTEM record; empty if there is none."""
 
 
 CLEAN_BYTES_PER_S: Final = 256 << 20

@@ -378,6 +378,7 @@ class Assembly:
             cleaning=self.cleaning,
             log_sync={group: on for group, on in self.log_sync.items() if group in groups},
             cpus=list(self._rearranger.layout.cpus_of(worker)),
+            peers={member.node_id: member.address for member in self._options.seed_members()},
             direct=getattr(plugin.load(self._options.network.plugin), "direct", None),
             sys_path=self._sys_path,
         )

@@ -54,6 +54,8 @@ class WorkerBoot(msgspec.Struct, tag="worker", forbid_unknown_fields=True, kw_on
     stopped: list[StoppedMachine] = []
     """State machines in which earlier workers of this life of the node have hung."""
     cpus: list[int]
+    peers: dict[int, str]
+    """Node id -> `host:port` of the members, as far as they are known, until `SetPeers` says otherwise."""
     direct: str | None
     """Dotted path of the `engine.network.Direct` to send small frames by; None: all go through the router."""
     sys_path: list[str]
@@ -121,6 +123,13 @@ class ReleaseFrames(msgspec.Struct, tag="release_frames", forbid_unknown_fields=
     """To the router process: this worker has the group that frames are kept for."""
 
     worker: int
+
+
+class SetPeers(msgspec.Struct, tag="set_peers", forbid_unknown_fields=True, kw_only=True):
+    """To a worker: where the members are from now on."""
+
+    peers: dict[int, str]
+    """Node id -> `host:port`."""
 
 
 class MoveOut(msgspec.Struct, tag="move_out", forbid_unknown_fields=True, kw_only=True):
@@ -233,6 +242,7 @@ ToChild = (
     | SetGroups
     | HoldFrames
     | ReleaseFrames
+    | SetPeers
     | MoveOut
     | MoveIn
     | MoveEnd

@@ -96,8 +96,6 @@ class Calls:
                 self._calls.append(call)
             elif group.inquiry.fenced is not None:
                 self._fail(seq, Code.SYSTEM_ERROR, f"group {index} is fenced here: {group.inquiry.fenced}")
-            elif not group.seated:
-                self._fail(seq, Code.NOT_A_MEMBER, f"this node's seat is not a member of group {index}")
             else:
                 self._reads[seq] = call
                 group.reader.join(seq, deadline, fx)

@@ -53,6 +53,7 @@ _WireBody = tuple[
     Annotated[list[tuple[_Group, _Id]], _FEW],
     Annotated[list[tuple[_Group, _Id, _Count, _Id, _Count]], _FEW],
     Annotated[list[tuple[_Group, _Count, _Count]], _FEW],
+    Annotated[list[tuple[_Group, bytes]], _FEW],
 ]
 
 _NO_BYTES: Final = b"\xc4\x00"

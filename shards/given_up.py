@@ -28,4 +28,10 @@ def given_up(fx: Effects, calls: Calls) -> Iterator[tuple[int, int, str]]:
     for seq in fx.abandoned:
         calls.drop_read(seq)
         yield seq, Code.TIMEOUT, "this replica of the group was fenced; its status says why"
-    fx.conflicts, fx.expired, fx.fenced, fx.abandoned = [], [], [], []
+    for seq in fx.unseated:
+        yield (
+            seq,
+            Code.TIMEOUT,
+            "this node is no member of the group any more; the value may be decided or not",
+        )
+    fx.conflicts, fx.expired, fx.fenced, fx.abandoned, fx.unseated = [], [], [], [], []

@@ -1,7 +1,8 @@
 """What comes from peers: frames taken apart, and their messages handed to the groups that they are for.
 
-Decides which messages a group hears: those of whoever sits in the seat that its members name. A peer in
-another seat has lost its data: it may ask, not vote. It answers nobody itself.
+Decides which messages a group hears: votes, bids and what belongs to them of whoever sits in the seat that
+its members name; of anybody else what is a hint, a question or a proof: positions, questions and decided
+values. So who has lost its seat, or has none yet, can learn and be learned from. It answers nobody itself.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ class Intake:
         self.messages += len(chosen) + len(prepares) + len(promises) + len(accepts) + len(accepteds)
         for index, instance, round, node, value in learned:
             group = groups.get(index)
-            if group is not None and group.members.seats.get(sender) == seat:
+            if group is not None:
                 if instance < group.instance:
                     self._repairs.on_learned(index, instance, round, node, value, now, fx)
                 else:
@@ -54,12 +55,20 @@ class Intake:
                 self.learned += 1
         for index, instance, round in chosen:
             group = groups.get(index)
-            if group is not None and group.members.seats.get(sender) == seat:
+            if group is None:
+                continue
+            if group.members.seats.get(sender) == seat:
                 group.on_chosen(sender, instance, round, now, fx)
+            else:
+                group.on_stranger(sender, instance, now, fx)
         for prepare in prepares:
             group = groups.get(prepare[0])
-            if group is not None and group.members.seats.get(sender) == seat:
+            if group is None:
+                continue
+            if group.members.seats.get(sender) == seat:
                 group.on_prepare(sender, prepare, now, fx)
+            else:
+                group.on_stranger(sender, prepare[1], now, fx)
         for index, instance, round, rejected_by, accepted_round, accepted_node, value in promises:
             group = groups.get(index)
             if group is not None and group.members.seats.get(sender) == seat:
@@ -68,8 +77,12 @@ class Intake:
                 )
         for accept in accepts:
             group = groups.get(accept[0])
-            if group is not None and group.members.seats.get(sender) == seat:
+            if group is None:
+                continue
+            if group.members.seats.get(sender) == seat:
                 group.on_accept(sender, accept, now, fx)
+            else:
+                group.on_stranger(sender, accept[1], now, fx)
         for index, instance, round, rejected_by, node in accepteds:
             group = groups.get(index)
             if group is not None and group.members.seats.get(sender) == seat:
@@ -77,11 +90,13 @@ class Intake:
                 group.proposer.on_accept_reply(sender, instance, round, promised, now, fx)
         for index, instance, chain in positions:
             group = groups.get(index)
-            if group is not None and sender in group.members.seats:
+            if group is not None:
+                group.learner.sits(sender, seat)
                 group.learner.on_position(sender, instance, chain.to_bytes(4, "little"), now, fx)
         for index, instance in asks:
             group = groups.get(index)
-            if group is not None and sender in group.members.seats:
+            if group is not None:
+                group.learner.sits(sender, seat)
                 group.learner.on_ask(sender, instance, now, fx)
         for kind in rest:
             if kind:

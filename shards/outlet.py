@@ -94,6 +94,10 @@ class Outlet:
         """The bit set of this worker's groups has changed."""
         self._groups = groups
 
+    def set_peers(self, peers: Iterable[int]) -> None:
+        """Who gets what goes to all."""
+        self._peers = tuple(peers)
+
     def send(self, *boxes: Outbox) -> None:
         """Send everything in the boxes; what is for one peer goes together."""
         shared = [box.all for box in boxes if box.all]

@@ -1,8 +1,8 @@
 """The kinds of message that most frames have none of: reads, forwards, inquiries, doubts, lost values.
 
-Decides which of them a group hears: those of whoever sits in the seat that its members name, and from a
-member that has lost its seat only questions for decided values. Each costs as much as any other; they
-are here so that a frame without them pays for one look.
+Decides which of them a group hears: those of whoever sits in the seat that its members name, and from
+anybody else only questions: how far decisions may have gone, and for decided values. Each costs as much as
+any other; they are here so that a frame without them pays for one look.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def take_rare(
     top_asks, top_replies, forwards, refusals, chain_asks, chain_replies, *rarer = rest
     for index, read in top_asks:
         group = groups.get(index)
-        if group is not None and group.members.seats.get(sender) == seat:
+        if group is not None:
             group.on_top_ask(sender, read, fx)
     for index, read, top, since in top_replies:
         group = groups.get(index)
@@ -52,7 +52,7 @@ def take_rare(
         group = groups.get(index)
         if group is not None and group.members.seats.get(sender) == seat:
             group.inquiry.on_reply(sender, instance, chain.to_bytes(4, "little"), now, fx)
-    vow_asks, vow_replies, mend_asks = rarer
+    vow_asks, vow_replies, mend_asks, inner_forwards = rarer
     for index, nonce in vow_asks:
         group = groups.get(index)
         if group is not None and group.members.seats.get(sender) == seat:
@@ -63,5 +63,9 @@ def take_rare(
             group.doubt.on_reply(sender, nonce, (round, node), free, now, fx)
     for index, first, count in mend_asks:
         group = groups.get(index)
-        if group is not None and sender in group.members.seats:
+        if group is not None:
             group.learner.on_mend_ask(sender, first, count, fx)
+    for index, batch in inner_forwards:
+        group = groups.get(index)
+        if group is not None and group.members.seats.get(sender) == seat:
+            group.inner.on_forward(sender, batch, fx)

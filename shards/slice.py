@@ -16,7 +16,9 @@ from paxmux.engine.network import Direct
 from paxmux.engine.options import LimitOptions, ProposalOptions, StorageOptions, TimerOptions
 from paxmux.engine.paxos import value as values
 from paxmux.engine.paxos.group import Group
-from paxmux.engine.paxos.quorum import Members
+from paxmux.engine.paxos.master import NO_LEASE, LeaseTerms
+from paxmux.engine.paxos.quorum import Members, members_of
+from paxmux.engine.paxos.system import NO_REIGN, decode_state
 from paxmux.engine.paxos.timers import MS, Bounds, Timers
 from paxmux.engine.state_machine import StateMachine
 from paxmux.engine.storage import EMPTY_STATE, NULL_BALLOT, HardState, Log, StorageDamaged
@@ -26,6 +28,8 @@ from paxmux.shards.log_sync import WORDS, LogSync
 from paxmux.shards.outlet import FrameSink, Outlet
 from paxmux.shards.requests import Reply
 from paxmux.shards.turn import DEFAULT_STORAGE, Turn
+
+NO_LEASES: Mapping[int, LeaseTerms] = {}
 
 
 class Identity(NamedTuple):
@@ -53,8 +57,10 @@ class GroupMaker:
         timers: TimerOptions,
         proposals: ProposalOptions,
         limits: LimitOptions,
+        leases: Mapping[int, LeaseTerms],
     ) -> None:
         """See `build_turn`."""
+        self._leases = leases
         self._identity = identity
         self._log = log
         self._replies = replies
@@ -69,7 +75,14 @@ class GroupMaker:
         was not synced, since the last start. Raises StorageDamaged: something is lost that only another
         member could tell, and there is none."""
         identity, log = self._identity, self._log
-        alone = len(self._members.seats) == 1
+        try:
+            system = decode_state(state.system) if state.system else None
+        except ValueError as error:
+            raise StorageDamaged(
+                f"group {index}: what its log says of its members makes no sense: {error}"
+            ) from None
+        members = self._members if system is None else members_of(system.membership)
+        alone = list(members.seats) == [identity.node]
         instance, chain = _readable(log, index, state, alone=alone)
         here = instance == state.instance and not state.lost
         kept = not here and not state.lost and state.accepted != NULL_BALLOT
@@ -79,7 +92,7 @@ class GroupMaker:
             me=identity.node,
             seat=identity.seat,
             incarnation=identity.incarnation,
-            members=self._members,
+            members=members,
             rng=self._rng,
             now=now,
             instance=instance,
@@ -93,6 +106,10 @@ class GroupMaker:
             kept=(state.accepted, state.value) if kept else None,
             timers=self._timers,
             bounds=self._bounds,
+            cluster=identity.cluster,
+            reign=NO_REIGN if system is None else system.reign,
+            terms=None if system is None else system.terms,
+            lease=self._leases.get(index, NO_LEASE),
         )
 
     def applier(self, index: int, machines: Mapping[int, StateMachine]) -> Applier:
@@ -128,6 +145,7 @@ def build_turn(
     direct: Direct | None = None,
     version: int = VERSION,
     clock: Callable[[], int] = no_time,
+    leases: Mapping[int, LeaseTerms] = NO_LEASES,
 ) -> Turn:
     """Recover `log` and build the turn over it; it is not started yet.
 
@@ -137,7 +155,7 @@ def build_turn(
         log: open, and not recovered.
         sink: where frames to peers go.
         replies: where answers to requests are gathered; the caller empties it.
-        members: the voters.
+        members: who founded the cluster: the voters of each group until its log says otherwise.
         rng: for pauses and choices of peers.
         now: in ns.
         timers, proposals, limits, storage: as in the options.
@@ -146,6 +164,7 @@ def build_turn(
         strays: gets the groups that the log has records of and that are not hosted here.
         version: of the frames.
         clock: see `Turn`.
+        leases: of the groups that this node wants to be master of.
 
     Raises:
         StorageDamaged, StorageFailed: by `Log.recover`; damaged too where something is lost that only
@@ -159,10 +178,10 @@ def build_turn(
         log_sync.begin()
         lost = log_sync.lost
     doubt = log.doubt()
-    if doubt is not None and len(members.seats) == 1:
+    if doubt is not None and len(members.seats) == 1 and not any(state.system for state in states.values()):
         raise StorageDamaged(f"promises may be lost, and there is no other member to ask: {doubt}")
     unknown = EMPTY_STATE if doubt is None else EMPTY_STATE._replace(suspect=True)
-    maker = GroupMaker(identity, log, replies, members, rng, timers, proposals, limits)
+    maker = GroupMaker(identity, log, replies, members, rng, timers, proposals, limits, leases)
     groups = {
         index: maker.group(index, states.get(index, unknown), now, lost=index in lost) for index in machines
     }
@@ -173,7 +192,7 @@ def build_turn(
         strays += [index for index in states if index not in groups]
     outlet = Outlet(
         sink,
-        [node for node in members.seats if node != identity.node],
+        sorted({node for group in groups.values() for node in group.peers}),
         me=identity.node,
         seat=identity.seat,
         incarnation=identity.incarnation,
@@ -192,7 +211,7 @@ def build_turn(
         replies,
         serve_max_bytes=limits.catch_up_max_bytes,
         storage=storage,
-        notice_delay=timers.notice_ms * MS if len(members.seats) > 1 else 0,
+        notice_delay=timers.notice_ms * MS,
         log_sync=log_sync,
         clock=clock,
     )

@@ -99,6 +99,8 @@ class Turn:
         self.mark_at = NEVER
         self.notice_at = NEVER
         self.notice_delay = notice_delay
+        self._others = any(group.peers for group in self.groups.values())
+        """Whether anybody is to be told of decisions."""
         self._notices: list[Chosen] = []
         self.decided = 0
         self.entries = 0
@@ -115,6 +117,10 @@ class Turn:
         """and those that had before, and have no mark since."""
         self._looks = 0
         """At them, since all were marked."""
+        self.members_changed: list[Group] = []
+        """Groups that have other members than the last time that somebody emptied this;"""
+        self.master_changed: list[Group] = []
+        """or another lease."""
         self.backlog = Backlog(self.groups, self.appliers, self.repairs, clock)
 
     def start(self, now: int) -> None:
@@ -168,6 +174,12 @@ class Turn:
 
     def _set_hosted(self) -> None:
         self.outlet.host(sum(1 << index for index in self.groups))
+        self._set_peers()
+
+    def _set_peers(self) -> None:
+        peers = {node for group in self.groups.values() for node in group.peers}
+        self.outlet.set_peers(sorted(peers))
+        self._others = bool(peers)
 
     @property
     def busy(self) -> bool:
@@ -292,6 +304,22 @@ class Turn:
         self._give_up(done)
         self._give_up(fx)
         fx.readable = []
+        if done.answered or fx.answered or done.members_changed or fx.members_changed:
+            self._changed(done)
+            self._changed(fx)
+        self.master_changed += done.master_changed
+        if fx.master_changed:
+            self.master_changed += fx.master_changed
+            fx.master_changed = []
+
+    def _changed(self, fx: Effects) -> None:
+        """Operations of the membership that are decided, and synced where they were decided first."""
+        for seq, code, instance, words in fx.answered:
+            self._reply((seq, code, instance, 0, words))
+        if fx.members_changed:
+            self.members_changed += fx.members_changed
+            self._set_peers()
+        fx.answered, fx.members_changed = [], []
 
     def housekeep(self, now: int) -> float | None:
         """Let the log do some upkeep, see `Log.housekeep`, and ask for what it finds damaged."""
@@ -385,15 +413,16 @@ class Turn:
         shared = box.all
         if not (self._notices or shared.chosen):
             return
+        delay = self.notice_delay if self._others else 0
         alone = not any(kind for kind in shared.body() if kind is not shared.chosen)
-        eager = self.notice_delay and (urgent or sum([len(item[2]) for item in decided]) > EAGER_ENTRIES)
+        eager = delay and (urgent or sum([len(item[2]) for item in decided]) > EAGER_ENTRIES)
         if self._notices and (now >= self.notice_at or eager or not alone):
             shared.chosen = self._notices + shared.chosen
             self._notices = []
             self.notice_at = NEVER
-        elif shared.chosen and alone and self.notice_delay and not eager:
+        elif shared.chosen and alone and delay and not eager:
             if not self._notices:
-                self.notice_at = now + self.notice_delay
+                self.notice_at = now + delay
             self._notices += shared.chosen
             shared.chosen = []
 

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from paxmux.engine import plugin
+from paxmux.engine.address import parse_member
 from paxmux.engine.clock import clock_ns
 from paxmux.engine.errors import ConfigError, ExitCode, PaxmuxError, StorageFailed
 from paxmux.engine.frame import is_intact, version_for
@@ -33,7 +34,7 @@ from paxmux.engine.state_machine import MAX_SMID, MIN_SMID, StateMachine
 from paxmux.engine.storage import Log, LogIdentity, OpenLog, RecordKind, StorageDamaged
 from paxmux.shards import requests, stages
 from paxmux.shards.applier import close_machines, describe, is_durable
-from paxmux.shards.boot import Failed, MoveDone, MoveEnd, MoveIn, MoveOut, Ready, Stop, WorkerBoot
+from paxmux.shards.boot import Failed, MoveDone, MoveEnd, MoveIn, MoveOut, Ready, SetPeers, Stop, WorkerBoot
 from paxmux.shards.channel import Receiver, Sender
 from paxmux.shards.child import Parent, ParentGone, be_child
 from paxmux.shards.counters import WORKER, Block, Phase
@@ -128,6 +129,7 @@ class Worker:
         self._machines = build_machines(options, boot.groups)
         self._path = make_log_directory(Path(options.data_dir), boot.worker)
         self._log = self._open_log(boot)
+        self._node_id = boot.node_id
         self._direct = _open_direct(boot)
         self._turn = self._build_turn(boot)
         self._turn.calls.set_cleaning(boot.cleaning)
@@ -202,6 +204,7 @@ class Worker:
             options.timers,
             options.proposals,
             options.limits,
+            {},
         )
 
         def build(group: int, durable: bool) -> dict[int, StateMachine]:
@@ -333,6 +336,9 @@ class Worker:
                     if self._stop is None:
                         self._stop = message
                         self._stop_by = clock_ns() + int(message.drain_s * 1e9)
+                case SetPeers(peers=peers):
+                    if self._direct is not None:
+                        self._direct.set_peers(_sockets_of(peers, self._node_id))
                 case MoveOut(group=group, move=move):
                     self._transit.depart(group, move, fds.pop())
                 case MoveIn(group=group, move=move):
@@ -414,10 +420,13 @@ def _open_direct(boot: WorkerBoot) -> Direct | None:
     if boot.direct is None:
         return None
     open_direct: OpenDirect = plugin.load(boot.direct)
-    others = [member for member in boot.options.seed_members() if member.node_id != boot.node_id]
-    return open_direct(
-        {member.node_id: (member.host, member.port) for member in others}, boot.options.network
-    )
+    return open_direct(_sockets_of(boot.peers, boot.node_id), boot.options.network)
+
+
+def _sockets_of(peers: dict[int, str], own: int) -> dict[int, tuple[str, int]]:
+    """Host and port of every node but the own one."""
+    members = [parse_member(address, node) for node, address in peers.items() if node != own]
+    return {member.node_id: (member.host, member.port) for member in members}
 
 
 def _log_identity(boot: WorkerBoot) -> LogIdentity:

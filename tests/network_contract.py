@@ -223,6 +223,113 @@ class NetworkContract:
 
         self.run(test)
 
+    def test_peers_come_and_go_while_frames_flow(self, free_ports: FreePorts) -> None:
+        async def test() -> None:
+            ports = free_ports(3)
+            at = {i + 1: (self.host, port) for i, port in enumerate(ports)}
+            nodes = [self.node(i, ports) for i in (1, 2, 3)]
+            one, two, three = nodes
+            before = open_descriptors()
+            one.network.set_peers({1: at[1], 2: at[2]})
+            assert set(one.network.peers()) == {2}, "before the start, too"
+            await self.connected(*nodes)
+            sent = 0
+
+            def flow() -> None:
+                nonlocal sent
+                for _ in range(10):
+                    assert one.network.send(2, frame_of(struct.pack("<I", sent)), reliable=True)
+                    sent += 1
+
+            flow()
+            assert not one.network.send(3, frame_of(b"unknown"))
+            for turn in range(3):
+                lost = three.counter("connection_losses")
+                one.network.set_peers(at)
+                flow()
+                assert one.network.send(3, frame_of(b"known"), reliable=True), "it waits for the connection"
+                await until(lambda: one.network.peers()[3], "the new peer is connected")
+                await until(lambda turn=turn: len(three.frames) == turn + 1, "what waited arrives")
+                await until(lambda: three.network.peers()[1], "the other way as well")
+                assert three.network.send(1, frame_of(b"from 3", sender=3), reliable=True)
+                await until(lambda turn=turn: len(one.frames) == turn + 1, "it is heard")
+                one.network.set_peers({2: at[2]})
+                flow()
+                assert set(one.network.peers()) == {2}
+                assert not one.network.send(3, frame_of(b"gone"))
+                # A frame that came on it tells whose connection an accepted one is.
+                await until(
+                    lambda lost=lost: three.counter("connection_losses") > lost, "what it dialled is closed"
+                )
+            await until(lambda: len(two.frames) == sent, "all arrive")
+            assert [struct.unpack("<I", body)[0] for body in two.bodies()] == list(range(sent))
+            assert [event for event in one.events if event[0] == 2] == [(2, True)], "not touched"
+            await until(lambda: len(one.events) == 7, "each end is told")
+            assert [event for event in one.events if event[0] == 3] == [(3, True), (3, False)] * 3
+            assert one.drops() == one.counter("drop_unknown_peer") == 4
+            await self.stop(*nodes)
+            one.network.set_peers(at)
+            assert not any(one.network.peers().values())
+            assert open_descriptors() == before
+
+        self.run(test)
+
+    def test_a_peer_that_moves_gets_what_waited_for_it(self, free_ports: FreePorts) -> None:
+        async def test() -> None:
+            ports = free_ports(4)
+            at = [(self.host, port) for port in ports]
+            one, two = await self.pair(lambda _: ports[:2])
+            three = self.node(3, ports)
+            await three.network.start()
+            one.network.set_peers({2: at[1], 3: at[2]})
+            await until(lambda: all(one.network.peers().values()), "it knows both")
+            two_elsewhere = self.node(2, [ports[0], ports[3], ports[2]])
+            sent = []
+            for number in range(40):
+                if number == 10:
+                    await until(lambda: len(two.frames) == 10, "those before arrive")
+                    await two.network.stop()
+                    await until(lambda: not one.network.peers()[2], "the loss is noticed")
+                if number == 20:
+                    one.network.set_peers({2: at[3], 3: at[2]})
+                if number == 30:
+                    await two_elsewhere.network.start()
+                body = struct.pack("<I", number) + bytes(2000)
+                assert one.network.send(2, frame_of(body), reliable=True)
+                sent.append(body)
+                await asyncio.sleep(0)
+            await until(lambda: len(two_elsewhere.frames) == 30, "all arrive at the new address")
+            assert two.bodies() + two_elsewhere.bodies() == sent
+            # And from a place that still answers.
+            lost = two_elsewhere.network
+            await self.connected(again := self.node(2, [ports[0], ports[1], ports[2]]))
+            one.network.set_peers({2: at[1], 3: at[2]})
+            assert not one.network.peers()[2]
+            assert one.network.send(2, frame_of(b"back"), reliable=True)
+            await until(lambda: again.bodies() == [b"back"], "it is at the old address again")
+            assert [event for event in one.events if event[0] == 2] == [
+                (2, True),
+                *([(2, False), (2, True)] * 2),
+            ]
+            assert [event for event in one.events if event[0] == 3] == [(3, True)], "not touched"
+            assert one.drops() == 0
+            await lost.stop()
+            await self.stop(one, three, again)
+
+        self.run(test)
+
+    def test_addresses_that_cannot_be_change_nothing(self, free_ports: FreePorts) -> None:
+        async def test() -> None:
+            one, two = await self.pair(free_ports)
+            for port in (0, 65_536):
+                with pytest.raises(ValueError, match=f"port {port} of {self.host}"):
+                    one.network.set_peers({3: (self.host, port)})
+            assert one.network.peers() == {2: True}
+            assert one.events == [(2, True)]
+            await self.stop(one, two)
+
+        self.run(test)
+
     def test_unknown_peer_and_too_large_frame_are_refused(self, free_ports: FreePorts) -> None:
         async def test() -> None:
             one, two = await self.pair(free_ports, max_frame_bytes=10_000)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import pytest
 
@@ -75,6 +75,22 @@ def test_a_closed_port_and_an_end_raise_nothing(
     assert not port.send(7, bytes(200))
 
 
+def test_peers_come_go_and_move(opened: list[socket.socket | DirectUdp]) -> None:
+    first, second, third = (listener(opened) for _ in range(3))
+    at = [("127.0.0.1", sock.getsockname()[1]) for sock in (first, second, third)]
+    port = direct(opened, {7: at[0], 8: at[1]})
+    kept = port._sockets[7]
+    port.set_peers({7: at[0], 8: at[2], 9: at[1], 10: ("localhost", 1)})
+    assert port._sockets[7] is kept, "what leads to the same place stays"
+    for node, sock in ((7, first), (8, third), (9, second)):
+        assert port.send(node, b"to %d" % node)
+        assert sock.recv(65_535) == b"to %d" % node
+    gone = port._sockets[9]
+    port.set_peers({8: at[2]})
+    assert gone.fileno() == -1
+    assert [port.send(node, b"x") for node in (7, 8, 9, 10)] == [False, True, False, False]
+
+
 class Some:
     """A `Direct` that takes what goes to one node."""
 
@@ -86,6 +102,9 @@ class Some:
         if dest == self.node:
             self.frames.append(frame)
         return dest == self.node
+
+    def set_peers(self, peers: Mapping[int, tuple[str, int]]) -> None:
+        raise AssertionError("nobody changes them here")
 
     def close(self) -> None:
         pass

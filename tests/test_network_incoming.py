@@ -89,7 +89,7 @@ class Stream:
         self.near, self.far = socket.socketpair()
         self.near.setblocking(False)
         listener = socket.socket()
-        self.incoming = Incoming(listener, {1}, 1, Counts(), max_frame_bytes, self.frames.append)
+        self.incoming = Incoming(listener, {1}, Counts(), max_frame_bytes, self.frames.append)
         self.loop = asyncio.new_event_loop()
         self.incoming._loop = self.loop
         self.connection = incoming._Connection(self.near, "test", 0.0)

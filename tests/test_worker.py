@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -15,9 +16,10 @@ import pytest
 
 from paxmux.engine.clock import clock_ns
 from paxmux.engine.errors import Code, ExitCode
+from paxmux.engine.frame import parse_frame
 from paxmux.engine.options import MachineOptions, Options
 from paxmux.shards import requests
-from paxmux.shards.boot import Failed, Founding, Ready, Stop, WorkerBoot
+from paxmux.shards.boot import Failed, Founding, Ready, SetPeers, Stop, WorkerBoot
 from paxmux.shards.channel import Receiver, Sender
 from paxmux.shards.child import Child, absolute, spawn_child
 from paxmux.shards.counters import WORKER, Block
@@ -34,7 +36,13 @@ class Rig:
     """The other end of everything a worker has."""
 
     def __init__(
-        self, data_dir: Path, machine: str, seats: dict[int, int], generation: int, cpus: list[int]
+        self,
+        data_dir: Path,
+        machine: str,
+        seats: dict[int, int],
+        generation: int,
+        cpus: list[int],
+        peers: dict[int, str],
     ) -> None:
         self.bell, self.worker_bell, self.router_bell = (Doorbell.create() for _ in range(3))
         rings = [create_ring(1 << 16, generation=generation) for _ in range(4)]
@@ -62,7 +70,8 @@ class Rig:
             cleaning=True,
             create_log=generation == 1,
             cpus=cpus,
-            direct=None,
+            peers=peers,
+            direct="paxmux.plugins.network.direct:DirectUdp" if peers else None,
             sys_path=absolute(sys.path),
         )
         bells = [bell.fileno() for bell in (self.worker_bell, self.bell, self.router_bell)]
@@ -124,8 +133,13 @@ ECHO = "paxmux.plugins.machines.echo:Echo"
 def rigs(tmp_path: Path) -> Iterator[MakeRig]:
     made: list[Rig] = []
 
-    def make(machine: str = ECHO, seats: dict[int, int] | None = None, cpus: tuple[int, ...] = ()) -> Rig:
-        rig = Rig(tmp_path, machine, seats or {ME: 7}, len(made) + 1, list(cpus))
+    def make(
+        machine: str = ECHO,
+        seats: dict[int, int] | None = None,
+        cpus: tuple[int, ...] = (),
+        peers: dict[int, str] | None = None,
+    ) -> Rig:
+        rig = Rig(tmp_path, machine, seats or {ME: 7}, len(made) + 1, list(cpus), peers or {})
         made.append(rig)
         return rig
 
@@ -154,6 +168,23 @@ def test_a_cluster_of_one_decides_stops_and_comes_back(rigs: MakeRig) -> None:
     found = again.call(CallKind.INSTANCE_VALUE)[4]
     assert msgspec.msgpack.decode(found or b"", type=list[tuple[bytes, int]]) == [(b"a", 1), (b"b", 1)]
     assert again.propose(b"c")[0][2] == 1
+
+
+def test_its_own_datagrams_go_where_the_members_are_now(rigs: MakeRig) -> None:
+    with socket.socket(type=socket.SOCK_DGRAM) as first, socket.socket(type=socket.SOCK_DGRAM) as second:
+        at = []
+        for sock in (first, second):
+            sock.bind(("127.0.0.1", 0))
+            sock.settimeout(DEADLINE_S)
+            at.append(f"127.0.0.1:{sock.getsockname()[1]}")
+        own = "127.0.0.1:1"
+        rig = rigs(seats={ME: 7, 2: 8, 3: 9}, peers={ME: own, 2: at[0], 3: "name.example:1"})
+        assert rig.wait_message() == Ready()
+        assert parse_frame(first.recv(65_535)).dest == 2
+        rig.child.send(SetPeers(peers={ME: own, 3: at[1]}))
+        assert parse_frame(second.recv(65_535)).dest == 3
+        rig.child.send(Stop(drain_s=0.0))
+        assert rig.exit_code() == ExitCode.OK
 
 
 def test_kill_9_loses_nothing_that_was_answered(rigs: MakeRig) -> None:

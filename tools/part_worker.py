@@ -74,6 +74,7 @@ class WorkerRig:
             cleaning=True,
             create_log=True,
             cpus=[],
+            peers={},
             direct=None,
             sys_path=absolute(sys.path),
         )

@@ -124,6 +124,14 @@ class Doubt:
                     fx.now.peer(node).vow_asks.append((g.index, self.nonce))  # reach: vow-asked
         return self.again_at
 
+    def members_changed(self, now: int, fx: Effects) -> None:
+        """Nothing that was promised to earlier members matters to later instances: ask the present ones."""
+        g = self.g
+        self.answers = {node: answer for node, answer in self.answers.items() if node in g.members.seats}
+        if self.suspect is not None:
+            self.again_at = now
+            g.wake(now, fx)
+
     # The end
 
     def advance(self, now: int, fx: Effects) -> None:
@@ -141,9 +149,9 @@ class Doubt:
         if not self.active:
             return
         if self.suspect is not None:
-            if len(self.answers) < len(g.peers) or g.instance < self.free_of_all():
+            if len(self.answers) < len(g.peers) or g.instance < self.free_of_all() or not g.seated:
                 return
-            highest = max(promised for promised, _ in self.answers.values())
+            highest = max([promised for promised, _ in self.answers.values()], default=NULL)
             g.acceptor.clear(g.instance, highest, fx)
             self.suspect = None  # reach: suspect-cleared
         if g.instance >= self.floor:

@@ -24,7 +24,7 @@ Record = tuple[int, int, int, int, int, bytes]
 """(kind, group, instance, round, node, value): a plain tuple, since workers write 100,000 a second.
 Instances are below 2**63, groups below 2**16, rounds and nodes below 2**64."""
 
-PROMISE, ACCEPT, LEARNED, DECIDED, FORGOTTEN, RELEASED, CLEARED, SUSPECT = 1, 2, 3, 4, 5, 6, 7, 8
+PROMISE, ACCEPT, LEARNED, DECIDED, FORGOTTEN, RELEASED, CLEARED, SUSPECT, SYSTEM = 1, 2, 3, 4, 5, 6, 7, 8, 9
 """Kinds of record; `engine.storage.RecordKind` says what each means. The numbers are on disk."""
 
 Decided = tuple[int, int, list[Entry], "dict[int, Owned] | None"]
@@ -57,12 +57,15 @@ class Effects:
     __slots__ = (
         "abandoned",
         "after",
+        "answered",
         "chain_reads",
         "conflicts",
         "decided",
         "eager",
         "expired",
         "fenced",
+        "master_changed",
+        "members_changed",
         "mends",
         "now",
         "prepares",
@@ -76,6 +79,7 @@ class Effects:
         "suspects",
         "synced",
         "timers",
+        "unseated",
     )
 
     def __init__(self) -> None:
@@ -90,6 +94,15 @@ class Effects:
         """Proposals and reads (seq) whose deadline passed: their outcome is unknown."""
         self.abandoned: list[int] = []
         """Proposals and reads (seq) that this replica will not finish, since it is fenced."""
+        self.answered: list[tuple[int, int, int, bytes | None]] = []
+        """(seq, code, instance, words): outcomes of changes of the membership that this node was asked
+        for."""
+        self.members_changed: list[Group] = []
+        """Groups that have other members from their current instance on."""
+        self.master_changed: list[Group] = []
+        """Groups whose lease has begun, gone on or ended."""
+        self.unseated: list[int] = []
+        """Proposals (seq) of a node that is no member any more: their outcome is unknown."""
         self.fenced: list[Group] = []
         """Groups that were fenced."""
         self.conflicts: list[int] = []

@@ -237,6 +237,11 @@ class Forwarder:
             self._note(origin, incarnation, last, instance)
         return foreign
 
+    def members_changed(self) -> None:
+        """Who is no member now has nothing proposed here."""
+        seats = self.g.members.seats
+        self.taken = {origin: entries for origin, entries in self.taken.items() if origin in seats}
+
     def take_over(
         self, known_from: int, marks: dict[int, Mark], taken: dict[int, list[values.Entry]]
     ) -> None:

@@ -19,12 +19,15 @@ from paxmux.engine.paxos.checksum import LARGE_BYTES, crc32, last_checksum
 from paxmux.engine.paxos.doubt import Doubt
 from paxmux.engine.paxos.effects import Effects
 from paxmux.engine.paxos.forwarder import Forwarder
+from paxmux.engine.paxos.inner import Inner
 from paxmux.engine.paxos.inquiry import Inquiry
 from paxmux.engine.paxos.learner import Learner
+from paxmux.engine.paxos.master import NO_LEASE, LeaseTerms, Master
 from paxmux.engine.paxos.messages import Accept, Position, Prepare
 from paxmux.engine.paxos.proposer import Proposer
 from paxmux.engine.paxos.quorum import Members
 from paxmux.engine.paxos.reader import Reader
+from paxmux.engine.paxos.system import NO_REIGN, Reign, Terms
 from paxmux.engine.paxos.timers import (
     DEFAULT_BOUNDS,
     DEFAULT_TIMERS,
@@ -47,6 +50,7 @@ class Group:
         "batch",
         "bounds",
         "chain",
+        "cluster",
         "doubt",
         "due",
         "early_accept",
@@ -55,9 +59,11 @@ class Group:
         "forwarder",
         "incarnation",
         "index",
+        "inner",
         "inquiry",
         "instance",
         "learner",
+        "master",
         "me",
         "members",
         "mixed",
@@ -68,6 +74,7 @@ class Group:
         "proposer",
         "reader",
         "rng",
+        "seat",
         "seated",
         "timers",
         "tried",
@@ -96,12 +103,20 @@ class Group:
         kept: tuple[Ballot, bytes] | None = None,
         timers: Timers = DEFAULT_TIMERS,
         bounds: Bounds = DEFAULT_BOUNDS,
+        cluster: int = 0,
+        reign: Reign = NO_REIGN,
+        terms: Terms | None = None,
+        lease: LeaseTerms = NO_LEASE,
     ) -> None:
         """`instance` to `value`: the hard state that the log gave back. `chain`: of what is decided below
-        `instance`. `suspect` to `kept`: what the log has lost, see `Doubt`. `now` in ns."""
+        `instance`. `suspect` to `kept`: what the log has lost, see `Doubt`. `cluster`: which changes of the
+        membership must name. `reign`, `terms`: whose lease was the last one, see `Master`; `lease`: which
+        this node tries to have. `now` in ns."""
         self.index = index
         self.me = me
+        self.seat = seat
         self.incarnation = incarnation
+        self.cluster = cluster
         self.members = members
         self.peers = [node for node in members.seats if node != me]
         self.seated = members.seated(me, seat)
@@ -142,6 +157,8 @@ class Group:
         shares an instance then. Set by whoever executes."""
         self.voter = self.seated and not self.doubt.active
         """Whether it votes: it does not while it is in doubt, nor once it is fenced."""
+        self.inner = Inner(self)
+        self.master = Master(self, lease, reign, list(terms or ()), now)
 
     def start(self, now: int, fx: Effects) -> None:
         """First step after the log was read: ask where the others are, finish what was left open."""
@@ -181,8 +198,13 @@ class Group:
             entries = self._share(entries)
         if self.bounds.attempts:
             self.tried = [entry[2] for entry in entries if entry[0] == self.me]
+        inner = 0
+        if self.inner.count:
+            first = self.inner.take()
+            inner = len(first)
+            entries = first + entries  # reach: inner-taken-along
         self.batch = entries
-        return values.encode(entries, self.chain) if entries else b""
+        return values.encode(entries, self.chain, inner) if entries else b""
 
     def _share(self, own: list[values.Entry]) -> list[values.Entry]:
         """A batch of several nodes' proposals: each has its share, and each goes first in its turn, so
@@ -334,9 +356,10 @@ class Group:
             self.forwarder.on_decided(entries, now)
         instance = self.instance
         fx.decided.append((self.index, instance, entries, owned))
+        inner = value[1] if entries else 0
         if (self.mixed or not own_ballot) and self.acceptor.promised[1] == self.me:
             # Who does not lead takes in no forwards, and need not know.
-            foreign = self.forwarder.note(entries, instance)
+            foreign = self.forwarder.note(entries[inner:] if inner else entries, instance)
             fx.eager = fx.eager or (foreign and own_ballot)
         if self.tried:
             self._count_tries(fx)
@@ -347,12 +370,42 @@ class Group:
         self.acceptor.advance()
         self.learner.advance()
         self.proposer.advance(now, fx, own_ballot=own_ballot)
+        if inner:
+            self.inner.decided(entries[:inner], instance, now, fx)
         if not self.voter:
             self.doubt.advance(now, fx)
-        if self.own or self.forwarder.taken or self.early_prepare or self.early_accept:
+        if self.own or self.forwarder.taken or self.early_prepare or self.early_accept or self.inner.count:
             fx.ready.append(self)
         if self.reader.rounds:
             self.reader.on_decided(fx)
+
+    def change_members(self, now: int, fx: Effects) -> None:
+        """`members` decide from the current instance on, in which nobody has voted or bid here yet: whatever
+        is known of ballots and answers was the business of others."""
+        members = self.members
+        seats = members.seats
+        self.peers = [node for node in seats if node != self.me]
+        self.seated = members.seated(self.me, self.seat)
+        self.voter = self.seated and not self.doubt.active and self.inquiry.fenced is None
+        # Its majority promised it as other members: the next instance needs a Prepare of these.
+        self.proposer.held = False
+        # Whoever sent them may have no seat now.
+        self.early_prepare = self.early_accept = None
+        self.forwarder.members_changed()
+        self.reader.members_changed(fx)
+        self.doubt.members_changed(now, fx)
+        self.master.members_changed(now, fx)
+        if not self.seated:
+            self.proposer.abandon()
+            fx.unseated += self.own  # reach: unseated
+            self.own.clear()
+            self.tries.clear()
+        fx.members_changed.append(self)
+
+    def on_stranger(self, sender: int, instance: int, now: int, fx: Effects) -> None:
+        """Somebody who is no member here votes or bids in an instance: it may be one of later members."""
+        if instance > self.instance:
+            self.learner.ask(sender, now, fx)  # reach: member-of-later
 
     def _count_tries(self, fx: Effects) -> None:
         """What was tried in this instance and is not in what it decided has lost once more."""
@@ -395,13 +448,16 @@ class Group:
     def on_timer(self, now: int, fx: Effects) -> int:
         """Do everything that is due; returns when this group's next timer is, in ns."""
         proposer, learner = self.proposer, self.learner
-        if now < self.others_at and (proposer.phase or not (self.own or proposer.completing)):
+        if now < self.others_at and (
+            proposer.phase or not (self.own or self.inner.count or proposer.completing)
+        ):
             # Mostly the instance that asked is long decided: then no other role need be looked at.
             at = min(proposer.round_at(), learner.leftover_at)
             if now < at:
                 return min(at, self.others_at)
         self.others_at = NEVER
         self.expire(now, fx)
+        master_at, inner_at = self.master.on_timer(now, fx), self.inner.on_timer(now, fx)
         # The forwarder first: what it gives up the proposer takes on in the same pass.
         others_at = self.forwarder.on_timer(now, fx)
         proposer_at = proposer.on_timer(now, fx)
@@ -414,6 +470,8 @@ class Group:
             self.reader.on_timer(now, fx),
             self.doubt.on_timer(now, fx),
             self.expire_at,
+            master_at,
+            inner_at,
         )
         self.others_at = min(self.others_at, others_at)
         return min(others_at, proposer_at, learner_at)

@@ -77,6 +77,7 @@ class Inquiry:
         g.proposer.abandon()
         g.forwarder.drop()
         g.reader.refuse(fx)
+        g.inner.refuse(fx)
         fx.abandoned += g.own
         fx.fenced.append(g)
         g.own.clear()

@@ -10,12 +10,15 @@ batches, each asked for by the receiver, which is all the flow control there is.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from paxmux.engine.paxos import value as values
 from paxmux.engine.paxos.ballot import NULL
 from paxmux.engine.paxos.effects import LEARNED, Effects
 from paxmux.engine.paxos.timers import NEVER
+
+HEARD_MAX: Final = 256
+"""Peers whose positions are remembered; beyond, those of members alone."""
 
 if TYPE_CHECKING:
     from paxmux.engine.paxos.group import Group
@@ -32,6 +35,7 @@ class Learner:
         "asked_peer",
         "g",
         "heard",
+        "heard_seats",
         "leftover_after",
         "leftover_at",
         "position_at",
@@ -46,6 +50,8 @@ class Learner:
         """When to tell a peer where this group stands."""
         self.heard: dict[int, int] = {}
         """Peer -> the instance that it said it stands at, when it was heard last."""
+        self.heard_seats: dict[int, int] = {}
+        """Peer -> the seat that it spoke in then."""
         self.leftover_after = group.timers.leftover
         self.ask_first = True
         self.leftover_at = NEVER
@@ -68,25 +74,42 @@ class Learner:
         fx.now.peer(peer).asks.append((g.index, g.instance))
 
     def on_position(self, sender: int, instance: int, chain: Chain, now: int, fx: Effects) -> None:
-        """A peer says where it stands."""
+        """A peer says where it stands; it need not be a member."""
         g = self.g
-        self.heard[sender] = instance
+        self._hear(sender, instance, fx)
         if instance > g.instance:
             self.ask(sender, now, fx)
-        elif instance < g.instance:
+        elif instance < g.instance or not (g.seated or chain != g.chain):
+            # Who has no seat answers always: the others may wait for it before they give it one.
             fx.now.peer(sender).positions.append(g.position())
         elif chain != g.chain and g.chain:
             g.inquiry.suspect(now, fx)
 
-    def on_ask(self, sender: int, instance: int, now: int, fx: Effects) -> None:
-        """A peer wants decided values."""
-        g = self.g
+    def sits(self, sender: int, seat: int) -> None:
+        """A peer speaks in this seat: what was heard of it in another one was heard of another directory."""
+        if self.heard_seats.get(sender) == seat:
+            return
+        if len(self.heard_seats) >= HEARD_MAX:
+            members = self.g.members.seats
+            self.heard = {node: at for node, at in self.heard.items() if node in members}
+            self.heard_seats = {node: its for node, its in self.heard_seats.items() if node in members}
+        self.heard.pop(sender, None)
+        self.heard_seats[sender] = seat
+
+    def _hear(self, sender: int, instance: int, fx: Effects) -> None:
         self.heard[sender] = instance
+        if self.g.inner.own:
+            self.g.inner.look(fx)
+
+    def on_ask(self, sender: int, instance: int, now: int, fx: Effects) -> None:
+        """A peer wants decided values; it need not be a member."""
+        g = self.g
+        self._hear(sender, instance, fx)
         if g.inquiry.fenced is not None:
             return
         if instance < g.instance:
             fx.serve.append((sender, g.index, instance))
-        elif instance > g.instance and g.members.seats.get(sender) is not None:
+        elif instance > g.instance:
             self.ask(sender, now, fx)  # reach: asked-by-one-ahead
 
     def on_mend_ask(self, sender: int, first: int, count: int, fx: Effects) -> None:
@@ -132,7 +155,7 @@ class Learner:
         g = self.g
         if now >= self.position_at:
             self.position_at = self._next_position(now)
-            if len(g.members.seats) > 1 and g.inquiry.fenced is None:
+            if g.peers and g.inquiry.fenced is None:
                 fx.now.peer(g.random_peer()).positions.append(g.position())
         if now >= self.leftover_at:
             self._leftover(now, fx)

@@ -69,6 +69,9 @@ its own."""
 MendAsk = tuple[int, int, int]
 """(group, first, count): the sender's log has lost the values of these decided instances; send them."""
 
+InnerForward = tuple[int, bytes]
+"""(group, batch): operations of inner state machines, of the sender, for whoever holds the ballot."""
+
 KINDS: Final = (
     "learned",
     "chosen",
@@ -87,6 +90,7 @@ KINDS: Final = (
     "vow_asks",
     "vow_replies",
     "mend_asks",
+    "inner_forwards",
 )
 """Order in a frame, and the order in which a receiver handles them: what decides comes first, so
 that an Accept for the next instance finds the group already there."""
@@ -109,6 +113,7 @@ Body = tuple[
     list[VowAsk],
     list[VowReply],
     list[MendAsk],
+    list[InnerForward],
 ]
 """One batch of messages as it travels: the lists in the order of `KINDS`."""
 
@@ -136,6 +141,7 @@ class Batch:
         self.vow_asks: list[VowAsk] = []
         self.vow_replies: list[VowReply] = []
         self.mend_asks: list[MendAsk] = []
+        self.inner_forwards: list[InnerForward] = []
 
     def body(self) -> Body:
         """The lists, in wire order; not copied."""
@@ -157,6 +163,7 @@ class Batch:
             self.vow_asks,
             self.vow_replies,
             self.mend_asks,
+            self.inner_forwards,
         )
 
     def __bool__(self) -> bool:

@@ -109,7 +109,7 @@ class Proposer:
     def open(self, now: int, fx: Effects) -> None:
         """Start an instance if there is a reason to and none is open."""
         g = self.g
-        if self.phase or not (g.own or g.forwarder.taken or self.completing) or not g.voter:
+        if self.phase or not (g.own or g.forwarder.taken or self.completing or g.inner.count) or not g.voter:
             return
         if self.held and g.acceptor.promised == (self.round, g.me):
             if g.paused:
@@ -117,12 +117,20 @@ class Proposer:
             batch = g.take_batch(now, fx)
             if batch:
                 self._accept(batch, now, fx)  # reach: prepare-skipped
-        elif not self.completing and g.forwarder.hand_on(now, fx):
+        elif not self.completing and self._handed_on(now, fx):
             return
         elif now < self.backoff_until:
             g.wake(self.backoff_until, fx)  # reach: bid-waits
         else:
             self._prepare(now, fx)
+
+    def _handed_on(self, now: int, fx: Effects) -> bool:
+        """Whether all that waits here is left to the node that holds the ballot."""
+        g = self.g
+        if g.forwarder.taken:
+            return False
+        inner = not g.inner.count or g.inner.hand_on(now, fx)
+        return inner and (not g.own or g.forwarder.hand_on(now, fx))
 
     def complete(self, now: int, fx: Effects, *, fill: bool = False) -> None:
         """Get what is accepted in the current instance decided, whoever proposed it, by a full Prepare;

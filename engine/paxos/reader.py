@@ -166,6 +166,14 @@ class Reader:
             due = min([due, *[round.resend_at for round in self.rounds.values()]])
         return due
 
+    def members_changed(self, fx: Effects) -> None:
+        """What is asked was asked of others: ask the present members."""
+        for round in self.rounds.values():
+            self.waiting = round.reads | self.waiting  # reach: read-asked-again
+        self.rounds.clear()
+        if self.waiting:
+            fx.ready.append(self.g)
+
     def refuse(self, fx: Effects) -> None:
         """No read can be answered here any more."""
         for reads in (self.waiting, *[round.reads for round in self.rounds.values()]):

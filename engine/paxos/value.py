@@ -1,6 +1,6 @@
 """What an instance decides: a batch of proposals, each with its identity.
 
-Layout, little-endian: version u8 | zero u8 | zero u16 | count u32 | chain u32, then for each entry
+Layout, little-endian: version u8 | inner u8 | zero u16 | count u32 | chain u32, then for each entry
 origin u64 | incarnation u64 | seq u64 | born u64 | smid u32 | length u32 | payload.
 
 `chain` is the CRC-32 of the whole value that was decided one instance before, 0 in the first instance.
@@ -9,6 +9,9 @@ So each value vouches for all before it, and replicas that differ cannot agree o
 (origin, incarnation, seq) identifies a proposal for ever: "it was mine" is never decided by equal
 bytes (reference, S6). `born` is the origin's current instance when the proposal was made: it cannot
 have been decided earlier. A value with no entries is a no-op.
+
+The first `inner` entries are operations of the group's inner state machines (`system.py`): their incarnation
+is 0 and their seq a random number, and they may be decided more than once.
 
 Bytes that are not a value decode to no entries. They can only come from a node that runs other
 code; every replica reads them alike, so the log goes on instead of being wedged (reference, L5).
@@ -51,9 +54,15 @@ def chain_after(value: bytes) -> Chain:
     return crc32(value).to_bytes(4, "little")
 
 
-def encode(entries: Sequence[Entry], chain: Chain = FIRST) -> bytes:
-    """The value that decides `entries`, in their order; a no-op without any."""
-    parts = [_HEAD.pack(VERSION, 0, 0, len(entries), chain)]
+def inner_of(value: bytes, entries: Sequence[Entry]) -> Sequence[Entry]:
+    """Those among the entries of a value that are operations of inner state machines."""
+    return entries[: value[1]] if entries else ()
+
+
+def encode(entries: Sequence[Entry], chain: Chain = FIRST, inner: int = 0) -> bytes:
+    """The value that decides `entries`, in their order; a no-op without any. The first `inner` of them are
+    operations of inner state machines."""
+    parts = [_HEAD.pack(VERSION, inner, 0, len(entries), chain)]
     pack = _ENTRY.pack
     for origin, incarnation, seq, born, smid, payload in entries:
         parts.append(pack(origin, incarnation, seq, born, smid, len(payload)))
@@ -66,8 +75,8 @@ def decode(value: bytes) -> list[Entry]:
     size = len(value)
     if size < _HEAD.size:
         return []
-    version, zero, zeros, count, _ = _HEAD.unpack_from(value)
-    if version != VERSION or zero or zeros or count * _ENTRY.size > size:
+    version, inner, zeros, count, _ = _HEAD.unpack_from(value)
+    if version != VERSION or inner > count or zeros or count * _ENTRY.size > size:
         return []
     entries: list[Entry] = []
     unpack = _ENTRY.unpack_from

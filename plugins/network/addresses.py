@@ -6,6 +6,7 @@ It opens nothing, and loads little: workers have it too.
 from __future__ import annotations
 
 import socket
+from ipaddress import ip_address
 from typing import Any
 
 SocketAddress = tuple[Any, ...]
@@ -18,6 +19,15 @@ UDP_BUFFER_BYTES = 4 * 1024 * 1024
 def shown(host: str, port: int) -> str:
     """`host:port` for messages, IPv6 in brackets."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def is_literal(host: str) -> bool:
+    """Whether it is an address of either IP version, and no name."""
+    try:
+        ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 def literal_address(host: str, port: int, family: int) -> SocketAddress | None:

@@ -20,21 +20,10 @@ class DirectUdp:
         """`peers`: node id -> host and port. Those known by name are the router's: it alone hears where a
         name leads now."""
         self._max_bytes = options.udp_max_bytes
+        self._addresses: dict[int, tuple[str, int]] = {}
+        """Where each of the sockets leads."""
         self._sockets: dict[int, socket.socket] = {}
-        for node, (host, port) in peers.items():
-            family = socket.AF_INET6 if ":" in host else socket.AF_INET
-            address = literal_address(host, port, family)
-            if address is None:
-                continue
-            sock = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
-            try:
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, UDP_BUFFER_BYTES)
-                sock.connect(address)
-            except OSError:
-                # No way there now: it may come later, and the router looks each time.
-                sock.close()
-                continue
-            self._sockets[node] = sock
+        self.set_peers(peers)
 
     def send(self, dest: int, frame: bytes) -> bool:
         """See `Direct.send`."""
@@ -50,8 +39,36 @@ class DirectUdp:
             return False
         return True
 
+    def set_peers(self, peers: Mapping[int, tuple[str, int]]) -> None:
+        """See `Direct.set_peers`."""
+        for node in [node for node in self._sockets if peers.get(node) != self._addresses[node]]:
+            self._sockets.pop(node).close()
+            del self._addresses[node]
+        for node, (host, port) in peers.items():
+            sock = None if node in self._sockets else _connected(host, port)
+            if sock is not None:
+                self._sockets[node] = sock
+                self._addresses[node] = host, port
+
     def close(self) -> None:
         """Close the sockets; safe to call twice."""
-        for sock in self._sockets.values():
+        self.set_peers({})
+
+
+def _connected(host: str, port: int) -> socket.socket | None:
+    """A socket whose datagrams go there; None for a name, and where no way leads now."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    address = literal_address(host, port, family)
+    if address is None:
+        return None
+    sock: socket.socket | None = None
+    try:
+        sock = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, UDP_BUFFER_BYTES)
+        sock.connect(address)
+    except OSError:
+        # It may come later, and the router looks each time.
+        if sock is not None:
             sock.close()
-        self._sockets.clear()
+        return None
+    return sock

@@ -11,7 +11,7 @@ import asyncio
 import errno
 import logging
 import socket
-from collections.abc import Container
+from collections.abc import Collection
 from time import monotonic
 
 from paxmux.engine.frame import parse_start
@@ -39,6 +39,8 @@ BEHIND_BYTES = 8 * 1024
 """Taken at a time of what follows the frame whose rest is read to its place."""
 ROOM_BYTES = 1024 * 1024
 """Room that is made for an announced frame at once; more, up to twice what is there, as it arrives."""
+LARGE_AT_ONCE_MAX = 16
+"""Of so many peers the largest frames may arrive at the same time, however many there are."""
 
 _EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 _log = logging.getLogger(__name__)
@@ -52,10 +54,10 @@ class _Connection:
         "frame_at",
         "frames",
         "got",
-        "known",
         "need",
         "partial",
         "peer",
+        "sender",
         "sock",
         "start_at",
     )
@@ -75,8 +77,13 @@ class _Connection:
         self.need = 0
         """Bytes of the frame in `partial`; 0 while too little of its header is there to tell."""
         self.frames = 0
-        self.known = False
-        """Whether the last frame named a peer as its sender. Anybody can write that."""
+        self.sender: int | None = None
+        """The peer that the last frame named as its sender; None if it named none. Anybody can write that."""
+
+    @property
+    def known(self) -> bool:
+        """Whether the last frame named a peer."""
+        return self.sender is not None
 
 
 class Incoming:
@@ -85,8 +92,7 @@ class Incoming:
     def __init__(
         self,
         listener: socket.socket,
-        peers: Container[int],
-        peer_count: int,
+        peers: Collection[int],
         counts: Counts,
         max_frame_bytes: int,
         on_frame: OnFrame,
@@ -98,10 +104,11 @@ class Incoming:
         self._on_frame = on_frame
         self._buffer = memoryview(bytearray(READ_BYTES))
         self._connections: set[_Connection] = set()
-        self.connections_max = 8 * peer_count + 32
-        self.partial_max_bytes = (peer_count + 2) * max_frame_bytes
+        self.connections_max = 0
+        self.partial_max_bytes = 0
         """Bytes of unfinished frames, of all connections together."""
         self.partial_bytes = 0
+        self.peers_changed()
         self._timer: asyncio.TimerHandle | None = None
         self._pause: asyncio.TimerHandle | None = None
 
@@ -114,6 +121,15 @@ class Incoming:
         self._loop = loop
         loop.add_reader(self._listener, self._accept)
         self._timer = loop.call_later(SWEEP_S, self._sweep)
+
+    def peers_changed(self) -> None:
+        """Whoever is no peer any more is cut off; the bounds are those that go with the others."""
+        count = len(self._peers)
+        self.connections_max = 8 * count + 32
+        self.partial_max_bytes = (min(count, LARGE_AT_ONCE_MAX) + 2) * self._max_frame_bytes
+        for connection in list(self._connections):
+            if connection.sender is not None and connection.sender not in self._peers:
+                self._drop(connection)
 
     def close(self) -> None:
         """Close the listener and every connection."""
@@ -258,7 +274,7 @@ class Incoming:
     def _deliver(self, connection: _Connection, frame: Frame, sender: int) -> None:
         connection.frames += 1
         connection.active_at = monotonic()
-        connection.known = sender in self._peers
+        connection.sender = sender if sender in self._peers else None
         self._counts.tcp_frames_in += 1
         self._on_frame(frame)
 

@@ -15,7 +15,7 @@ from time import monotonic
 
 from paxmux.engine.network import OnPeer
 from paxmux.engine.options import NetworkOptions
-from paxmux.plugins.network.addresses import SocketAddress, address_for, literal_address, shown
+from paxmux.plugins.network.addresses import SocketAddress, address_for, is_literal, literal_address, shown
 from paxmux.plugins.network.counts import Counts
 from paxmux.plugins.network.endpoint import dial
 
@@ -31,6 +31,8 @@ SEND_FRAMES_MAX = 64
 SEND_BYTES_MAX = 1024 * 1024
 """Bytes after which a system call takes no further frame."""
 SENDS_PER_TURN = 8
+RESOLVE_EVERY_S = 10.0
+"""Where a name leads is asked again so often while the connection holds."""
 
 _log = logging.getLogger(__name__)
 
@@ -53,6 +55,8 @@ class Outgoing:
         self.datagrams_to: SocketAddress | None = None
         """Where the peer gets datagrams: at its literal address, or where the last connection got
         through, which is where it listens; None while that is unknown, or of no use here."""
+        self._dialled: SocketAddress | None = None
+        """Where the last connection got through."""
         self.queued_bytes = 0
         self._options = options
         self._counts = counts
@@ -64,6 +68,8 @@ class Outgoing:
         self._writing = False
         self._stopped = False
         self._task: asyncio.Task[None] | None = None
+        self.told = False
+        """What `on_peer` was last told."""
 
     @property
     def connected(self) -> bool:
@@ -106,6 +112,13 @@ class Outgoing:
             self._write_when_possible(self._socket)
         return True
 
+    def take_over(self, other: Outgoing) -> None:
+        """Before `start`: what waits for this peer at another address, which is closed next, waits here. A
+        frame of which a part was sent there stays, and is lost."""
+        for frame, since in list(other._queue)[1 if other._front_sent else 0 :]:
+            self._queue.append((frame, since))
+            self.queued_bytes += len(frame)
+
     def close(self) -> asyncio.Task[None] | None:
         """Stop for good; returns the task that ends now, to be waited for."""
         self._stopped = True
@@ -138,12 +151,28 @@ class Outgoing:
                 # As a callback of its own: what `on_peer` raises must not end this task.
                 self._loop.call_soon(self._connected, sock)
                 _log.info("connected to %s", where)
+                if not is_literal(self.host):
+                    await self._watch_name()
                 reason = await self._lost
                 _log.info("lost the connection to %s: %s", where, reason)
                 if monotonic() - since >= STEADY_S:
                     delay_s = first_s
             await asyncio.sleep(delay_s * random.uniform(0.5, 1.0))
             delay_s = min(delay_s * 2, max_s)
+
+    async def _watch_name(self) -> None:
+        """Until the connection is lost: end it when the name leads elsewhere. The peer has moved then, and
+        whoever has its old address now may well keep a connection that is not for it."""
+        while True:
+            await asyncio.wait([self._lost], timeout=RESOLVE_EVERY_S)
+            if self._lost.done():
+                return
+            try:
+                found = await self._loop.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)
+            except (OSError, UnicodeError):
+                continue  # Nobody answers, which says nothing of where the peer is.
+            if self._socket is not None and all(one[4] != self._dialled for one in found):
+                self._lose("its name leads elsewhere now")
 
     async def _dial(self) -> socket.socket:
         found = await self._loop.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)
@@ -154,6 +183,7 @@ class Outgoing:
             except OSError as error:
                 failure = error
             else:
+                self._dialled = address
                 self.datagrams_to = address_for(address, self._udp_family)
                 return sock
         raise failure
@@ -169,6 +199,7 @@ class Outgoing:
         waiting, waiting_bytes = self._queue, self.queued_bytes
         self._queue, self.queued_bytes = deque(), 0
         self._socket = sock
+        self.told = True
         try:
             self._on_peer(self.node_id, True)
         finally:
@@ -253,6 +284,7 @@ class Outgoing:
 
     def _tell_lost(self) -> None:
         if not self._stopped:
+            self.told = False
             self._on_peer(self.node_id, False)
 
     def _disconnect(self) -> None:

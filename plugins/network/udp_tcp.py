@@ -10,7 +10,7 @@ loop says that they are ready, and a frame leaves with one system call in the tu
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import ClassVar
 
 from paxmux.engine.frame import MAX_FRAME_BYTES
@@ -60,26 +60,26 @@ class UdpTcp:
         Raises:
             ValueError: a port or a size that cannot be.
         """
-        for host, port in (listen, *peers.values()):
-            if not 0 < port <= MAX_PORT:
-                raise ValueError(f"port {port} of {host}: expected 1 .. {MAX_PORT}")
+        _check_ports((listen, *peers.values()))
         if not HEADER_BYTES <= max_frame_bytes <= MAX_FRAME_BYTES:
             raise ValueError(
                 f"max_frame_bytes is {max_frame_bytes}: expected {HEADER_BYTES} .. {MAX_FRAME_BYTES}"
             )
+        self._node_id = node_id
         self._listen = listen
+        self._options = options
         self._udp_max_bytes = options.udp_max_bytes
         self._max_frame_bytes = max_frame_bytes
         self._on_frame = on_frame
+        self._on_peer = on_peer
         self._counts = Counts()
-        self._peers = {
-            peer: Outgoing(peer, host, port, options, self._counts, on_peer)
-            for peer, (host, port) in peers.items()
-            if peer != node_id
-        }
+        self._peers: dict[int, Outgoing] = {}
+        self._ending: set[asyncio.Task[None]] = set()
+        """Tasks of peers that are none any more, which have not quite ended."""
         self._udp: UdpPort | None = None
         self._incoming: Incoming | None = None
         self._started = False
+        self.set_peers(peers)
 
     async def start(self) -> None:
         """Bind and listen, begin to dial every peer.
@@ -91,12 +91,10 @@ class UdpTcp:
         if self._started:
             raise RuntimeError("a network can be started once")
         self._started = True
-        loop = asyncio.get_running_loop()
+        loop = self._loop = asyncio.get_running_loop()
         udp, listener = await bind(loop, *self._listen)
         self._udp = UdpPort(udp, self._counts, self._max_frame_bytes, self._on_frame)
-        self._incoming = Incoming(
-            listener, self._peers, len(self._peers), self._counts, self._max_frame_bytes, self._on_frame
-        )
+        self._incoming = Incoming(listener, self._peers, self._counts, self._max_frame_bytes, self._on_frame)
         self._udp.start(loop)
         self._incoming.start(loop)
         for peer in self._peers.values():
@@ -125,6 +123,38 @@ class UdpTcp:
                 return True
         return peer.send(frame)
 
+    def set_peers(self, peers: Mapping[int, tuple[str, int]]) -> None:
+        """See `Network.set_peers`."""
+        _check_ports(peers.values())
+        for node in list(self._peers):
+            if node not in peers:
+                self._end(self._peers.pop(node))
+        for node, (host, port) in peers.items():
+            known = self._peers.get(node)
+            if node == self._node_id or (known is not None and (known.host, known.port) == (host, port)):
+                continue
+            peer = Outgoing(node, host, port, self._options, self._counts, self._on_peer)
+            if known is not None:
+                peer.take_over(known)
+                self._end(known)
+            self._peers[node] = peer
+            if self._udp is not None:
+                peer.start(self._loop, self._udp.family)
+        if self._incoming is not None:
+            self._incoming.peers_changed()
+
+    def _end(self, peer: Outgoing) -> None:
+        task = peer.close()
+        if task is not None:
+            self._ending.add(task)
+            task.add_done_callback(self._ending.discard)
+        if peer.told and self._udp is not None:
+            self._loop.call_soon(self._tell_lost, peer.node_id)
+
+    def _tell_lost(self, node_id: int) -> None:
+        if self._udp is not None:
+            self._on_peer(node_id, False)
+
     def peers(self) -> Mapping[int, bool]:
         """Node id -> whether the connection to it stands."""
         return {node_id: peer.connected for node_id, peer in self._peers.items()}
@@ -148,4 +178,11 @@ class UdpTcp:
         if incoming is not None:
             incoming.close()
         tasks = [task for peer in self._peers.values() if (task := peer.close()) is not None]
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, *self._ending, return_exceptions=True)
+
+
+def _check_ports(addresses: Iterable[tuple[str, int]]) -> None:
+    """Raises ValueError for one that cannot be."""
+    for host, port in addresses:
+        if not 0 < port <= MAX_PORT:
+            raise ValueError(f"port {port} of {host}: expected 1 .. {MAX_PORT}")
