@@ -22,7 +22,7 @@ def fenced(term: int, payload: bytes) -> bytes:
 
 
 def split(payload: bytes) -> tuple[int, bytes]:
-    """The term and what stands behind it; for a payload that is too short, one that holds nowhere: `NOWHERE`."""
+    """The term, and what stands behind it; `NOWHERE` for a payload that is too short."""
     if len(payload) < TERM_BYTES:
         return NOWHERE, b""
     return int.from_bytes(payload[:TERM_BYTES], "little"), payload[TERM_BYTES:]

@@ -239,11 +239,8 @@ class Applier:
                     term, payload = split(payload)
                     now = self.term_at(instance)
                     stale = term != now
-                    if (
-                        now is None
-                        and smid not in stopped
-                        and self._first.get(smid, instance + 1) <= instance
-                    ):
+                    first = self._first.get(smid, instance + 1)
+                    if now is None and first <= instance and smid not in stopped:
                         self._stop(smid, instance, _forgotten(term))
                 if packed:
                     position = at + count_of(payload)

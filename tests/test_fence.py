@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from paxmux.engine import pack
 from paxmux.engine.errors import Code, StaleTerm
-from paxmux.engine.fence import FENCED, TERM_MAX, fenced, split
+from paxmux.engine.fence import FENCED, NOWHERE, TERM_MAX, fenced, split
 from paxmux.engine.pack import PACK
 from paxmux.engine.paxos.system import MASTER_SMID, MEMBERSHIP_SMID
 from paxmux.engine.paxos.value import Entry
@@ -75,7 +75,7 @@ def test_term_and_value_come_apart_again(term: int, value: bytes) -> None:
 
 @given(st.binary(max_size=7))
 def test_what_is_too_short_names_no_term(payload: bytes) -> None:
-    assert split(payload) == (-1, b"")
+    assert split(payload) == (NOWHERE, b"")
 
 
 def test_the_bits_are_none_of_a_state_machines() -> None:
