@@ -130,6 +130,7 @@ class Turn:
 
     def _start(self, index: int, group: Group, now: int) -> None:
         group.start(now, self.fx)
+        self.master_changed.append(group)
         words = group.doubt.words()
         if words is not None:
             _log.error("group %d gives no votes for now: %s", index, words)
@@ -148,7 +149,7 @@ class Turn:
         self._start(index, group, now)
         if group.own or group.forwarder.taken:
             self.fx.ready.append(group)
-        self.calls.take(calls, self.fx)
+        self.calls.take(calls, now, self.fx)
         self.scan_at = min(self.scan_at, now)
 
     def let_go(self, index: int) -> tuple[Group, Applier, list[Call]]:
@@ -221,7 +222,7 @@ class Turn:
         for batch in batches:
             self._propose(batch.proposals, fx)
             if batch.calls:
-                self.calls.take(batch.calls, fx)
+                self.calls.take(batch.calls, now, fx)
         if now >= self.scan_at:
             self.alarms.note(fx.timers)
             fx.timers = []

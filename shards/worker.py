@@ -40,6 +40,7 @@ from paxmux.shards.child import Parent, ParentGone, be_child
 from paxmux.shards.counters import WORKER, Block, Phase
 from paxmux.shards.doorbell import Doorbell
 from paxmux.shards.lease_board import LeaseBoard
+from paxmux.shards.leases import LeaseWriter, lease_terms
 from paxmux.shards.log_directories import make_log_directory
 from paxmux.shards.log_sync import LogSync
 from paxmux.shards.requests import Reply
@@ -117,7 +118,7 @@ class Worker:
         self._parent = parent
         counters, client_in, client_out, net_in, net_out, own_bell, node_bell, router_bell, leases = fds
         self._block = Block(counters, WORKER)
-        self._board = LeaseBoard(leases, options.groups)
+        self._leases = LeaseWriter(LeaseBoard(leases, options.groups), boot.worker)
         self._bell = Doorbell(own_bell)
         node, router = Doorbell(node_bell), Doorbell(router_bell)
         backlog = options.limits.ring_backlog_bytes
@@ -168,6 +169,7 @@ class Worker:
             boot.founding.cluster, boot.node_id, boot.seat, boot.incarnation, boot.worker, boot.generation
         )
         members, rng = Members(boot.founding.seats), random.Random(secrets.randbits(64))
+        leases = lease_terms(options, boot.leases_ms)
         strays: list[int] = []
         turn = build_turn(
             identity,
@@ -187,7 +189,9 @@ class Worker:
             direct=self._direct,
             version=version_for(options.groups),
             clock=clock_ns,
+            leases=leases,
         )
+        turn.calls.masters.clock, turn.calls.masters.leases = clock_ns, leases
         if options.worker.slow_warn_ms:
             turn.pace.start(clock_ns, options.worker.slow_warn_ms * MS)
         for hung in boot.stopped:
@@ -204,7 +208,7 @@ class Worker:
             options.timers,
             options.proposals,
             options.limits,
-            {},
+            leases,
         )
 
         def build(group: int, durable: bool) -> dict[int, StateMachine]:
@@ -237,6 +241,7 @@ class Worker:
         phase = slot["phase"]
         turn, replies = self._turn, self._replies
         turn.start(clock_ns())
+        self._leases.write(turn.master_changed, turn.groups)
         while True:
             slots[phase] = Phase.DRAIN
             frames = self._frames.receive(RECEIVE_BYTES)
@@ -285,6 +290,9 @@ class Worker:
             turn.finish(now)
             if (transit.active or turn.calls.orders) and not turn.held:
                 transit.after_turn(now)
+                self._leases.leave(turn.groups)
+            if turn.master_changed:
+                self._leases.write(turn.master_changed, turn.groups)
             if replies:
                 self._send_replies()
             self._answers.commit()
