@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 from paxmux.engine.address import Member, parse_member
 from paxmux.engine.errors import ConfigError
-from paxmux.engine.groups import parse_groups
+from paxmux.engine.groups import parse_groups, parse_groups_or_none
 from paxmux.engine.layout_rules import layout_problems
 from paxmux.engine.options import MachineOptions, Options
 from paxmux.engine.plugin import split_path
@@ -50,6 +50,10 @@ def rule_problems(options: Options) -> Iterator[Problem]:
     yield from layout_problems(options.layout, options.groups)
     for position, machine in enumerate(options.state_machines):
         yield from _machine_problems(("state_machines", position), machine, options.groups)
+    try:
+        parse_groups_or_none(options.master.groups, options.groups)
+    except ConfigError as error:
+        yield Problem(("master", "groups"), str(error))
     for low, high in NOT_ABOVE:
         least, most = _value(options, low), _value(options, high)
         if least > most:

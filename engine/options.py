@@ -100,6 +100,19 @@ class ProposalOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
     reference has 3. 0: it is proposed again until its deadline. Needs `forward: false`."""
 
 
+class MasterOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Which groups this node wants to be master of, and for how long at a time."""
+
+    groups: str = "none"
+    """`none`, `all`, or indices and ranges: `0-9,20`. Normally the same on every node."""
+    lease_ms: int = 10_000
+    """Who is master is so for that long, and renews it four times meanwhile: after the death of a master a
+    new one comes about that much later. `Node.set_master_lease` sets it for single groups."""
+    drift_ppm: int = 10_000
+    """By how many millionths the clocks of two members may run at different rates. The master counts on its
+    lease for that much less than the others wait for its end."""
+
+
 class LimitOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Bounds of queues and sizes."""
 
@@ -216,6 +229,7 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     network: NetworkOptions = NetworkOptions()
     timers: TimerOptions = TimerOptions()
     proposals: ProposalOptions = ProposalOptions()
+    master: MasterOptions = MasterOptions()
     limits: LimitOptions = LimitOptions()
     storage: StorageOptions = StorageOptions()
     worker: WorkerOptions = WorkerOptions()

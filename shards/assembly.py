@@ -35,6 +35,7 @@ from paxmux.shards.identity import DataDir, Identity, open_data_dir
 from paxmux.shards.inline_router import InlineRouter
 from paxmux.shards.lag import LagWatch
 from paxmux.shards.layout import Layout
+from paxmux.shards.lease_board import LeaseBoard
 from paxmux.shards.log_directories import remove, set_unused_aside
 from paxmux.shards.member_changes import MemberChanges
 from paxmux.shards.member_control import MemberControl
@@ -89,6 +90,9 @@ class Assembly:
         self._incarnation = secrets.randbits(64) or 1
         self._founding: Founding | None = None
         self._store: DataDir
+        self.board: LeaseBoard
+        """Between the begin of the start and the end of the stop."""
+        self._board_fd = -1
         self._mover: MoverChild | None = None
         self._seat = 0
         self._sys_path = absolute(sys.path)
@@ -127,6 +131,10 @@ class Assembly:
         )
         stack.callback(store.close)
         self._store = store
+        self._board_fd = LeaseBoard.create(options.groups)
+        stack.callback(os.close, self._board_fd)
+        self.board = LeaseBoard(self._board_fd, options.groups)
+        stack.callback(self.board.close)
         control = ControlServer(Path(options.data_dir), self._operations())
         control.start()
         stack.push_async_callback(control.stop)
@@ -378,10 +386,17 @@ class Assembly:
             self._worker_boot,
             self.exchange,
             self._router,
+            self._board_fd,
             self._rearranger.told,
             self._memberships.take,
-            self._rearranger.lost,
+            self._on_gone,
         )
+
+    def _on_gone(self, worker: int) -> None:
+        # Nobody renews what it had, and what it left behind may be half written.
+        for group in self._rearranger.layout.groups_of(worker):
+            self.board.expire(group, worker)
+        self._rearranger.lost(worker)
 
     def _worker_boot(self, worker: int, generation: int) -> WorkerBoot:
         if self._founding is None:

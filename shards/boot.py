@@ -44,7 +44,7 @@ class StoppedMachine(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class WorkerBoot(msgspec.Struct, tag="worker", forbid_unknown_fields=True, kw_only=True):
     """First message to a worker. Descriptors with it, in this order: counters memfd, client ring in
     (node to worker), client ring out, network ring in (router to worker), network ring out,
-    own doorbell, node's doorbell, router's doorbell."""
+    own doorbell, node's doorbell, router's doorbell, lease board."""
 
     options: Options
     worker: int
@@ -60,6 +60,8 @@ class WorkerBoot(msgspec.Struct, tag="worker", forbid_unknown_fields=True, kw_on
     """Whether anything is forgotten, and room made from it, until the worker is told otherwise."""
     log_sync: dict[int, bool] = {}
     """What `Node.set_log_sync` last said of groups."""
+    leases_ms: dict[int, int] = {}
+    """What `Node.set_master_lease` last said of groups, of any worker."""
     stopped: list[StoppedMachine] = []
     """State machines in which earlier workers of this life of the node have hung."""
     cpus: list[int]

@@ -39,6 +39,8 @@ from paxmux.shards.channel import Receiver, Sender
 from paxmux.shards.child import Parent, ParentGone, be_child
 from paxmux.shards.counters import WORKER, Block, Phase
 from paxmux.shards.doorbell import Doorbell
+from paxmux.shards.lease_board import LeaseBoard
+from paxmux.shards.leases import LeaseWriter, lease_terms
 from paxmux.shards.log_directories import make_log_directory
 from paxmux.shards.log_sync import LogSync
 from paxmux.shards.members_teller import MembersTeller
@@ -115,8 +117,9 @@ class Worker:
             # First of all: threads that the log starts inherit it.
             os.sched_setaffinity(0, boot.cpus)
         self._parent = parent
-        counters, client_in, client_out, net_in, net_out, own_bell, node_bell, router_bell = fds
+        counters, client_in, client_out, net_in, net_out, own_bell, node_bell, router_bell, leases = fds
         self._block = Block(counters, WORKER)
+        self._leases = LeaseWriter(LeaseBoard(leases, options.groups), boot.worker)
         self._bell = Doorbell(own_bell)
         node, router = Doorbell(node_bell), Doorbell(router_bell)
         backlog = options.limits.ring_backlog_bytes
@@ -167,6 +170,7 @@ class Worker:
             boot.founding.cluster, boot.node_id, boot.seat, boot.incarnation, boot.worker, boot.generation
         )
         members, rng = Members(boot.founding.seats), random.Random(secrets.randbits(64))
+        leases = lease_terms(options, boot.leases_ms)
         strays: list[int] = []
         turn = build_turn(
             identity,
@@ -186,7 +190,9 @@ class Worker:
             direct=self._direct,
             version=version_for(options.groups),
             clock=clock_ns,
+            leases=leases,
         )
+        turn.calls.masters.clock, turn.calls.masters.leases = clock_ns, leases
         if options.worker.slow_warn_ms:
             turn.pace.start(clock_ns, options.worker.slow_warn_ms * MS)
         for hung in boot.stopped:
@@ -203,7 +209,7 @@ class Worker:
             options.timers,
             options.proposals,
             options.limits,
-            {},
+            leases,
         )
 
         def build(group: int, durable: bool) -> dict[int, StateMachine]:
@@ -241,6 +247,7 @@ class Worker:
         phase = slot["phase"]
         turn, replies = self._turn, self._replies
         turn.start(clock_ns())
+        self._leases.write(turn.master_changed, turn.groups)
         while True:
             slots[phase] = Phase.DRAIN
             frames = self._frames.receive(RECEIVE_BYTES)
@@ -291,6 +298,9 @@ class Worker:
             turn.finish(now)
             if (transit.active or turn.calls.orders) and not turn.held:
                 transit.after_turn(now)
+                self._leases.leave(turn.groups)
+            if turn.master_changed:
+                self._leases.write(turn.master_changed, turn.groups)
             if self._members.waiting:
                 self._members.tell()
             if replies:

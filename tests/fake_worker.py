@@ -2,7 +2,8 @@
 
 What a value says decides its fate: `code:14` is answered with that code, `silent` never, `late:300`
 after so many milliseconds, `twice` twice; `exit:71` ends the process with that code, `garbage` sends
-bytes that are no replies, `hang` stops the loop for good. Anything else is its own result.
+bytes that are no replies, `hang` stops the loop for good. `master:7,3,2,500` writes node, version, term
+and lease in ms of the group's master on the lease board. Anything else is its own result.
 
 Files in the data directory decide how it boots: `boot_exit` holds an exit code, `ignore_stop` makes it
 deaf to `Stop`.
@@ -28,6 +29,7 @@ from paxmux.shards.channel import Receiver, Sender
 from paxmux.shards.child import Parent, ParentGone, be_child
 from paxmux.shards.counters import WORKER, Block, Phase
 from paxmux.shards.doorbell import Doorbell
+from paxmux.shards.lease_board import LeaseBoard, LeaseRow
 from paxmux.shards.packer import encode_results
 from paxmux.shards.requests import Call, CallKind, Proposal, Reply
 
@@ -38,10 +40,11 @@ class FakeWorker:
     """One life of it."""
 
     def __init__(self, boot: WorkerBoot, fds: list[int], parent: Parent) -> None:
-        counters, client_in, client_out, _, _, own_bell, node_bell, _ = fds
+        counters, client_in, client_out, _, _, own_bell, node_bell, _, leases = fds
         self.boot = boot
         self.parent = parent
         self.block = Block(counters, WORKER)
+        self.board = LeaseBoard(leases, boot.options.groups)
         self.bell = Doorbell(own_bell)
         node = Doorbell(node_bell)
         self.requests = Receiver(client_in, node)
@@ -109,6 +112,12 @@ class FakeWorker:
             os._exit(int(argument))
         elif word == b"garbage":
             self.answers.send(b"no replies at all", droppable=False)
+        elif word == b"master":
+            node, version, term, lease_ms = map(int, argument.split(b","))
+            until_ns = clock_ns() + lease_ms * 1_000_000
+            row = LeaseRow(node, version, term, until_ns, lease_ms * 1_000_000)
+            self.board.write(group, row, self.boot.worker)
+            self.replies.append(done)
         elif word == b"hang":
             time.sleep(1000)
         else:

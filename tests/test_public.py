@@ -24,12 +24,14 @@ NAMES = {
     "LayoutOptions",
     "LimitOptions",
     "MachineOptions",
+    "MasterOptions",
     "Member",
     "MembershipError",
     "NetworkOptions",
     "Node",
     "NodeStopped",
     "NotAMember",
+    "NotMaster",
     "Options",
     "Overloaded",
     "PaxmuxError",
@@ -38,6 +40,7 @@ NAMES = {
     "QueryFailed",
     "Refused",
     "ResultTooLarge",
+    "StaleTerm",
     "StateMachine",
     "StorageFailed",
     "StorageOptions",
@@ -69,7 +72,7 @@ def test_another_name_is_an_error_that_says_so() -> None:
 def test_the_errors_form_one_tree() -> None:
     errors = [getattr(paxmux, name) for name in NAMES if name[0].isupper()]
     exceptions = [cls for cls in errors if issubclass(cls, BaseException)]
-    assert len(exceptions) == 22
+    assert len(exceptions) == 24
     assert all(issubclass(cls, paxmux.PaxmuxError) for cls in exceptions)
     assert paxmux.Timeout.code == 404
     assert paxmux.Overloaded.code == 405
