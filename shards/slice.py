@@ -77,6 +77,10 @@ class GroupMaker:
         identity, log = self._identity, self._log
         system, members_lost = inner_state(log, index, state, self._members.seats, identity.cluster)
         members = members_of(system.membership)
+        if members_lost and list(members.seats) == [identity.node]:
+            raise StorageDamaged(
+                f"group {index}: its log has lost who its members are, and there is no other"
+            )
         alone = list(members.seats) == [identity.node]
         instance, chain = _readable(log, index, state, alone=alone)
         here = instance == state.instance and not state.lost

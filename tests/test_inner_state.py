@@ -16,6 +16,7 @@ from paxmux.engine.paxos.system import (
     NO_REIGN,
     Change,
     Membership,
+    Reign,
     ReignOp,
     SystemState,
     decode_state,
@@ -101,16 +102,81 @@ def test_bytes_that_make_no_sense_are_damage() -> None:
         inner_state(log, 0, state._replace(system=b"no state"), SEATS, CLUSTER)
 
 
-def test_who_does_not_know_its_members_never_votes_again() -> None:
+def told(membership: Membership, instance: int = 12, reign: Reign = NO_REIGN) -> tuple[int, bytes]:
+    return instance, encode_state(SystemState(membership, reign, [(5, 4)]))
+
+
+SINCE_2 = Membership(2, FOUR)
+
+
+def test_who_does_not_know_its_members_asks_and_gives_no_vote() -> None:
     group = make(suspect="", members_lost=True, instance=10)
     assert not group.voter
-    assert "new data directory" in (group.doubt.words() or "")
+    assert "who its members are" in (group.doubt.words() or "")
     fx = Effects()
+    group.on_timer(NOW, fx)
+    assert {node for node, box in fx.now.to.items() if box.recall_asks} == {B, C}
     for node in (B, C):
         group.doubt.on_reply(node, group.doubt.nonce, (0, 0), 0, NOW, fx)
-    assert not group.voter
+    assert not group.voter, "whoever they are who have answered"
     group.on_accept(B, (0, 10, 5, values.encode([entry(B, 1)])), NOW, fx)
     assert ACCEPT not in [record[0] for record in fx.records]
+    assert group.master.term_at(3) is None
+
+
+def test_a_majority_of_the_members_that_they_name_tell_them() -> None:
+    group = make(members_lost=True, instance=10)
+    fx = Effects()
+    group.recall.on_reply(B, 12, *told(SINCE_2), NOW, fx)
+    group.recall.on_reply(B, 12, *told(SINCE_2), NOW, fx)
+    group.recall.on_reply(C, 13, *told(SINCE_2), NOW, fx)
+    assert group.recall.lost
+    group.recall.on_reply(4, 14, *told(SINCE_2), NOW, fx)
+    assert not group.recall.lost
+    assert group.voter
+    assert group.members.seats == {A: 11, B: 12, C: 13, 4: 14}
+    assert group.master.term_at(5) == 4
+    (record,) = [record for record in fx.records if record[0] == SYSTEM]
+    assert record[2] == 10
+
+
+@pytest.mark.parametrize(
+    ("seat", "it"),
+    [
+        (99, told(SINCE_2)),
+        (12, told(Membership(2, {C: (13, ""), 4: (14, "")}))),
+        (12, told(Membership(10, FOUR))),
+        (12, told(SINCE_2, 9)),
+        (12, told(SINCE_2, reign=Reign(B, 902, 11, 11, 10**9))),
+        (12, (12, b"no state")),
+    ],
+    ids=["another seat", "no member itself", "later", "behind", "a later reign", "no state"],
+)
+def test_what_does_not_hold_here_does_not_count(seat: int, it: tuple[int, bytes]) -> None:
+    group = make(members_lost=True, instance=10)
+    fx = Effects()
+    group.recall.on_reply(C, 13, *told(SINCE_2), NOW, fx)
+    group.recall.on_reply(4, 14, *told(SINCE_2), NOW, fx)
+    group.recall.on_reply(B, seat, *it, NOW, fx)
+    assert group.recall.lost
+
+
+def test_operations_that_are_decided_meanwhile_are_not_followed() -> None:
+    group = make(members_lost=True, instance=10, cluster=CLUSTER)
+    fx = Effects()
+    op = (B, 0, 6, 0, MEMBERSHIP_SMID, encode_change(Change(CLUSTER, -1, TWO)))
+    group.learner.on_learned(10, 3, C, values.encode([op], group.chain, 1), NOW, fx)
+    assert group.instance == 11
+    assert group.members.seats == SEATS
+
+
+def test_whoever_knows_tells_after_the_sync() -> None:
+    group = make(instance=10)
+    fx = Effects()
+    group.recall.on_ask(B, fx)
+    ((index, instance, state),) = fx.after.to[B].recall_replies
+    assert (index, instance) == (0, 10)
+    assert decode_state(state).membership == group.members.membership()
 
 
 def test_what_was_found_again_is_said_again() -> None:

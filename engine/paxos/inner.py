@@ -97,13 +97,18 @@ class Inner:
     def start(self, fx: Effects) -> None:
         """Before anything else."""
         if self.say_again:
-            self._record(fx)
+            self.record(fx)
             self.say_again = False
 
-    def _record(self, fx: Effects) -> None:
+    def state(self) -> SystemState:
+        """What the inner machines say, from the current instance on."""
         g = self.g
-        state = SystemState(g.members.membership(), g.master.reign, g.master.terms)
-        fx.records.append((SYSTEM, g.index, g.instance, 0, 0, encode_state(state)))
+        return SystemState(g.members.membership(), g.master.reign, g.master.terms)
+
+    def record(self, fx: Effects) -> None:
+        """Tell the log."""
+        g = self.g
+        fx.records.append((SYSTEM, g.index, g.instance, 0, 0, encode_state(self.state())))
 
     # What this node wants
 
@@ -264,7 +269,7 @@ class Inner:
         if members:
             g.change_members(now, fx)
         if members or changed:
-            self._record(fx)
+            self.record(fx)
         if members or self.own:
             self._outdated(changed, instance, now, fx)
         self.look(fx)

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from paxmux.engine.frame import parse_header
 from paxmux.engine.paxos import value as values
-from paxmux.engine.paxos.effects import ACCEPT, CLEARED, LEARNED, PROMISE
+from paxmux.engine.paxos.effects import ACCEPT, CLEARED, LEARNED, PROMISE, SYSTEM
 from paxmux.engine.paxos.messages import KINDS
 from paxmux.engine.storage import HardState, Record
 from paxmux.shards.codec import decode_sections
@@ -124,7 +124,7 @@ class Witness:
                     mine.last[group, instance] = value
                     mine.last_ballot[group, instance] = NULL
                     self._pass(node, mine, group, instance + 1)
-                else:
+                elif kind != SYSTEM:
                     self._pass(node, mine, group, instance + 1)
         mine.read[worker] = end
 
