@@ -14,7 +14,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from paxmux.engine.paxos import value as values
-from paxmux.engine.paxos.effects import SYSTEM, Effects
+from paxmux.engine.paxos.effects import DECIDED, SYSTEM, Effects
 from paxmux.engine.paxos.quorum import members_of
 from paxmux.engine.paxos.system import (
     MASTER_SMID,
@@ -238,6 +238,8 @@ class Inner:
         if members:
             g.change_members(now, fx)
         if members or changed:
+            # Together: who has the state must not stand below it, where other members decide.
+            fx.records.append((DECIDED, g.index, instance, 0, 0, b""))
             fx.records.append((SYSTEM, g.index, instance + 1, 0, 0, encode_state(self.state())))
         if members or self.own:
             self._outdated(instance, fx)
