@@ -92,7 +92,7 @@ class Changes:
         """Whoever is there, but for one at times."""
         cluster = self._cluster
         there = [node.number for node in cluster.nodes if not node.failed]
-        hurt = [node.number for node in cluster.nodes if node.hurt]
+        hurt = [node.number for node in cluster.nodes if node.hurt and not node.failed]
         spare = [number for number in there if number not in hurt]
         if len(spare) > 1 and 2 * (len(there) - len(hurt) - 1) > len(there) - 1 and cluster.rng.random() < LEARNERS:
             there.remove(cluster.rng.choice(spare))
@@ -123,11 +123,13 @@ class Changes:
         if kind == "several":
             some = rng.sample(cluster.nodes, rng.randint(1, len(cluster.nodes)))
             wished = {each.number: self._place(each) for each in some}
-        if kind == "address" or wished == members:
-            some_member = rng.choice(list(members))
-            wished[some_member] = members[some_member][0], self._address()
+        if not wished:
+            return None
+        # Another address for one in any case, so that every wish can be told from all others.
+        renamed = rng.choice(list(wished))
+        wished[renamed] = wished[renamed][0], self._address()
         seats = {number: seat for number, (seat, _) in wished.items()}
-        return wished if wished and cluster.quorums.bear(seats) else None
+        return wished if cluster.quorums.bear(seats) else None
 
     def _known(self, node: SimNode, group: int) -> Membership:
         """The members as a node tells them."""
@@ -144,7 +146,7 @@ class Changes:
         return node.seat, self._address()
 
     def _address(self) -> str:
-        """Never the same, so that every wish can be told from all others."""
+        """Never the same."""
         self._made += 1
         return f"host-{self._made}:1"
 

@@ -79,7 +79,9 @@ class LeaseWatch:
         constitution = self._cluster.witness.constitution(group.index)
         if group.instance:
             self._cluster.witness.known(group.index, group.instance - 1)
-        era, lease = constitution.era(group.instance), constitution.lease(group.instance)
+        # Who has lost a value stands below what it knows of these, and gives no vote there.
+        at = group.instance if group.voter else max(group.instance, group.doubt.decided)
+        era, lease = constitution.era(at), constitution.lease(at)
         master = group.master
         if group.members.since != era.since or group.members.seats != era.seats:
             words = f"{group.members.seats} from {group.members.since} on, by its log {era}"

@@ -193,7 +193,7 @@ class Witness:
         constitution = self.constitution(group)
         if instance:
             self.known(group, instance - 1)
-        if constitution.changed(instance) != instance or not constitution.says(decode_state(value), instance):
+        if not constitution.says(decode_state(value), instance):
             words = f"node {node}, group {group}: from {instance} on {decode_state(value)}"
             raise Breach("the log names the members", words)
         disk.system[group] = instance, value
@@ -290,7 +290,7 @@ class Witness:
             words = f"{_where(node, group, instance, ballot)}: it stood at {current}"
             raise Breach("vote at the current instance", words)
         named, _ = disk.system.get(group, (0, b""))
-        if named != self.constitution(group).changed(instance):
+        if named < self.constitution(group).changed(instance):
             words = f"{_where(node, group, instance, ballot)}: its log names those from {named} on"
             raise Breach("the log names the members", words)
         if kind == PROMISE:
