@@ -153,6 +153,7 @@ class Doubt:
             g.acceptor.accepted, g.acceptor.value = self.kept
             self.kept = None
             g.learner.on_restart(now, fx)  # reach: kept-accept-put-back
+        g.inner.say(fx)
         self.judge(fx)
 
     def judge(self, fx: Effects) -> None:
@@ -161,7 +162,9 @@ class Doubt:
         if not self.active or self.members_lost:
             return
         if self.suspect is not None:
-            if len(self.answers) < len(g.peers) or g.instance < self.free_of_all() or not g.seated:
+            if len(self.answers) < len(g.peers) or not (g.peers and g.seated):
+                return  # Who is the only member now may have voted as such in an earlier life.
+            if g.instance < self.free_of_all():
                 return
             highest = max([promised for promised, _ in self.answers.values()], default=NULL)
             g.acceptor.clear(g.instance, highest, fx)

@@ -94,17 +94,18 @@ class Inner:
         self.nudge_at = 0
         self.handed = 0
 
-    def start(self, fx: Effects) -> None:
-        """Before anything else."""
-        if self.say_again:
-            # A group that has lost a value may stand below what it knows of these.
-            self._record(max(self.g.instance, self.g.doubt.decided), fx)
-            self.say_again = False
+    def say(self, fx: Effects) -> None:
+        """Tell the log again what it has lost, once everything is learned that it knew to be decided."""
+        if self.say_again and self.g.instance >= self.g.doubt.decided:
+            self._record(fx)
 
-    def _record(self, instance: int, fx: Effects) -> None:
+    def _record(self, fx: Effects) -> None:
         g = self.g
+        # Of what is learned again later operations are known to the log, or were.
+        lost = g.instance < g.doubt.decided
+        self.say_again = self.say_again and lost
         state = SystemState(g.members.membership(), g.master.reign, g.master.terms)
-        fx.records.append((SYSTEM, g.index, instance, 0, 0, encode_state(state)))
+        fx.records.append((SYSTEM, g.index, g.instance, int(lost), 0, encode_state(state)))
 
     # What this node wants
 
@@ -267,7 +268,7 @@ class Inner:
         if members or changed:
             # Together: who is told of the members must not stand below, where others decide.
             fx.records.append((DECIDED, g.index, instance, 0, 0, b""))
-            self._record(instance + 1, fx)
+            self._record(fx)
         if members or self.own:
             self._outdated(changed, instance, now, fx)
         self.look(fx)

@@ -86,6 +86,8 @@ class Master:
         self.terms = history
         self.unclear_before = history[0][0] if len(history) >= TERMS_MAX else 0
         """Which term it was before this instance is not known any more."""
+        if group.doubt.members_lost:
+            self.unclear_before = NEVER
         # Nobody knows when it began: so it begins now. This node's own ended with the life before this one.
         self.until = now + reign.lease if reign.node not in (0, group.me) else 0
         """When the lease of `reign` ends by this node's clock; its owner must not count on it longer."""

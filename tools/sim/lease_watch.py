@@ -79,9 +79,15 @@ class LeaseWatch:
         constitution = self._cluster.witness.constitution(group.index)
         if group.instance:
             self._cluster.witness.known(group.index, group.instance - 1)
-        # Who has lost a value stands below what it knows of these, and gives no vote there.
-        at = group.instance if group.voter else max(group.instance, group.doubt.decided)
-        era, lease = constitution.era(at), constitution.lease(at)
+        since = first = group.instance
+        if first < group.doubt.decided and not group.voter:
+            # Who has lost a value stands below what it may know of these, and gives no vote there.
+            since = group.members.since
+            first = group.master.version + 1
+            if max(since, first) > group.doubt.decided:
+                raise Breach("members are what the log says", f"{_where(node, group)}from {since}, {first} on")
+        era = constitution.era(max(since, group.instance))
+        lease = constitution.lease(max(first, group.instance))
         master = group.master
         if group.members.since != era.since or group.members.seats != era.seats:
             words = f"{group.members.seats} from {group.members.since} on, by its log {era}"

@@ -51,7 +51,6 @@ class Request:
         "code",
         "deadline",
         "decided_before",
-        "eras_before",
         "group",
         "identity",
         "invoked",
@@ -93,8 +92,6 @@ class Request:
         self.acked_before = -1
         self.decided_before = 0
         """What the node's log had decided of the group when it was asked."""
-        self.eras_before = 0
-        """So many lists of members the group had by then, whoever knew of the last one."""
         self.code: int | None = None
         self.place: Place | None = None
         self.result: bytes | None = None
@@ -131,7 +128,6 @@ class Ledger:
         request.invoked = self.tick()
         request.acked_before = self._acked_in.get(request.group, -1)
         request.decided_before = self._witness.disks[request.node].instance.get(request.group, 0)
-        request.eras_before = len(self._witness.constitution(request.group).eras)
         self.requests.append(request)
         if request.kind is None:
             self._witness.proposed[request.identity] = (request.group, request.smid, request.payload)
@@ -204,7 +200,8 @@ class Ledger:
         """Whether its node may have taken itself for no member meanwhile."""
         eras = self._witness.constitution(request.group).eras
         seat = self._witness.disks[request.node].seat
-        since = min(request.eras_before - 1, self._era_at(request))
+        # Who has lost what it knew stands at earlier ones.
+        since = 0 if request.node in self._witness.damaged else self._era_at(request)
         return any(era.seats.get(request.node) != seat for era in eras[since:])
 
     def _era_at(self, request: Request) -> int:

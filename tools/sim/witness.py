@@ -202,7 +202,7 @@ class Witness:
     def _system_lost(self, node: int, disk: Disk, group: int, state: HardState) -> None:
         """What is left of such records must have been one."""
         since, value = state.system_from, state.system
-        whole = not value if not since else value and self.constitution(group).says(decode_state(value), since)
+        whole = self.constitution(group).says(decode_state(value), since) if value else not since
         if not whole:
             raise Breach("recovery", f"node {node}, group {group}: the members from {since} on: {value!r}")
         disk.system[group] = since, value

@@ -216,8 +216,14 @@ class SimWorker:
         except StorageFailed as error:
             self.node.cluster.trace.say(f"{self.name}: {error}")
 
+    def _lone(self) -> bool:
+        """Whether there is nobody who could tell it what it has lost."""
+        witness, me = self.node.cluster.witness, self.node.number
+        eras = [witness.constitution(group).era(witness.disks[me].instance.get(group, 0)) for group in self.groups]
+        return any(list(era.seats) == [me] for era in eras)
+
     def _refuse(self, error: StorageDamaged) -> None:
-        if not self.node.failed:
+        if not (self.node.failed or self._lone()):
             raise Breach("damage is repaired", f"{self.name} refuses to boot: {error}")
         self.state = State.REFUSED
         self.disk.crash(self.node.cluster.rng, power=False)
@@ -410,7 +416,7 @@ class SimWorker:
             self.die(power=False)
             self.node.worker_died(self)
         except StorageDamaged as error:
-            if not self.node.failed:
+            if not (self.node.failed or self._lone()):
                 raise Breach("damage is repaired", f"{self.name}: {error}") from error
             self.node.cluster.trace.say(f"{self.name} dies of {error}")
             self.die(power=False)
