@@ -176,7 +176,8 @@ def build_turn(
         log_sync.begin()
         lost = log_sync.lost
     doubt = log.doubt()
-    if doubt is not None and len(members.seats) == 1 and not any(state.system for state in states.values()):
+    alone = list(members.seats) == [identity.node] and not any(state.system for state in states.values())
+    if doubt is not None and alone:
         raise StorageDamaged(f"promises may be lost, and there is no other member to ask: {doubt}")
     unknown = unknown_state(doubt)
     maker = GroupMaker(identity, log, replies, members, rng, timers, proposals, limits, leases)

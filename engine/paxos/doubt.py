@@ -114,7 +114,8 @@ class Doubt:
         g = self.g
         if self.suspect is None or nonce != self.nonce or sender in self.answers:
             return
-        if g.proposer.leaps(promised[0]) or (promised != NULL and promised[1] not in g.members.seats):
+        # The ballot may be of a node that was a member once.
+        if g.proposer.leaps(promised[0]) or (promised != NULL and not all(promised)):
             return
         self.answers[sender] = promised, free
         self.judge(fx)

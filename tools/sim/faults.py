@@ -32,6 +32,8 @@ class Faults:
         self._cluster = cluster
         self._kinds = [kind for kind in cluster.plan.faults if kind in STRIKES]
         self.ended = False
+        self.ruined = False
+        """More may be lost than any cluster can bear."""
 
     @property
     def injected(self) -> int:
@@ -121,11 +123,19 @@ class Faults:
         cluster.counts[scope] += 1
         node.crash(power=scope != "node_crash")
         if scope == "wiped_disk":
-            node.seat += 1000
-            node.hurt = False
-            cluster.witness.wiped(node.number, node.seat)
-            for each in node.workers:
-                each.make_disk()
+            self._wipe(node)
+
+    def replace(self, node: SimNode) -> None:
+        """A node cannot start with what its disk has: it gets another, and another seat."""
+        node.crash(power=True)
+        self._wipe(node)
+
+    def _wipe(self, node: SimNode) -> None:
+        node.seat += 1000
+        node.hurt = False
+        self._cluster.witness.wiped(node.number, node.seat)
+        for each in node.workers:
+            each.make_disk()
 
     # Disks
 
@@ -146,6 +156,7 @@ class Faults:
 
     def ruin(self) -> None:
         """Bits of any disk turn, and often its owner dies, be there a majority left without damage or not."""
+        self.ruined = True
         cluster, rng = self._cluster, self._cluster.rng
         node = rng.choice([each for each in cluster.nodes if not each.failed])
         worker = rng.choice(node.workers)

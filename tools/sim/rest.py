@@ -256,7 +256,12 @@ class Rest:
                     parts.append(f"{worker.name} {worker.state.value}")
                     continue
                 groups = {
-                    index: (group.instance, group.acceptor.accepted, group.proposer.phase.name)
+                    index: (
+                        group.instance,
+                        group.acceptor.accepted,
+                        group.proposer.phase.name,
+                        "votes" if group.voter else group.doubt.words() or "no member",
+                    )
                     for index, group in worker.turn.groups.items()
                 }
                 waits = [
