@@ -40,6 +40,9 @@ NAMES = {
     "recall_replies": "RecallReply",
 }
 """Kind as in a batch -> its name in a scenario."""
+OF_NO_INSTANCE = frozenset(
+    {"top_asks", "top_replies", "forwards", "vow_asks", "vow_replies", "inner_forwards", "recall_asks"}
+)
 KIND_OF = {name: kind for kind, name in NAMES.items()}
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from paxmux.engine.paxos import value as values
-from paxmux.engine.paxos.effects import ACCEPT, LEARNED, SYSTEM, Effects
+from paxmux.engine.paxos.effects import ACCEPT, FORGOTTEN, LEARNED, SYSTEM, Effects
 from paxmux.engine.paxos.quorum import members_of
 from paxmux.engine.paxos.system import (
     MASTER_SMID,
@@ -64,8 +64,8 @@ def log_of(records: list[Record]) -> tuple[MemoryLog, HardState]:
 
 def test_as_founded_without_a_record() -> None:
     log, state = log_of(history()[:2])
-    found, lost = inner_state(log, 0, state, SEATS, CLUSTER)
-    assert not lost
+    found, at, lost = inner_state(log, 0, state, SEATS, CLUSTER)
+    assert (at, lost) == (2, False)
     assert found == SystemState(
         Membership(-1, {node: (seat, "") for node, seat in SEATS.items()}), NO_REIGN, []
     )
@@ -74,26 +74,33 @@ def test_as_founded_without_a_record() -> None:
 def test_the_record_says_it() -> None:
     said = SystemState(Membership(7, TWO), NO_REIGN, [(5, 4)])
     log, state = log_of([*history(), (SYSTEM, 0, 8, 0, 0, encode_state(said))])
-    assert inner_state(log, 0, state, SEATS, CLUSTER) == (said, False)
+    assert inner_state(log, 0, state, SEATS, CLUSTER) == (said, 10, False)
 
 
 @pytest.mark.parametrize("first", [0, 3, 5, 8])
 def test_what_is_lost_is_told_by_the_values_since(first: int) -> None:
     log, whole = log_of(history())
-    expected, _ = inner_state(log, 0, whole._replace(system_lost=True), SEATS, CLUSTER)
+    expected, _, _ = inner_state(log, 0, whole._replace(system_lost=True), SEATS, CLUSTER)
     assert expected.membership == Membership(7, TWO)
     assert (expected.reign.node, expected.reign.term, expected.terms) == (B, 4, [(5, 4)])
-    before, lost = inner_state(log, 0, whole._replace(system_lost=True, instance=first), SEATS, CLUSTER)
+    before, _, lost = inner_state(log, 0, whole._replace(system_lost=True, instance=first), SEATS, CLUSTER)
     assert not lost
     state = whole._replace(system_lost=True, system_from=first, system=encode_state(before))
-    assert inner_state(log, 0, state, SEATS, CLUSTER) == (expected, False)
+    assert inner_state(log, 0, state, SEATS, CLUSTER) == (expected, 10, False)
 
 
-def test_where_values_are_gone_too_nobody_knows() -> None:
+def test_where_values_are_lost_too_it_goes_back_to_the_first_of_them() -> None:
     log, state = log_of([*history()[:5], *history()[6:]])
-    found, lost = inner_state(log, 0, state._replace(system_lost=True), SEATS, CLUSTER)
-    assert lost
-    assert found.membership == Membership(2, FOUR), "as far as it is known"
+    found, at, lost = inner_state(log, 0, state._replace(system_lost=True), SEATS, CLUSTER)
+    assert (at, lost) == (5, False), "from there on it learns again what it knew"
+    assert found.membership == Membership(2, FOUR)
+
+
+def test_where_values_are_forgotten_nobody_here_knows() -> None:
+    log, state = log_of([*history(), (FORGOTTEN, 0, 6, 0, 0, b"")])
+    found, at, lost = inner_state(log, 0, state._replace(system_lost=True), SEATS, CLUSTER)
+    assert (at, lost) == (10, True)
+    assert found.membership == Membership(-1, {node: (seat, "") for node, seat in SEATS.items()})
 
 
 def test_bytes_that_make_no_sense_are_damage() -> None:
@@ -114,6 +121,7 @@ def test_who_does_not_know_its_members_asks_and_gives_no_vote() -> None:
     assert not group.voter
     assert "who its members are" in (group.doubt.words() or "")
     fx = Effects()
+    group.start(NOW, fx)
     group.on_timer(NOW, fx)
     assert {node for node, box in fx.now.to.items() if box.recall_asks} == {B, C}
     for node in (B, C):

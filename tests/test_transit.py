@@ -41,6 +41,11 @@ MEMBERS, OTHERS = (
 GROUP, MOVE = 3, 1
 
 
+def seat_of(node: int) -> int:
+    """Each node has its own; nodes 8 and 9 are the other members where there are any."""
+    return SEAT if node == NODE else SEAT + node - 7
+
+
 class Counter(StateMachine):
     """Says what it has executed."""
 
@@ -130,9 +135,9 @@ class Half:
         self.replies: list[Reply] = []
         self.told: list[MoveTold] = []
         self.now = 10**9
-        self.log = log or MemoryLog(Path(f"log {number}"), LogIdentity(1, node, SEAT, number))
+        self.log = log or MemoryLog(Path(f"log {number}"), LogIdentity(1, node, seat_of(node), number))
         self.fail_build = ""
-        who = Identity(1, node, SEAT, INCARNATION + node - NODE, number, 1)
+        who = Identity(1, node, seat_of(node), INCARNATION + node - NODE, number, 1)
         options = TimerOptions(), ProposalOptions(), LimitOptions()
         members, rng = Members(seats or {NODE: SEAT}), random.Random(node)
         hosting = {GROUP: {each.smid: each(GROUP) for each in machines}} if hosted else {}
@@ -272,7 +277,7 @@ class Three:
     """A node of two workers and two more nodes; a frame takes one round, and may be kept for longer."""
 
     def __init__(self, seed: int = 0) -> None:
-        seats = {NODE: SEAT, 8: SEAT, 9: SEAT}
+        seats = {NODE: SEAT, 8: SEAT + 1, 9: SEAT + 2}
         self.source = Half(0, True, seats=seats, machines=(Counter,))
         self.target = Half(1, False, seats=seats, machines=(Counter,))
         self.peers = [Half(0, True, node=node, seats=seats, machines=(Counter,)) for node in (8, 9)]
@@ -540,7 +545,7 @@ class Hurt:
 
     def __init__(self, *damaged: int) -> None:
         """`damaged`: the instances whose values are."""
-        seats = {NODE: SEAT, 8: SEAT, 9: SEAT}
+        seats = {NODE: SEAT, 8: SEAT + 1, 9: SEAT + 2}
         log = prefilled(30)
         for instance in damaged:
             log.disk.spoil(GROUP, instance)
@@ -560,7 +565,9 @@ def test_a_group_in_doubt_stays_until_it_votes_again() -> None:
     hurt = Hurt()
     hurt.source.log.close(clean=True)
     hurt.source.log.disk.forget("a bad batch", 1)
-    hurt.source = source = Half(0, True, log=hurt.source.log.reopen(), seats={NODE: SEAT, 8: SEAT, 9: SEAT})
+    hurt.source = source = Half(
+        0, True, log=hurt.source.log.reopen(), seats={NODE: SEAT, 8: SEAT + 1, 9: SEAT + 2}
+    )
     assert "gives no votes for now, and can move once it does: promises may be lost" in hurt.broken()
     doubt = source.turn.groups[GROUP].doubt
     for peer in (8, 9):
@@ -570,7 +577,7 @@ def test_a_group_in_doubt_stays_until_it_votes_again() -> None:
     source.log._systems[GROUP] = None
     assert "once it knows its members and master again" in hurt.broken()
     source.log._systems[GROUP] = known
-    hurt.target = target = Half(1, False, seats={NODE: SEAT, 8: SEAT, 9: SEAT})
+    hurt.target = target = Half(1, False, seats={NODE: SEAT, 8: SEAT + 1, 9: SEAT + 2})
     begin(source, target)
     source.order(CallKind.LET_GO)
     until(lambda: target.says("complete"), source, target)
@@ -618,7 +625,7 @@ def test_a_sound_group_stays_sound_in_a_log_that_has_lost_something() -> None:
     hurt = Hurt()
     hurt.target.log.close(clean=True)
     hurt.target.log.disk.forget("a bad batch", 0)
-    seats = {NODE: SEAT, 8: SEAT, 9: SEAT}
+    seats = {NODE: SEAT, 8: SEAT + 1, 9: SEAT + 2}
     source, target = hurt.source, Half(1, False, log=hurt.target.log.reopen(), seats=seats)
     begin(source, target)
     until(lambda: target.says("near"), source, target)

@@ -110,7 +110,8 @@ class Doubt:
         g = self.g
         if self.suspect is None or nonce != self.nonce or sender in self.answers:
             return
-        if g.proposer.leaps(promised[0]) or (promised != NULL and promised[1] not in g.members.seats):
+        # The ballot may be of a node that was a member once.
+        if g.proposer.leaps(promised[0]) or (promised != NULL and not all(promised)):
             return
         self.answers[sender] = promised, free
         self.judge(fx)
@@ -149,6 +150,7 @@ class Doubt:
             g.acceptor.accepted, g.acceptor.value = self.kept
             self.kept = None
             g.learner.on_restart(now, fx)  # reach: kept-accept-put-back
+        g.inner.say(fx)
         self.judge(fx)
 
     def judge(self, fx: Effects) -> None:
@@ -157,7 +159,9 @@ class Doubt:
         if not self.active or g.recall.lost:
             return
         if self.suspect is not None:
-            if len(self.answers) < len(g.peers) or g.instance < self.free_of_all() or not g.seated:
+            if len(self.answers) < len(g.peers) or not (g.peers and g.seated):
+                return  # Who is the only member now may have voted as such in an earlier life.
+            if g.instance < self.free_of_all():
                 return
             highest = max([promised for promised, _ in self.answers.values()], default=NULL)
             g.acceptor.clear(g.instance, highest, fx)

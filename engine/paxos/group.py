@@ -169,7 +169,7 @@ class Group:
     def start(self, now: int, fx: Effects) -> None:
         """First step after the log was read: ask where the others are, finish what was left open."""
         fx.now.all.positions.append(self.position())
-        self.inner.start(fx)
+        self.inner.say(fx)
         if self.acceptor.accepted != NULL:
             self.learner.on_restart(now, fx)
         # Whatever an earlier host of it was asked for.

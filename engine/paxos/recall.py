@@ -1,10 +1,10 @@
 """Recall: how a group whose log has lost who its members are gets to know it again.
 
-The log alone would tell, and what is lost or forgotten in it other members have. What they tell is the state
-of their inner machines at the instance where they stand. It is this group's too if nothing has changed it since:
-both of its versions are below the group's instance, and the teller has got at least as far. It counts once a
-majority of the very members that it names tell the same of them, each in its seat. Until then the group
-learns and executes, gives no vote, and follows no operation of its inner machines.
+The log alone would tell, and what is lost in it and forgotten other members have. What they tell is the
+state of their inner machines at the instance where they stand. It is this group's too if nothing has changed
+it since: both of its versions are below the group's instance, and the teller has got at least as far. It
+counts once a majority of the very members that it names tell the same of them, each in its seat. Until then
+the group learns and executes, gives no vote, and follows no operation of its inner machines.
 """
 
 from __future__ import annotations
@@ -92,6 +92,6 @@ class Recall:
             self.again_after = min(2 * self.again_after, g.timers.phase_max)
             # What was told of earlier instances does not count any more.
             self.told.clear()
-            for node in g.peers:
+            for node in g.peers or list(g.learner.heard):
                 fx.now.peer(node).recall_asks.append((g.index,))  # reach: members-asked
         return self.again_at
