@@ -31,6 +31,7 @@ from typing import Any
 
 from rich.console import Console
 
+from paxmux.engine.address import parse_member
 from paxmux.engine.errors import PaxmuxError
 from paxmux.engine.options import Options
 from paxmux.shards.control import request
@@ -84,19 +85,21 @@ class MembershipRun(RegisterChaos):
         members = list(self._cluster.nodes)
         node = await self._join()
         await self._change("add", members, node=address_of(node))
+        await self._knows(node)
         await self._call(node)
 
     async def _replace(self, old: NodeHandle) -> None:
         members = list(self._cluster.nodes)
         node = await self._join()
-        await old.ask("write_halt")
+        await self._halt(old)
         asked = [member for member in members if member is not old] or members
         await self._change("change", asked, node=address_of(old), new=address_of(node))
+        await self._knows(node)
         await self._call(node)
         await self._leave(old)
 
     async def _shrink(self, old: NodeHandle) -> None:
-        await old.ask("write_halt")
+        await self._halt(old)
         # Whoever it is may be asked, the one that goes as well.
         await self._change("remove", list(self._cluster.nodes), node=address_of(old))
         await self._leave(old)
@@ -107,6 +110,29 @@ class MembershipRun(RegisterChaos):
         await node.start()
         await node.ready(START_S)
         return node
+
+    async def _halt(self, node: NodeHandle) -> None:
+        await node.ask("write_halt")
+        del self._clients[node.name]
+
+    async def _knows(self, node: NodeHandle) -> None:
+        """Wait until a node has learned in all groups that it is a member: until then it refuses calls."""
+        own, deadline = parse_member(address_of(node)).node_id, time.monotonic() + CHANGE_S
+        missing: object = "it does not answer"
+        while time.monotonic() < deadline:
+            try:
+                said = await asyncio.to_thread(request, node.data_dir, {"op": "members", "groups": "all"})
+                missing = [
+                    row["group"]
+                    for row in said["groups"]
+                    if own not in [member["node_id"] for member in row["members"]]
+                ]
+                if not missing:
+                    return
+            except PaxmuxError as error:
+                missing = error
+            await asyncio.sleep(PAUSE_S)
+        self.violate(f"{node.name} does not learn within {CHANGE_S:.0f} s that it is a member: {missing}")
 
     async def _leave(self, node: NodeHandle) -> None:
         code = await node.stop(drain_s=1.0)
