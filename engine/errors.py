@@ -8,6 +8,7 @@ environment (`StorageFailed`, `NodeStopped`). `.code` is PhxPaxos's number where
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import IntEnum
 from typing import ClassVar
 
@@ -19,6 +20,8 @@ class Code(IntEnum):
     SYSTEM_ERROR = -1
     BAD_OPTIONS = -2
     GROUP_WRONG = -5
+    OTHER_CLUSTER = -501
+    MEMBERSHIP_CHANGED = -502
     CONFLICT = 14
     EXECUTE_FAILED = 15
     FOLLOWER = 16
@@ -26,6 +29,10 @@ class Code(IntEnum):
     VALUE_TOO_LARGE = 18
     TIMEOUT = 404
     OVERLOADED = 405
+    NOT_FOUNDED = 1001
+    MEMBER_EXISTS = 1002
+    MEMBER_MISSING = 1003
+    MEMBERSHIP_UNCHANGED = 1004
     INSTANCE_NOT_EXIST = 1005
     INSTANCE_NOT_CHOSEN = 1006
     # Beyond PhxPaxos.
@@ -38,6 +45,9 @@ class Code(IntEnum):
     STALE_TERM = 2007
     NOT_MASTER = 2008
     LEADERSHIP_LOST = 2009
+    MEMBER_NOT_HEARD = 2020
+    LAST_MEMBER = 2021
+    GROUPS_FAILED = 2022
 
 
 class PaxmuxError(Exception):
@@ -194,6 +204,78 @@ class LeadershipLost(NotMaster):
     code = Code.LEADERSHIP_LOST
 
 
+class MembershipError(PaxmuxError):
+    """A change of membership that did not take place. Nothing has changed."""
+
+
+class NotFounded(MembershipError):
+    """The node's cluster is not founded yet, or the node has not heard of it: there is nothing to change."""
+
+    code = Code.NOT_FOUNDED
+    retryable = True
+
+
+class MemberExists(MembershipError):
+    """The node that was to be added is a member already."""
+
+    code = Code.MEMBER_EXISTS
+
+
+class MemberMissing(MembershipError):
+    """The node that was to be removed, or replaced, is no member."""
+
+    code = Code.MEMBER_MISSING
+
+
+class MembershipUnchanged(MembershipError):
+    """The members are already as the change would make them."""
+
+    code = Code.MEMBERSHIP_UNCHANGED
+
+
+class MemberNotHeard(MembershipError):
+    """The node that was to be added has not said hello, so nobody knows the seat that it has. Start it."""
+
+    code = Code.MEMBER_NOT_HEARD
+    retryable = True
+
+
+class LastMember(MembershipError):
+    """The last member cannot be removed: nobody could ever add one again."""
+
+    code = Code.LAST_MEMBER
+
+
+class OtherCluster(MembershipError):
+    """The change was made for another cluster than the one that it was proposed in."""
+
+    code = Code.OTHER_CLUSTER
+
+
+class MembershipChanged(MembershipError):
+    """The members have changed since the change was asked for, and it does not fit them any more."""
+
+    code = Code.MEMBERSHIP_CHANGED
+    retryable = True
+
+
+class GroupsFailed(MembershipError):
+    """Some groups of a change of many have not made it; the same call again does what is left."""
+
+    code = Code.GROUPS_FAILED
+
+    def __init__(
+        self, errors: dict[int, PaxmuxError], changed: Sequence[int] = (), unchanged: Sequence[int] = ()
+    ) -> None:
+        """`errors`: of each group that failed. `changed`, `unchanged`: groups where what was asked for holds,
+        now or before."""
+        first = min(errors)
+        super().__init__(f"{len(errors)} groups failed; group {first}: {errors[first]}")
+        self.errors = errors
+        self.changed = list(changed)
+        self.unchanged = list(unchanged)
+
+
 class NodeStopped(PaxmuxError):
     """The node is stopping or stopped. Nothing was proposed."""
 
@@ -239,6 +321,14 @@ _BY_CODE: dict[int, type[PaxmuxError]] = {
         QueryFailed,
         StaleTerm,
         NotMaster,
+        NotFounded,
+        MemberExists,
+        MemberMissing,
+        MembershipUnchanged,
+        MemberNotHeard,
+        LastMember,
+        OtherCluster,
+        MembershipChanged,
     )
 }
 

@@ -30,6 +30,7 @@ from paxmux.shards.boot import Founding, MoverBoot, RouterBoot, WorkerBoot
 from paxmux.shards.child import absolute
 from paxmux.shards.control import ControlServer, Handler
 from paxmux.shards.exchange import Exchange
+from paxmux.shards.heard import Heard, heard_of
 from paxmux.shards.identity import DataDir, Identity, open_data_dir
 from paxmux.shards.inline_router import InlineRouter
 from paxmux.shards.lag import LagWatch
@@ -37,13 +38,17 @@ from paxmux.shards.layout import Layout
 from paxmux.shards.lease_board import LeaseBoard
 from paxmux.shards.log_directories import remove, set_unused_aside
 from paxmux.shards.masters import Masters
+from paxmux.shards.member_changes import MemberChanges
+from paxmux.shards.member_control import MemberControl
+from paxmux.shards.memberships import Memberships
 from paxmux.shards.memory_watch import MemoryWatch
 from paxmux.shards.mover import MoverChild
 from paxmux.shards.moving import moves_between
+from paxmux.shards.outcomes import error_of
 from paxmux.shards.pending import Pending
 from paxmux.shards.post import Post
 from paxmux.shards.rearranging import Rearranger, layout_with
-from paxmux.shards.requests import CallKind
+from paxmux.shards.requests import CallKind, Reply
 from paxmux.shards.router_child import RouterChild
 from paxmux.shards.router_host import RouterHost
 from paxmux.shards.status import group_rows, layout_picture, loop_picture, pending_picture
@@ -65,10 +70,11 @@ class Assembly:
         layout: Layout,
         admission: Admission,
         worker_of: list[int],
+        memberships: Memberships,
         masters: Masters,
     ) -> None:
         """`options`: validated, with an absolute `data_dir`. `worker_of`: where requests of each group go;
-        changed in place. `masters`: opened and closed."""
+        changed in place. `memberships`: filled. `masters`: opened and closed."""
         loop = asyncio.get_running_loop()
         self.admission = admission
         self.pending = Pending(loop, admission)
@@ -92,6 +98,9 @@ class Assembly:
         self._supervisor: Supervisor
         self._lag = LagWatch(loop, inline_router=options.router == "inline")
         self.exchange = Exchange(loop, admission, self.pending, layout.workers, self._on_broken)
+        self._memberships = memberships
+        memberships.on_addresses = self._on_addresses
+        self.member_changes = MemberChanges(self._ask, self._heard, memberships)
         self.cleaning = True
         """Whether the workers forget, and make room: those that start from now on too."""
         self.log_sync: dict[int, bool] = {}
@@ -177,6 +186,11 @@ class Assembly:
             options.groups,
             self._layout.workers,
         )
+
+    @property
+    def founded(self) -> bool:
+        """Whether the founding of the cluster is known here."""
+        return self._founding is not None
 
     @property
     def waiting_for(self) -> str:
@@ -313,7 +327,11 @@ class Assembly:
         return {**picture, **rearranger.picture()}
 
     def _operations(self) -> dict[str, Handler]:
+        members = MemberControl(
+            self.member_changes, self._memberships, self._options.groups, self._require_serving
+        )
         return {
+            **members.operations(),
             "status": self._on_status,
             "cleaning": self._on_cleaning,
             "layout": self._on_layout,
@@ -364,6 +382,7 @@ class Assembly:
             self._router,
             self._board_fd,
             self._rearranger.told,
+            self._memberships.take,
             self._on_gone,
         )
 
@@ -392,7 +411,7 @@ class Assembly:
             log_sync={group: on for group, on in self.log_sync.items() if group in groups},
             leases_ms=self._masters.leases_ms,
             cpus=list(self._rearranger.layout.cpus_of(worker)),
-            peers={member.node_id: member.address for member in self._options.seed_members()},
+            peers=dict(self._memberships.addresses),
             direct=getattr(plugin.load(self._options.network.plugin), "direct", None),
             sys_path=self._sys_path,
         )
@@ -408,6 +427,23 @@ class Assembly:
             sys_path=self._sys_path,
         )
 
+    async def _ask(self, kind: CallKind, group: int, payload: bytes, deadline_ns: int) -> Reply:
+        """Ask the worker of a group. Raises what its reply says, or why it cannot be asked."""
+        worker = self._worker_of[group]
+        self.admission.enter(worker, len(payload))
+        reply = await self.exchange.call(worker, kind, group, 0, payload, deadline_ns)
+        if reply[1]:
+            raise error_of(reply)
+        return reply
+
+    async def _heard(self) -> dict[int, Heard]:
+        return heard_of(await self._router.status(STATUS_S))
+
+    def _on_addresses(self, addresses: dict[int, str]) -> None:
+        self._router.set_members(addresses)
+        for post in self._supervisor.posts:
+            post.set_peers(addresses)
+
     def _on_broken(self, worker: int, generation: int, reason: str) -> None:
         self._supervisor.replace(worker, generation, reason)
 
@@ -415,6 +451,7 @@ class Assembly:
         self._supervisor.hold_all(reason)
 
     def _on_router_back(self) -> None:
+        self._router.set_members(dict(self._memberships.addresses))
         self._supervisor.resume_all()
 
     async def _stop_workers(self) -> None:

@@ -176,6 +176,15 @@ class MoveTold(msgspec.Struct, tag="move_told", forbid_unknown_fields=True, kw_o
     reason: str = ""
 
 
+class MembersTold(msgspec.Struct, tag="members_told", forbid_unknown_fields=True, kw_only=True):
+    """From a worker: who the members of some groups are that it hosts, as far as it knows."""
+
+    members: dict[int, tuple[int, str]]
+    """Node id -> (seat, address)."""
+    versions: dict[int, int]
+    """Of each of these groups, the version of its membership."""
+
+
 class StatusAsk(msgspec.Struct, tag="status_ask", forbid_unknown_fields=True, kw_only=True):
     """To the router process: answer with a `StatusReply` of the same number."""
 
@@ -252,4 +261,4 @@ ToChild = (
     | StatusAsk
     | Stop
 )
-FromChild = Ready | Founded | Copied | RingBroken | StatusReply | MoveTold | Failed
+FromChild = Ready | Founded | Copied | RingBroken | StatusReply | MoveTold | MembersTold | Failed

@@ -22,6 +22,7 @@ from paxmux.engine.storage import Log, StorageDamaged
 from paxmux.shards.applier import Applier
 from paxmux.shards.log_sync import LogSync
 from paxmux.shards.master_calls import MasterCalls
+from paxmux.shards.member_calls import MemberCalls
 from paxmux.shards.pace import Pace
 from paxmux.shards.repairs import Repairs
 from paxmux.shards.requests import OF_NO_GROUP, ORDERS, Call, CallKind, Reply
@@ -30,8 +31,8 @@ from paxmux.shards.retention import Retention
 _LOCAL = frozenset({CallKind.QUERY, CallKind.MASTER_QUERY, CallKind.MASTER})
 """Requests that are answered from what this node has executed."""
 _QUERIES = frozenset({CallKind.QUERY, CallKind.LINEARIZABLE_QUERY, CallKind.MASTER_QUERY})
-_OF_PEERS = frozenset({CallKind.LINEARIZABLE_QUERY, CallKind.DROP_MASTER})
-_OF_NO_STATE = OF_NO_GROUP | {CallKind.SET_LOG_SYNC}
+_OF_PEERS = frozenset({CallKind.LINEARIZABLE_QUERY, CallKind.DROP_MASTER, CallKind.CHANGE_MEMBERS})
+_OF_NO_STATE = OF_NO_GROUP | {CallKind.SET_LOG_SYNC, CallKind.MEMBERS}
 """Requests that have nothing to do with what a machine has executed."""
 
 _encode_values = msgspec.msgpack.Encoder().encode
@@ -54,6 +55,7 @@ class Calls:
         "_replies",
         "_retention",
         "masters",
+        "members",
         "orders",
     )
 
@@ -66,6 +68,7 @@ class Calls:
         log_sync: LogSync,
         repairs: Repairs,
         pace: Pace,
+        members: MemberCalls,
         replies: list[Reply],
     ) -> None:
         """`replies`: where the answers go. `repairs`: told of values that cannot be read."""
@@ -78,6 +81,7 @@ class Calls:
         self._repairs = repairs
         self._pace = pace
         self.masters = MasterCalls(replies)
+        self.members = members
         self._calls: list[Call] = []
         """Those that can be answered as soon as their group has executed what it knows."""
         self._after: dict[int, int] = {}
@@ -99,6 +103,8 @@ class Calls:
                 self.orders.append(call)
             elif kind == CallKind.DROP_MASTER and group is not None:
                 self.masters.drop(call, group, now, fx)
+            elif kind == CallKind.CHANGE_MEMBERS and group is not None:
+                self.members.change(call, now, fx)
             elif kind != CallKind.LINEARIZABLE_QUERY or group is None:
                 if kind in _LOCAL and group is not None:
                     self._note(seq, group)
@@ -144,10 +150,11 @@ class Calls:
         self._readable = [item for item in self._readable if item[0] != index]
         for seq in gone:
             self._after.pop(seq, None)
-        return found
+        return found + self.members.take_out(index)
 
     def close(self) -> None:
         """Nothing will be answered any more."""
+        self.members.close()
         for seq in self._reads:
             self._fail(seq, Code.TIMEOUT, "the node stopped before the read could be answered")
         self._reads.clear()
@@ -230,6 +237,8 @@ class Calls:
             self._replies.append((seq, Code.OK, group.instance, 0, None))
         elif kind == CallKind.INSTANCE_VALUE:
             self._instance_value(seq, group, argument, now)
+        elif kind == CallKind.MEMBERS:
+            self.members.answer(seq, group, now)
         elif kind == CallKind.SET_LOG_SYNC:
             self._set_log_sync(seq, index, argument != 0)
         else:

@@ -79,7 +79,8 @@ class Exchange:
         """Note an admitted request that is no proposal, of `len(payload)` bytes; else as `propose`."""
         size = len(payload)
         about = -1 if kind in OF_NO_GROUP else group
-        seq, future = self._pending.add(worker, size, deadline_ns, about)
+        timed = kind != CallKind.CHANGE_MEMBERS  # That waits until a new member has caught up.
+        seq, future = self._pending.add(worker, size, deadline_ns, about, timed=timed)
         link = self._links[worker]
         assert link is not None, "an admitted request has a link"
         link.call((seq, kind, group, deadline_ns, argument, payload), size)

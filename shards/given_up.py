@@ -9,6 +9,7 @@ from typing import Final
 from paxmux.engine.errors import Code
 from paxmux.engine.paxos.effects import Effects
 from paxmux.shards.calls import Calls
+from paxmux.shards.member_calls import TOO_LATE
 
 _log: Final = logging.getLogger("paxmux")
 
@@ -20,13 +21,16 @@ def given_up(fx: Effects, calls: Calls) -> Iterator[tuple[int, int, str]]:
     for seq in fx.expired:
         if calls.drop_read(seq):
             words = "deadline passed before a majority answered and what it told was decided here"
+        elif calls.members.drop(seq):
+            words = TOO_LATE
         else:
             words = "deadline passed before the value was known to be decided"
         yield seq, Code.TIMEOUT, words
     for group in fx.fenced:
         _log.error("group %d is fenced on this node: %s", group.index, group.inquiry.fenced)
     for seq in fx.abandoned:
-        calls.drop_read(seq)
+        if not calls.drop_read(seq):
+            calls.members.drop(seq)
         yield seq, Code.TIMEOUT, "this replica of the group was fenced; its status says why"
     for seq in fx.unseated:
         yield (

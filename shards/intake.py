@@ -7,6 +7,8 @@ values. So who has lost its seat, or has none yet, can learn and be learned from
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from paxmux.engine.frame import parse_header
 from paxmux.engine.paxos.ballot import NULL
 from paxmux.engine.paxos.effects import Effects
@@ -20,7 +22,7 @@ from paxmux.shards.repairs import Repairs
 class Intake:
     """Of one worker."""
 
-    __slots__ = ("_groups", "_repairs", "bad_frames", "learned", "messages")
+    __slots__ = ("_groups", "_repairs", "bad_frames", "heard", "learned", "messages")
 
     def __init__(self, groups: dict[int, Group], repairs: Repairs) -> None:
         """`groups`: that are hosted here; they may change."""
@@ -29,10 +31,21 @@ class Intake:
         self.messages = 0
         self.learned = 0
         self.bad_frames = 0
+        self.heard: dict[tuple[int, int], int] = {}
+        """When, in ns, each (node, seat) that is a member of a group was last heard; of no others."""
+
+    def expect(self, seats: Iterable[tuple[int, int]], now: int) -> None:
+        """These are the members' seats from now on. One that was none before counts as heard now."""
+        known = self.heard.copy()
+        self.heard.clear()
+        for each in seats:
+            self.heard[each] = known.get(each, now)
 
     def frame(self, frame: bytes, now: int, fx: Effects) -> None:
         """Hand on what a frame brought whose header the router has checked. No body: counted and dropped."""
         header = parse_header(frame)
+        if (header.sender, header.seat) in self.heard:
+            self.heard[header.sender, header.seat] = now
         try:
             bodies = decode_sections(frame, header.start)
         except BodyError:

@@ -7,6 +7,7 @@ compared with the clock at that moment; it is never remembered here.
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -18,6 +19,7 @@ from paxmux.shards.exchange import Exchange
 from paxmux.shards.lease_board import NOBODY, LeaseBoard, LeaseRow
 from paxmux.shards.leases import wanted_groups
 from paxmux.shards.master_watch import MasterWatch
+from paxmux.shards.memberships import Memberships
 from paxmux.shards.outcomes import error_of
 from paxmux.shards.requests import CallKind, Reply
 
@@ -30,11 +32,10 @@ HAND_OVER_S: Final = 1.0
 class Masters:
     """Of one node. Used in its event loop; what only reads may be called from any thread."""
 
-    def __init__(self, options: Options) -> None:
-        """`options`: validated."""
+    def __init__(self, options: Options, memberships: Memberships) -> None:
+        """`options`: validated. `memberships`: who the members are, and where."""
         self.me = options.own_member().node_id
-        self.addresses = {member.node_id: member.address for member in options.seed_members()}
-        """Where members are: node id -> `host:port`."""
+        self._memberships = memberships
         self.watch = MasterWatch()
         self.leases_ms: dict[int, int] = {}
         """Of groups whose lease was set: a worker that starts goes by it."""
@@ -82,7 +83,7 @@ class Masters:
             "group": group,
             "wanted": group in self._wanted,
             "master": held.node,
-            "address": self.addresses.get(held.node),
+            "address": self.address_of(held.node),
             "own": held.node == self.me,
             "recorded": row.node,
             "version": row.version,
@@ -116,7 +117,7 @@ class Masters:
 
     async def drop(self, group: int, heir: int, until_ns: int) -> int:
         """Give the lease of a group back; returns the version of that. Raises NotMaster, Timeout."""
-        if heir and (heir == self.me or heir not in self.addresses):
+        if heir and (heir == self.me or heir not in self._members(group)):
             raise InvalidRequest(f"expected the id of another member, got {heir}")
         before = self.recorded(group).version
         await self.ask(CallKind.DROP_MASTER, group, heir, until_ns)
@@ -154,21 +155,21 @@ class Masters:
     async def balance(self, until_ns: int) -> list[dict[str, int]]:
         """Give away what this node has beyond its fair share, to those that have least; returns what went
         where."""
-        counts = dict.fromkeys(self.addresses, 0)
+        counts = Counter({self.me: 0})
         mine = []
         for group in sorted(self._wanted):
             node = self.held(group).node
-            if node in counts:
-                counts[node] += 1
+            counts[node] += 1
             if node == self.me:
                 mine.append(group)
         moves = []
-        # What is left over goes to whom it goes now.
-        while mine and counts[self.me] - min(counts.values()) > 1:
-            heir = min(counts, key=lambda node: (counts[node], node))
-            counts[heir] += 1
-            counts[self.me] -= 1
-            moves.append((mine.pop(), heir))
+        for group in reversed(mine):
+            others = [node for node in self._members(group) if node != self.me]
+            heir = min(others, key=lambda node: (counts[node], node), default=self.me)
+            if counts[self.me] - counts[heir] > 1:
+                counts[heir] += 1
+                counts[self.me] -= 1
+                moves.append((group, heir))
         went = await asyncio.gather(*(self.transfer(group, heir, until_ns) for group, heir in moves))
         return [
             {"group": group, "to": heir, "master": master}
@@ -211,7 +212,7 @@ class Masters:
         """As `outcomes.error_of`, with the address of the master where it is another node."""
         error = error_of(reply)
         if isinstance(error, NotMaster):
-            error.address = self.addresses.get(error.master)
+            error.address = self.address_of(error.master)
         return error
 
     def not_master(self, group: int, words: str) -> NotMaster:
@@ -221,5 +222,13 @@ class Masters:
             f"this node {words} group {group}",
             held.node,
             self.recorded(group).version,
-            self.addresses.get(held.node),
+            self.address_of(held.node),
         )
+
+    def address_of(self, node: int) -> str | None:
+        """Where a member is, as `host:port`; None if nobody has told."""
+        return self._memberships.addresses.get(node) or None
+
+    def _members(self, group: int) -> list[int]:
+        members = self._memberships.members(group)
+        return list(self._memberships.addresses) if members is None else [each.node_id for each in members]

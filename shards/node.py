@@ -35,7 +35,9 @@ from paxmux.shards.exchange import Exchange
 from paxmux.shards.group_settings import GroupSettings
 from paxmux.shards.layout import Layout
 from paxmux.shards.masters import Masters
+from paxmux.shards.memberships import Memberships
 from paxmux.shards.node_masters import NodeMasters
+from paxmux.shards.node_members import NodeMembers
 from paxmux.shards.outcomes import Outcomes, error_of
 from paxmux.shards.packer import Packer
 from paxmux.shards.requests import TOGETHER_MAX_BYTES, CallKind, Reply
@@ -53,7 +55,7 @@ _CONSISTENCIES = {
 _decode_values = msgspec.msgpack.Decoder(list[tuple[bytes, int]]).decode
 
 
-class Node(GroupSettings, NodeMasters):
+class Node(GroupSettings, NodeMembers, NodeMasters):
     """One member of a cluster, embedded in an asyncio program.
 
     All methods are for the event loop that `start` was called in. It starts once:
@@ -73,12 +75,14 @@ class Node(GroupSettings, NodeMasters):
         self._options = msgspec.structs.replace(options, data_dir=os.path.abspath(options.data_dir))
         self._layout = Layout.build(options.layout, options.groups)
         self._node_id = options.own_member().node_id
-        self._masters = Masters(self._options)
         self._max_value_bytes = options.limits.max_value_bytes
         self._packer = Packer(options.limits)
         self._worker_of = [self._layout.worker_of(group) for group in range(options.groups)]
         self._admission = Admission(options.limits, self._layout.workers, options.groups, options.proposals)
         self._locks = self._admission.locks.locks
+        seeds = {member.node_id: member.address for member in options.seed_members()}
+        self._memberships = Memberships(seeds)
+        self._masters = Masters(self._options, self._memberships)
         self._assembly: Assembly | None = None
         self._exchange: Exchange
         self._batcher: Batcher | None = None
@@ -111,7 +115,12 @@ class Node(GroupSettings, NodeMasters):
         if self._assembly is not None:
             raise RuntimeError("a Node starts once; make a new one")
         assembly = self._assembly = Assembly(
-            self._options, self._layout, self._admission, self._worker_of, self._masters
+            self._options,
+            self._layout,
+            self._admission,
+            self._worker_of,
+            self._memberships,
+            self._masters,
         )
         self._exchange = assembly.exchange
         self._batcher = Batcher(

@@ -90,13 +90,13 @@ class Outlet:
         """Those of them that did not go through the router."""
         self.dropped = 0
 
+    def set_peers(self, peers: Iterable[int]) -> None:
+        """The other members of this worker's groups: what is for all goes to them."""
+        self._peers = tuple(peers)
+
     def host(self, groups: int) -> None:
         """The bit set of this worker's groups has changed."""
         self._groups = groups
-
-    def set_peers(self, peers: Iterable[int]) -> None:
-        """Who gets what goes to all."""
-        self._peers = tuple(peers)
 
     def send(self, *boxes: Outbox) -> None:
         """Send everything in the boxes; what is for one peer goes together."""

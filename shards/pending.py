@@ -61,10 +61,10 @@ class Pending:
         return len(self._owed)
 
     def add(
-        self, worker: int, size: int, deadline_ns: int, group: int = -1
+        self, worker: int, size: int, deadline_ns: int, group: int = -1, *, timed: bool = True
     ) -> tuple[int, asyncio.Future[Reply]]:
         """Note an admitted request; returns its sequence number and the future of its reply. `group`: -1
-        where it is about none.
+        where it is about none. `timed`: how long it takes says something about the load.
 
         The future never holds an exception: errors are replies too (their code is not OK).
         """
@@ -72,7 +72,7 @@ class Pending:
         future: asyncio.Future[Reply] = self._loop.create_future()
         self._entries[seq] = (future, deadline_ns, size, worker, group)
         if group >= 0:
-            self._shedding.note(worker, group, seq)
+            self._shedding.note(worker, group, seq, timed=timed)
         if deadline_ns < self._sweep_at_ns:
             self._arm(deadline_ns)
         return seq, future

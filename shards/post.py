@@ -18,7 +18,17 @@ from typing import Literal
 from paxmux.engine.clock import clock_ns
 from paxmux.engine.errors import ExitCode, PaxmuxError, StorageFailed
 from paxmux.engine.options import Options
-from paxmux.shards.boot import Failed, FromChild, MoveTold, Ready, StoppedMachine, ToChild, WorkerBoot
+from paxmux.shards.boot import (
+    Failed,
+    FromChild,
+    MembersTold,
+    MoveTold,
+    Ready,
+    SetPeers,
+    StoppedMachine,
+    ToChild,
+    WorkerBoot,
+)
 from paxmux.shards.child import spawn_child
 from paxmux.shards.counters import WORKER, Block, Phase
 from paxmux.shards.doorbell import Doorbell
@@ -63,10 +73,12 @@ class Post:
         router: RouterHost,
         lease_board: int,
         on_told: Callable[[int, MoveTold], None],
+        on_members: Callable[[MembersTold], None],
         on_gone: Callable[[int], None],
     ) -> None:
         """`make_boot` takes (worker, generation), and may raise `NotYet`. `lease_board`: its descriptor.
-        `on_told`: what the worker says of a move. `on_gone`: it is dead, before a successor is started."""
+        `on_told`: what the worker says of a move. `on_members`: what it says of members. `on_gone`: it is
+        dead, before a successor is started."""
         self.worker = worker
         self.name = f"worker {worker}"
         self.state: State = "held"
@@ -84,6 +96,7 @@ class Post:
         self._router = router
         self._lease_board = lease_board
         self._on_told = on_told
+        self._on_members = on_members
         self._on_gone = on_gone
         self._child: WatchedChild | None = None
         self._link: Link | None = None
@@ -125,6 +138,11 @@ class Post:
     def send(self, message: ToChild, fds: Iterable[int] = ()) -> bool:
         """Say something to the worker, if it serves; False if it does not."""
         return self.state == "serving" and self._child is not None and self._child.send(message, fds)
+
+    def set_peers(self, addresses: dict[int, str]) -> None:
+        """Where other nodes are from now on; a worker that starts later has it from its boot message."""
+        if self._child is not None:
+            self._child.send(SetPeers(peers=addresses))
 
     def replace(self, generation: int, reason: str) -> None:
         """This life of the worker cannot be talked to any more: kill it; its death is handled as any
@@ -273,6 +291,8 @@ class Post:
                 self._failed = message
             case MoveTold():
                 self._on_told(self.worker, message)
+            case MembersTold():
+                self._on_members(message)
             case _:
                 log.debug("%s said %s while %s", self.name, type(message).__name__, self.state)
 

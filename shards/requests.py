@@ -51,6 +51,11 @@ class CallKind(IntEnum):
     from now on, and hand it over. Nothing that concerns the group follows in the ring."""
     TAKE_UP = 9
     """Host the group: one that arrived, or one that was let go and has to stay."""
+    MEMBERS = 10
+    """The answer is a `membership.Membership` of the group, as it is known here."""
+    CHANGE_MEMBERS = 11
+    """Payload is a `membership.Membership`: the new members, if those it names by their version are the last
+    ones. The answer's `instance_id` is the one that decided it."""
 
 
 ORDERS = frozenset({CallKind.LET_GO, CallKind.TAKE_UP})

@@ -270,8 +270,8 @@ class Shedding:
         for load in self.loads.values():
             load.tick(self._target_ns, pressed=late or load.waits)
 
-    def note(self, worker: int, group: int, seq: int) -> None:
-        """A request of a group came in."""
+    def note(self, worker: int, group: int, seq: int, *, timed: bool = True) -> None:
+        """A request of a group came in. `timed`: how long it takes says something about the load."""
         load = self.loads[worker]
         load.count += 1
         count = self.by_group[group] = self.by_group[group] + 1
@@ -279,6 +279,8 @@ class Shedding:
             load.active += 1
             if self._timer is None:
                 self._schedule()
+        if not timed:
+            return
         if not seq & SAMPLE_MASK:
             load.timed[seq] = self._clock()
             if load.count > load.most:
@@ -294,7 +296,7 @@ class Shedding:
         count = self.by_group[group] = self.by_group[group] - 1
         if not count:
             load.active -= 1
-        if not seq & SAMPLE_MASK:
+        if not seq & SAMPLE_MASK and seq in load.timed:
             took_ns = self._clock() - load.timed.pop(seq)
             load.took_ns += took_ns
             load.took_count += 1

@@ -57,7 +57,7 @@ class GroupMaker:
         timers: TimerOptions,
         proposals: ProposalOptions,
         limits: LimitOptions,
-        leases: Mapping[int, LeaseTerms],
+        leases: Mapping[int, LeaseTerms] = NO_LEASES,
     ) -> None:
         """See `build_turn`."""
         self._leases = leases

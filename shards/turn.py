@@ -35,8 +35,10 @@ from paxmux.shards.given_up import given_up
 from paxmux.shards.held_turn import NO_ENDS, HeldTurn
 from paxmux.shards.intake import Intake
 from paxmux.shards.log_sync import LogSync
+from paxmux.shards.member_calls import MemberCalls
 from paxmux.shards.outlet import Outlet
 from paxmux.shards.pace import Pace
+from paxmux.shards.peers import Peers
 from paxmux.shards.repairs import Repairs
 from paxmux.shards.requests import Batch, Call, Proposal, Reply
 from paxmux.shards.retention import Retention
@@ -75,8 +77,8 @@ class Turn:
     ) -> None:
         """`replies`: where answers to requests are gathered; the caller empties it. `storage`: what is kept
         of the log. `notice_delay`: how long, in ns, a notice may wait for something else that goes to all
-        peers. `log_sync`: begun; every turn is synced without one. `clock`: in ns, for how long executing
-        takes; all that is decided is executed at once where none passes."""
+        peers, where there are any. `log_sync`: begun; every turn is synced without one. `clock`: in ns, for
+        how long executing takes; all that is decided is executed at once where none passes."""
         self.groups = dict(groups)
         self.appliers = dict(appliers)
         self.log = log
@@ -86,12 +88,22 @@ class Turn:
         self._reply = replies.append
         self.repairs = Repairs(self.groups, log)
         self.intake = Intake(self.groups, self.repairs)
+        self.peers = Peers(self.groups, self.intake, outlet)
+        members = MemberCalls(self.groups, self.intake.heard, replies)
         self.serving = Serving(self.groups, log, serve_max_bytes, self.repairs)
         self.retention = Retention(self.groups, self.appliers, log, storage)
         self.log_sync = log_sync or LogSync(log)
         self.pace = pace = Pace(self.appliers)
         self.calls = Calls(
-            self.groups, self.appliers, log, self.retention, self.log_sync, self.repairs, pace, replies
+            self.groups,
+            self.appliers,
+            log,
+            self.retention,
+            self.log_sync,
+            self.repairs,
+            pace,
+            members,
+            replies,
         )
         self.fx = Effects()
         self.alarms = Alarms(self.groups)
@@ -99,8 +111,6 @@ class Turn:
         self.mark_at = NEVER
         self.notice_at = NEVER
         self.notice_delay = notice_delay
-        self._others = any(group.peers for group in self.groups.values())
-        """Whether anybody is to be told of decisions."""
         self._notices: list[Chosen] = []
         self.decided = 0
         self.entries = 0
@@ -117,14 +127,13 @@ class Turn:
         """and those that had before, and have no mark since."""
         self._looks = 0
         """At them, since all were marked."""
-        self.members_changed: list[Group] = []
-        """Groups that have other members than the last time that somebody emptied this;"""
         self.master_changed: list[Group] = []
-        """or another lease."""
+        """Groups that have another lease than the last time that somebody emptied this."""
         self.backlog = Backlog(self.groups, self.appliers, self.repairs, clock)
 
     def start(self, now: int) -> None:
         """Before the first run: let every group say where it stands, and begin replaying."""
+        self.peers.set(now)
         for index, group in self.groups.items():
             self._start(index, group, now)
 
@@ -145,7 +154,8 @@ class Turn:
         self.appliers[index] = applier
         applier.term_at = group.master.term_at
         self.log_sync.host(index)
-        self._set_hosted()
+        self._set_hosted(now)
+        self.peers.changed.add(index)
         self._start(index, group, now)
         if group.own or group.forwarder.taken:
             self.fx.ready.append(group)
@@ -166,22 +176,19 @@ class Turn:
         fx.serve = [asked for asked in fx.serve if asked[1] != index]
         fx.chain_reads = [asked for asked in fx.chain_reads if asked[1] != index]
         fx.mends = [asked for asked in fx.mends if asked[1] != index]
+        fx.members_changed = [other for other in fx.members_changed if other is not group]
+        self.peers.changed.discard(index)
         self.backlog.forget(index)
         self._unmarked.discard(index)
         self._resting.discard(index)
         self.serving.forget(index)
         self.log_sync.leave(index)
-        self._set_hosted()
+        self._set_hosted(0)
         return group, applier, self.calls.take_out(index)
 
-    def _set_hosted(self) -> None:
+    def _set_hosted(self, now: int) -> None:
         self.outlet.host(sum(1 << index for index in self.groups))
-        self._set_peers()
-
-    def _set_peers(self) -> None:
-        peers = {node for group in self.groups.values() for node in group.peers}
-        self.outlet.set_peers(sorted(peers))
-        self._others = bool(peers)
+        self.peers.set(now)
 
     @property
     def busy(self) -> bool:
@@ -233,6 +240,7 @@ class Turn:
         if now >= self.repairs.due_at:
             self.repairs.ask(now, fx)
         self._open_ready(now, fx)
+        self.peers.note(fx, now)
         self._hold_notices(fx.now, now, fx.decided, urgent=fx.eager)
 
     def send_now(self) -> None:
@@ -271,6 +279,7 @@ class Turn:
         decided = done.decided + fx.decided if fx.decided else done.decided
         fx.decided = []
         self._open_ready(now, fx)
+        self.peers.note(fx, now)
         self._hold_notices(fx.now, now, decided, urgent=fx.eager)
         if fx.now:
             now_box, fx.now = fx.now, Outbox()
@@ -305,23 +314,14 @@ class Turn:
         fx.sound = []
         self._give_up(done)
         self._give_up(fx)
+        if done.answered or fx.answered:
+            self.calls.members.answered(done)
+            self.calls.members.answered(fx)
         fx.readable = []
-        if done.answered or fx.answered or done.members_changed or fx.members_changed:
-            self._changed(done)
-            self._changed(fx)
         self.master_changed += done.master_changed
         if fx.master_changed:
             self.master_changed += fx.master_changed
             fx.master_changed = []
-
-    def _changed(self, fx: Effects) -> None:
-        """Operations of the membership that are decided, and synced where they were decided first."""
-        for seq, code, instance, words in fx.answered:
-            self._reply((seq, code, instance, 0, words))
-        if fx.members_changed:
-            self.members_changed += fx.members_changed
-            self._set_peers()
-        fx.answered, fx.members_changed = [], []
 
     def housekeep(self, now: int) -> float | None:
         """Let the log do some upkeep, see `Log.housekeep`, and ask for what it finds damaged."""
@@ -415,7 +415,7 @@ class Turn:
         shared = box.all
         if not (self._notices or shared.chosen):
             return
-        delay = self.notice_delay if self._others else 0
+        delay = self.notice_delay if self.peers.nodes else 0
         alone = not any(kind for kind in shared.body() if kind is not shared.chosen)
         eager = delay and (urgent or sum([len(item[2]) for item in decided]) > EAGER_ENTRIES)
         if self._notices and (now >= self.notice_at or eager or not alone):
@@ -474,6 +474,7 @@ class Turn:
         self.fx.records = []
         if unhealthy is None:
             held.fx.expired += self.fx.expired
+            held.fx.answered += self.fx.answered
             self.fx, self._held = held.fx, None
         return unhealthy or self._no_room
 
@@ -481,6 +482,7 @@ class Turn:
         """The end of a pass in which the held turn has stayed."""
         self._give_up(held.fx)
         self._give_up(done)
+        self.calls.members.answered(done)
         held.fx.timers += done.timers
         for seq in held.late(now):
             self._fail(seq, Code.TIMEOUT, f"deadline passed before it was durable here: {self._no_room}")

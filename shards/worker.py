@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Final, Literal
 
 from paxmux.engine import plugin
-from paxmux.engine.address import parse_member
 from paxmux.engine.clock import clock_ns
 from paxmux.engine.errors import ConfigError, ExitCode, PaxmuxError, StorageFailed
 from paxmux.engine.frame import is_intact, version_for
@@ -43,6 +42,8 @@ from paxmux.shards.lease_board import LeaseBoard
 from paxmux.shards.leases import LeaseWriter, lease_terms
 from paxmux.shards.log_directories import make_log_directory
 from paxmux.shards.log_sync import LogSync
+from paxmux.shards.members_teller import MembersTeller
+from paxmux.shards.memberships import others, places
 from paxmux.shards.requests import Reply
 from paxmux.shards.slice import GroupMaker, Identity, build_turn
 from paxmux.shards.sync_mark import SyncMark
@@ -215,11 +216,16 @@ class Worker:
             return build_machines(options, [group], durable)[group]
 
         self._transit = Transit(turn, self._log, maker, build, self._parent.send)
+        self._members = MembersTeller(turn, self._parent.send)
         return turn
 
     def watch_stages(self) -> None:
         """Measure where the time of this process goes; see `stages.py`."""
         watch_worker(type(self), self._block, self._log, self._direct)
+
+    def tell_members(self) -> None:
+        """Tell the node who the members of all groups are; what it does not read now is told again."""
+        self._members.tell()
 
     # The loop
 
@@ -250,6 +256,8 @@ class Worker:
             if now >= self._control_at:
                 self._control_at = now + CONTROL_EVERY
                 self._control()
+                if self._members.waiting:
+                    self._members.tell()
             if now >= self._publish_at:
                 self._publish(now)
             if transit.active and not turn.held:
@@ -293,6 +301,8 @@ class Worker:
                 self._leases.leave(turn.groups)
             if turn.master_changed:
                 self._leases.write(turn.master_changed, turn.groups)
+            if self._members.waiting:
+                self._members.tell()
             if replies:
                 self._send_replies()
             self._answers.commit()
@@ -346,7 +356,7 @@ class Worker:
                         self._stop_by = clock_ns() + int(message.drain_s * 1e9)
                 case SetPeers(peers=peers):
                     if self._direct is not None:
-                        self._direct.set_peers(_sockets_of(peers, self._node_id))
+                        self._direct.set_peers(places(others(peers, self._node_id)))
                 case MoveOut(group=group, move=move):
                     self._transit.depart(group, move, fds.pop())
                 case MoveIn(group=group, move=move):
@@ -428,13 +438,7 @@ def _open_direct(boot: WorkerBoot) -> Direct | None:
     if boot.direct is None:
         return None
     open_direct: OpenDirect = plugin.load(boot.direct)
-    return open_direct(_sockets_of(boot.peers, boot.node_id), boot.options.network)
-
-
-def _sockets_of(peers: dict[int, str], own: int) -> dict[int, tuple[str, int]]:
-    """Host and port of every node but the own one."""
-    members = [parse_member(address, node) for node, address in peers.items() if node != own]
-    return {member.node_id: (member.host, member.port) for member in members}
+    return open_direct(places(others(boot.peers, boot.node_id)), boot.options.network)
 
 
 def _log_identity(boot: WorkerBoot) -> LogIdentity:
@@ -459,6 +463,7 @@ def _serve(parent: Parent, boot: object, fds: Sequence[int]) -> ExitCode:
             storage = isinstance(error, StorageFailed | StorageDamaged)
             parent.send(_failed(boot.worker, error, "storage" if storage else "cannot_boot"))
             return ExitCode.CANNOT_BOOT
+        worker.tell_members()
         parent.send(Ready())
         if stages.wanted():
             worker.watch_stages()

@@ -110,7 +110,7 @@ TESTED = (
         "whoever lost his seat is believed", "I12",
         Intake, "_body", "seats.get(sender) == seat:\n            group.on_prepare(",
         "seats:\n            group.on_prepare(",
-        partial(test_turn.test_a_wrong_seat_may_ask_and_nothing_else, 13),
+        partial(test_turn.test_a_wrong_seat_may_ask_and_teach, 13),
         "Who has lost his seat sends nothing of the kind.",
     ),
     tested(

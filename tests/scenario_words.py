@@ -34,6 +34,7 @@ NAMES = {
     "vow_asks": "VowAsk",
     "vow_replies": "VowReply",
     "mend_asks": "MendAsk",
+    "inner_forwards": "InnerForward",
 }
 """Kind as in a batch -> its name in a scenario."""
 KIND_OF = {name: kind for kind, name in NAMES.items()}
@@ -62,7 +63,7 @@ def batch_of(messages: list[tuple[str, Message]]) -> Batch:
 
 def instance_of(kind: str, message: Message) -> int | None:
     """The instance that a message is about; None for those that are about none."""
-    without = ("top_asks", "top_replies", "forwards", "vow_asks", "vow_replies")
+    without = ("top_asks", "top_replies", "forwards", "vow_asks", "vow_replies", "inner_forwards")
     return None if kind in without else message[1]
 
 
@@ -151,6 +152,10 @@ def _mend_ask(src: int, dst: int, m: Message) -> str:
     return f"i{m[1]} and {m[2] - 1} more"
 
 
+def _inner_forward(src: int, dst: int, m: Message) -> str:
+    return f"{len(values.decode(m[1]))} operations"
+
+
 _WORDS: dict[str, Callable[[int, int, Message], str]] = {
     "learned": _learned,
     "chosen": _prepare,
@@ -169,6 +174,7 @@ _WORDS: dict[str, Callable[[int, int, Message], str]] = {
     "vow_asks": _vow_ask,
     "vow_replies": _vow_reply,
     "mend_asks": _mend_ask,
+    "inner_forwards": _inner_forward,
 }
 assert _WORDS.keys() == NAMES.keys() == set(KINDS), "a kind of message has no words"
 

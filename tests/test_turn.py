@@ -654,7 +654,7 @@ def test_a_damaged_record_is_not_served_and_harms_nobody_else() -> None:
 
 
 @pytest.mark.parametrize("seat", [0, 13, 99])
-def test_a_wrong_seat_may_ask_and_nothing_else(seat: int) -> None:
+def test_a_wrong_seat_may_ask_and_teach(seat: int) -> None:
     turn, events, _, _ = make(instance=0)
     turn.run(NOW, [frame(accept(0, 3, values.encode(())))])
     chosen = Messages()
@@ -663,16 +663,17 @@ def test_a_wrong_seat_may_ask_and_nothing_else(seat: int) -> None:
     learned.learned.append((0, 0, 5, 2, values.encode(())))
     prepare = Messages()
     prepare.prepares.append((0, 0, 50))
-    for messages in (chosen, learned, prepare, accept(0, 60, b"v")):
+    for messages in (chosen, prepare, accept(0, 60, b"v")):
         turn.run(NOW, [frame(messages, seat=seat)])
     assert turn.groups[0].instance == 0
     assert turn.groups[0].acceptor.promised == (3, 2)
-    turn.run(NOW, [frame(chosen)])
+    turn.run(NOW, [frame(learned, seat=seat)])
+    assert turn.groups[0].instance == 1, "a decided value is a proof, whoever sends it"
     events.frames.clear()
     ask = Messages()
     ask.asks.append((0, 0))
     turn.run(NOW, [frame(ask, seat=seat)])
-    assert [item for body in bodies(events.frames) for item in body[0]] == [(0, 0, 3, 2, values.encode(()))]
+    assert [item for body in bodies(events.frames) for item in body[0]] == [(0, 0, 5, 2, values.encode(()))]
 
 
 def test_what_is_decided_is_marked_in_the_log_once_things_are_quiet() -> None:

@@ -79,11 +79,16 @@ class Learner:
         self._hear(sender, instance, fx)
         if instance > g.instance:
             self.ask(sender, now, fx)
-        elif instance < g.instance or not (g.seated or chain != g.chain):
-            # Who has no seat answers always: the others may wait for it before they give it one.
+        elif instance < g.instance or (chain == g.chain and self._may_seat(sender)):
             fx.now.peer(sender).positions.append(g.position())
         elif chain != g.chain and g.chain:
             g.inquiry.suspect(now, fx)
+
+    def _may_seat(self, sender: int) -> bool:
+        """Whether a member may wait for this node to have learned enough before it gives it a seat. Two nodes
+        without a seat would answer each other for ever."""
+        g = self.g
+        return not g.seated and g.members.seated(sender, self.heard_seats.get(sender, 0))
 
     def sits(self, sender: int, seat: int) -> None:
         """A peer speaks in this seat: what was heard of it in another one was heard of another directory."""

@@ -149,6 +149,7 @@ MESSAGES: dict[str, list[tuple[Any, ...]]] = {
     "vow_asks": [(1, 2), (255, MOST)],
     "vow_replies": [(1, 2, 3, 4, 5), (255, MOST, HIGH, MOST, HIGH)],
     "mend_asks": [(1, 2, 3), (255, HIGH, HIGH)],
+    "inner_forwards": [(1, b""), (255, b"value")],
 }
 
 
@@ -299,7 +300,7 @@ async def _received(data: bytes) -> list[bytes]:
     frames: list[bytes] = []
     listener = socket.create_server(("127.0.0.1", 0))
     listener.setblocking(False)
-    incoming = Incoming(listener, (), 1, Counts(), 1 << 16, frames.append)
+    incoming = Incoming(listener, (1,), Counts(), 1 << 16, frames.append)
     incoming.start(loop)
     try:
         with socket.create_connection(listener.getsockname()) as connection:
