@@ -25,6 +25,7 @@ __all__ = [
     "CLEAN_BYTES_PER_S",
     "EMPTY_STATE",
     "NULL_BALLOT",
+    "SYSTEM_MAX_BYTES",
     "Ballot",
     "HardState",
     "Log",
@@ -35,6 +36,7 @@ __all__ = [
     "Record",
     "RecordKind",
     "StorageDamaged",
+    "unknown_state",
 ]
 
 
@@ -61,6 +63,11 @@ class RecordKind(IntEnum):
     above `ballot`."""
     SUSPECT = effects.SUSPECT
     """The group is suspect from here on, whatever the log is: it was in another one. Says nothing else."""
+    SYSTEM = effects.SYSTEM
+    """From `instance` on the group's inner state machines are in the state `value`, of at most
+    `SYSTEM_MAX_BYTES`, until the next such record; empty: as the cluster was founded. The last one in the
+    order of the log counts. Round 1: a later one may be lost (`HardState.system_lost`); else 0. Says
+    nothing else, above all not that anything is decided or promised."""
 
 
 class HardState(NamedTuple):
@@ -80,12 +87,24 @@ class HardState(NamedTuple):
     lost: bool = False
     """The value of that ACCEPT is damaged: `value` is empty."""
     system: bytes = b""
-    """The value of the last SYSTEM record; empty if there is none."""
+    """State of the inner state machines, from the group's last SYSTEM record; empty if there is none."""
+    system_from: int = 0
+    """The instance of that record: `system` is their state from there on. May be above `instance`."""
+    system_lost: bool = False
+    """A later record may be lost: `system` was their state at `system_from`, and what they are in now only
+    the values decided from there on tell, or another member. It lasts until the next SYSTEM record."""
 
 
 CLEAN_BYTES_PER_S: Final = 256 << 20
+SYSTEM_MAX_BYTES: Final = 64 << 10
+"""A state of inner state machines is said again at the start of each segment."""
 
 EMPTY_STATE = HardState(0, NULL_BALLOT, NULL_BALLOT, b"")
+
+
+def unknown_state(doubt: str | None) -> HardState:
+    """State of a group that `Log.recover` did not report; `doubt`: what `Log.doubt` says."""
+    return EMPTY_STATE if doubt is None else EMPTY_STATE._replace(suspect=True, system_lost=True)
 
 
 class LogIdentity(NamedTuple):
@@ -139,8 +158,9 @@ class Log(Protocol):
 
         All that is found is durable on return, also what the last process wrote and did not live to
         sync. What was durable, and is missing or bad, is reported one by one where a value is all that is
-        lost (`HardState.lost`, `read`), and by `doubt` where it may have been more. `StorageDamaged` if
-        the log as a whole is lost, or cannot tell what it has lost.
+        lost (`HardState.lost`, `read`), by `HardState.system_lost` where it may have been a state of inner
+        machines, and by `doubt` where it may have been more. `StorageDamaged` if the log as a whole is
+        lost, or cannot tell what it has lost.
         """
         ...
 
@@ -181,6 +201,11 @@ class Log(Protocol):
 
     def first(self, group: int) -> int:
         """The lowest instance whose value was not forgotten; 0 if none was."""
+        ...
+
+    def system(self, group: int) -> tuple[int, bytes] | None:
+        """(instance, value) of the group's last SYSTEM record; (0, b"") if there is none; None if a later
+        one may be lost."""
         ...
 
     def read(self, group: int, instance: int) -> tuple[int, int, bytes] | None:

@@ -16,7 +16,7 @@ from paxmux.engine.clock import clock_ns
 from paxmux.engine.paxos.effects import LEARNED, Record
 from paxmux.engine.paxos.group import Owned
 from paxmux.engine.paxos.timers import MS
-from paxmux.engine.storage import EMPTY_STATE, HardState, Log
+from paxmux.engine.storage import HardState, Log, unknown_state
 from paxmux.shards import handover
 from paxmux.shards.applier import REPLAY_COUNT, Applier
 from paxmux.shards.handover import Begin, HandoverLost, HandoverSocket, LetGo, State, Values, Waiting
@@ -215,12 +215,14 @@ class Arrival:
                 self.calls += calls
             case handover.Forwards():
                 self.forwards = message
-            case State(instance, promised, accepted, value, first):
+            case State(instance, promised, accepted, value, first, system_from, system):
                 if instance != self._have or self._applied < 0 or self.forwards is None:
                     raise HandoverLost(f"it stands at {instance}, though values up to {self._have} came")
-                self.state = HardState(instance, promised, accepted, value)
+                self.state = HardState(
+                    instance, promised, accepted, value, system=system, system_from=system_from
+                )
                 # Only a group without a doubt moves; a log that has lost something says so of all groups.
-                there = EMPTY_STATE._replace(suspect=self._log.doubt() is not None)
+                there = unknown_state(self._log.doubt())
                 records += last_records(self.group, self.state, there, first)
             case _:
                 raise HandoverLost(f"{type(message).__name__} is not expected now")

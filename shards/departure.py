@@ -31,12 +31,20 @@ class LetGone:
     gave_up = False
     """Its machines that keep their state are closed."""
 
-    def __init__(self, group: Group, applier: Applier, calls: list[Call]) -> None:
+    def __init__(
+        self, group: Group, applier: Applier, calls: list[Call], system_from: int, system: bytes
+    ) -> None:
+        """`system`: state of its inner state machines from that instance on, recorded or about to be."""
         self.group = group
         self.applier = applier
         self.calls = calls
         self.state = HardState(
-            group.instance, group.acceptor.promised, group.acceptor.accepted, group.acceptor.value
+            group.instance,
+            group.acceptor.promised,
+            group.acceptor.accepted,
+            group.acceptor.value,
+            system=system,
+            system_from=system_from,
         )
 
     def close(self) -> None:
@@ -98,7 +106,7 @@ class Departure:
         while self.next < state.instance:
             self._send_slice(state.instance, state.instance)
         first = self._log.first(self.group)
-        socket.send(handover.State(state.instance, state.promised, state.accepted, state.value, first))
+        socket.send(handover.State(*state[:4], first, state.system_from, state.system))
         self.handed_over = True
         socket.flush()
 

@@ -75,6 +75,9 @@ class State(msgspec.Struct, tag=6, array_like=True, forbid_unknown_fields=True):
     value: bytes
     first: int
     """The first instance whose value the sender still has."""
+    system_from: int = 0
+    system: bytes = b""
+    """State of the inner state machines, from that instance on."""
 
 
 Message = Begin | Values | LetGo | Owned | Waiting | Forwards | State

@@ -2,17 +2,17 @@
 
 A group's truth is in one log, its *source*, until the map in the data directory says otherwise. Copied is
 what the source's recovery tells of the group: each decided value as LEARNED, then the accepted value of
-its open instance as ACCEPT, then the promise. It goes through the contract of a log alone, so the logs
-may be of any plugin.
+its open instance as ACCEPT, then the state of its inner state machines as SYSTEM, then the promise. It goes
+through the contract of a log alone, so the logs may be of any plugin.
 
 Why a copy that was cut off, or that the source has outrun since, does no harm: everything in it was
 true of this seat when it was written, and a log folds its records by maximum (promise, instance) or by
-the last one of an instance (values). So a later try, which adds what is missing, ends where a first one
-would: at the source's state. It goes on at the target's current instance, below which the target has
-all that the source had; what the target has *at* that instance may be out of date, and is outvoted by the
-LEARNED or ACCEPT that the source's newer one becomes. For the same reason a group may come back to a
-log that it has left. A copy that a live move has begun may have the last accepted value as LEARNED, of
-which the source's log does not say yet that it is decided. Other than that no target can know more than
+the last one, of an instance (values) or of all (inner machines). So a later try, which adds what is missing,
+ends where a first one would: at the source's state. It goes on at the target's current instance, below which
+the target has all that the source had; what the target has *at* that instance may be out of date, and is
+outvoted by the LEARNED or ACCEPT that the source's newer one becomes. For the same reason a group may come
+back to a log that it has left. A copy that a live move has begun may have the last accepted value as LEARNED,
+of which the source's log does not say yet that it is decided. Other than that no target can know more than
 the source: then the map is not of these logs, and nothing is moved.
 
 What a log has lost is lost for the group wherever it goes: a group in doubt (`Log.doubt`) is in doubt in its
@@ -29,7 +29,15 @@ from typing import NamedTuple
 
 from paxmux.engine.address import node_text
 from paxmux.engine.errors import StorageFailed
-from paxmux.engine.storage import EMPTY_STATE, NULL_BALLOT, HardState, Log, Record, RecordKind, StorageDamaged
+from paxmux.engine.storage import (
+    NULL_BALLOT,
+    HardState,
+    Log,
+    Record,
+    RecordKind,
+    StorageDamaged,
+    unknown_state,
+)
 
 COPY_COUNT = 4096
 COPY_BYTES = 1 << 20
@@ -90,8 +98,7 @@ def _states(
 ) -> tuple[HardState, HardState]:
     """What source and target know of a group."""
     here, there = (
-        states[log].get(move.group, EMPTY_STATE._replace(suspect=logs[log].doubt() is not None))
-        for log in (move.source, move.target)
+        states[log].get(move.group, unknown_state(logs[log].doubt())) for log in (move.source, move.target)
     )
     return here, there
 
@@ -112,6 +119,8 @@ def _check(move: Move, target: Log, here: HardState, there: HardState) -> None:
 
 def _knows_more(group: int, here: HardState, target: Log, there: HardState) -> bool:
     if there.promised > here.promised or there.instance > here.instance + 1:
+        return True
+    if there.system_from > here.system_from and not here.system_lost:
         return True
     if there.instance <= here.instance:
         return False
@@ -141,8 +150,8 @@ def _copy(group: int, source: Log, here: HardState, target: Log, there: HardStat
 
 
 def last_records(group: int, here: HardState, there: HardState, first: int) -> list[Record]:
-    """What a target lacks of a group whose decided values it has: accepted value, promise, and what need not
-    be kept.
+    """What a target lacks of a group whose decided values it has: accepted value, state of the inner
+    machines, promise, and what need not be kept.
 
     Args:
         group: its index.
@@ -156,6 +165,8 @@ def last_records(group: int, here: HardState, there: HardState, first: int) -> l
         known = max(known, here.accepted)
         if (there.instance, there.accepted) != (here.instance, here.accepted):
             records.append((RecordKind.ACCEPT, group, here.instance, *here.accepted, here.value))
+    if _system(here) != _system(there):
+        records.append((RecordKind.SYSTEM, group, here.system_from, int(here.system_lost), 0, here.system))
     if here.suspect:
         records.append((RecordKind.SUSPECT, group, 0, 0, 0, b""))
     if there.suspect and not here.suspect:
@@ -165,6 +176,10 @@ def last_records(group: int, here: HardState, there: HardState, first: int) -> l
     if first:
         records.append((RecordKind.FORGOTTEN, group, first, 0, 0, b""))
     return records
+
+
+def _system(state: HardState) -> tuple[int, bytes, bool]:
+    return state.system_from, state.system, state.system_lost
 
 
 def _write(target: Log, records: Sequence[Record]) -> None:

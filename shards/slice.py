@@ -21,7 +21,7 @@ from paxmux.engine.paxos.quorum import Members, members_of
 from paxmux.engine.paxos.system import NO_REIGN, decode_state
 from paxmux.engine.paxos.timers import MS, Bounds, Timers
 from paxmux.engine.state_machine import StateMachine
-from paxmux.engine.storage import EMPTY_STATE, NULL_BALLOT, HardState, Log, StorageDamaged
+from paxmux.engine.storage import NULL_BALLOT, HardState, Log, StorageDamaged, unknown_state
 from paxmux.shards.applier import Applier
 from paxmux.shards.backlog import no_time
 from paxmux.shards.log_sync import WORDS, LogSync
@@ -180,7 +180,7 @@ def build_turn(
     doubt = log.doubt()
     if doubt is not None and len(members.seats) == 1 and not any(state.system for state in states.values()):
         raise StorageDamaged(f"promises may be lost, and there is no other member to ask: {doubt}")
-    unknown = EMPTY_STATE if doubt is None else EMPTY_STATE._replace(suspect=True)
+    unknown = unknown_state(doubt)
     maker = GroupMaker(identity, log, replies, members, rng, timers, proposals, limits, leases)
     groups = {
         index: maker.group(index, states.get(index, unknown), now, lost=index in lost) for index in machines

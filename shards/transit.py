@@ -12,7 +12,7 @@ import select
 from collections.abc import Callable, Mapping
 
 from paxmux.engine.errors import PaxmuxError
-from paxmux.engine.paxos.effects import RELEASED
+from paxmux.engine.paxos.effects import RELEASED, SYSTEM
 from paxmux.engine.paxos.group import Group, Owned
 from paxmux.engine.state_machine import StateMachine
 from paxmux.engine.storage import Log, StorageDamaged
@@ -202,7 +202,16 @@ class Transit:
         words = self._turn.repairs.words(group)
         if words is not None:
             return f"group {group} can move once it has all its values again: {words}"
+        if self._system(group) is None:
+            return f"group {group} can move once it knows its members and master again"
         return None
+
+    def _system(self, group: int) -> tuple[int, bytes] | None:
+        """State of a group's inner machines, as `Log.system` tells it once this turn is written."""
+        for kind, its_group, instance, lost, _, value in reversed(self._turn.fx.records):
+            if kind == SYSTEM and its_group == group:
+                return None if lost else (instance, value)
+        return self._log.system(group)
 
     def _let_go(self, group: int, move: int) -> None:
         if group not in self._turn.groups:
@@ -213,7 +222,9 @@ class Transit:
             self._broken(group, move, obstacle)
             self._drop_departure(group)
             return
-        self._gone[group] = LetGone(*self._turn.let_go(group))
+        system = self._system(group)
+        assert system is not None, "or there is an obstacle"
+        self._gone[group] = LetGone(*self._turn.let_go(group), *system)
 
     # In
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from paxmux.engine.errors import DataDirError, StorageFailed
-from paxmux.engine.storage import EMPTY_STATE, NULL_BALLOT, HardState, Log
+from paxmux.engine.storage import EMPTY_STATE, NULL_BALLOT, SYSTEM_MAX_BYTES, HardState, Log, Record
 from tests.storage_model import (
     ACCEPT,
     CLEARED,
@@ -20,6 +20,7 @@ from tests.storage_model import (
     PROMISE,
     RELEASED,
     SUSPECT,
+    SYSTEM,
     Model,
     feed,
     hard_states,
@@ -210,7 +211,7 @@ class LogContract:
         assert log.read(1, top) == (most, most, b"w")
         log.close(clean=True)
 
-    @pytest.mark.parametrize("kind", [0, 9, 64, 65, 255])
+    @pytest.mark.parametrize("kind", [0, 10, 64, 65, 255])
     def test_a_record_that_no_log_can_hold_is_refused_and_does_no_harm(
         self, tmp_path: Path, kind: int
     ) -> None:
@@ -307,6 +308,81 @@ class LogContract:
         assert states[1] == HardState(0, (9, 2), (3, 1), b"v")
         assert states[2].suspect, "a promise is no end of it"
         assert 3 not in states
+        log.close(clean=True)
+
+    @pytest.mark.parametrize("clean", [True, False])
+    def test_the_last_state_of_inner_machines_counts(self, tmp_path: Path, clean: bool) -> None:
+        log, model = self.fresh(tmp_path), Model()
+        assert log.system(1) == (0, b"")
+        batches: list[list[Record]] = [
+            [(SYSTEM, 1, 9, 0, 0, b"high"), (ACCEPT, 1, 3, 2, 1, b"v"), (SYSTEM, 2, 5, 0, 0, b"alone")],
+            [(SYSTEM, 1, 4, 0, 0, b"last"), (PROMISE, 3, 0, 1, 1, b"")],
+        ]
+        feed(log, batches, model)
+        assert [log.system(group) for group in (1, 2, 3)] == [(4, b"last"), (5, b"alone"), (0, b"")]
+        log, states = self.again(tmp_path, log, clean=clean)
+        assert states == hard_states(model.records())
+        assert states[1] == HardState(3, (2, 1), (2, 1), b"v", system=b"last", system_from=4)
+        assert states[2] == HardState(0, NULL_BALLOT, NULL_BALLOT, b"", system=b"alone", system_from=5)
+        assert log.read(1, 9) is log.read(1, 4) is None, "it is no value"
+        assert [log.system(group) for group in (1, 2, 3)] == [(4, b"last"), (5, b"alone"), (0, b"")]
+        log.close(clean=True)
+
+    def test_a_state_of_inner_machines_outlives_everything_but_a_release(self, tmp_path: Path) -> None:
+        log, model = self.fresh(tmp_path), Model()
+        feed(log, [[(SYSTEM, group, 1, 0, 0, b"kept %d" % group) for group in (0, 1)]], model)
+        log, _ = self.again(tmp_path, log, clean=True)
+        feed(log, [[(ACCEPT, group, i, 1, 1, b"v") for group in (0, 1)] for i in range(300)], model)
+        feed(log, [[(FORGOTTEN, 0, 299, 0, 0, b""), (RELEASED, 1, 0, 0, 0, b"")]], model)
+        for _ in range(20):
+            log.housekeep()
+        assert (log.system(0), log.system(1)) == ((1, b"kept 0"), (0, b""))
+        log, states = self.again(tmp_path, log, clean=False)
+        assert states == hard_states(model.records())
+        assert states[0].system == b"kept 0"
+        # Another life of the group begins without it.
+        feed(log, [[(PROMISE, 1, 7, 1, 1, b"")]], model)
+        assert log.system(1) == (0, b"")
+        log, states = self.again(tmp_path, log, clean=True)
+        assert states == hard_states(model.records())
+        assert states[1].system == b""
+        back: list[Record] = [(SYSTEM, 1, 8, 0, 0, b"back"), (PROMISE, 1, 8, 2, 1, b"")]
+        feed(log, [[(RELEASED, 1, 0, 0, 0, b""), *back]], model)
+        log, states = self.again(tmp_path, log, clean=False)
+        assert states == hard_states(model.records())
+        assert log.system(1) == (8, b"back")
+        log.close(clean=True)
+
+    @pytest.mark.parametrize("clean", [True, False])
+    def test_that_a_state_of_inner_machines_may_be_lost_is_remembered(
+        self, tmp_path: Path, clean: bool
+    ) -> None:
+        log, model = self.fresh(tmp_path), Model()
+        feed(log, [[(SYSTEM, 1, 4, 0, 0, b"old"), (PROMISE, 1, 9, 2, 1, b"")]], model)
+        feed(log, [[(SYSTEM, 1, 4, 1, 0, b"old")]], model)
+        for _ in range(2):
+            assert log.system(1) is None
+            log, states = self.again(tmp_path, log, clean=clean)
+            assert states == hard_states(model.records())
+            assert states[1][4:] == (False, False, b"old", 4, True)
+        feed(log, [[(CLEARED, 1, 9, 3, 1, b"")]], model)
+        assert log.system(1) is None, "that promises are known says nothing of it"
+        feed(log, [[(SYSTEM, 1, 9, 0, 0, b"new")]], model)
+        assert log.system(1) == (9, b"new")
+        log, states = self.again(tmp_path, log, clean=clean)
+        assert states == hard_states(model.records())
+        log.close(clean=True)
+
+    def test_a_state_of_inner_machines_that_is_too_large_is_refused(self, tmp_path: Path) -> None:
+        log = self.fresh(tmp_path)
+        most = bytes(SYSTEM_MAX_BYTES)
+        with pytest.raises(ValueError, match="cannot be stored"):
+            log.append([(ACCEPT, 0, 0, 1, 1, b"v"), (SYSTEM, 0, 1, 0, 0, most + b"x")])
+        assert (log.read(0, 0), log.system(0)) == (None, (0, b""))
+        log.append([(SYSTEM, 0, 1, 0, 0, most)])
+        log.sync()
+        log, states = self.again(tmp_path, log, clean=False)
+        assert states[0].system == most
         log.close(clean=True)
 
     def test_cleaning_can_be_stopped(self, tmp_path: Path) -> None:

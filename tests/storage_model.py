@@ -16,7 +16,7 @@ from paxmux.engine.storage import (
 
 IDENTITY = LogIdentity(cluster=0xC1, node=0x7F000001_00001F90, seat=0x5EA7, log=0)
 
-PROMISE, ACCEPT, LEARNED, DECIDED, FORGOTTEN, RELEASED, CLEARED, SUSPECT = map(int, RecordKind)
+PROMISE, ACCEPT, LEARNED, DECIDED, FORGOTTEN, RELEASED, CLEARED, SUSPECT, SYSTEM = map(int, RecordKind)
 
 Values = dict[tuple[int, int], tuple[int, int, bytes]]
 """(group, instance) -> (round, node, value)."""
@@ -39,7 +39,9 @@ def hard_states(records: Iterable[Record]) -> dict[int, HardState]:
         here = [r for r in mine if r[0] == ACCEPT and r[2] == instance]
         accepted, value = ((here[-1][3], here[-1][4]), here[-1][5]) if here else (NULL_BALLOT, b"")
         doubts = [r[0] for r in mine if r[0] in (CLEARED, SUSPECT)]
-        states[group] = HardState(instance, promised, accepted, value, doubts[-1:] == [SUSPECT])
+        systems = [(r[5], r[2], r[3] == 1) for r in mine if r[0] == SYSTEM] or [(b"", 0, False)]
+        suspect = doubts[-1:] == [SUSPECT]
+        states[group] = HardState(instance, promised, accepted, value, suspect, False, *systems[-1])
     return states
 
 
@@ -122,6 +124,8 @@ def workload(seed: int, index: int, groups: int = 3, large: int = 0) -> list[Rec
             records.append((LEARNED, group, index, round_, node, value))
         elif index:
             records.append((DECIDED, group, index - 1, 0, 0, b""))
+        if kind > 0.93:
+            records.append((SYSTEM, group, index + 1, 0, 0, value[:40]))
     return records or [(PROMISE, 0, index, round_, node, b"")]
 
 

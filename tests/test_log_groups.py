@@ -138,7 +138,7 @@ def test_of_several_values_of_an_instance_the_last_one_is_decided() -> None:
             [(LEARNED, 0, 0, 1, A, chained(b"x")[0]), (LEARNED, 0, 0, 1, A, chained(b"y")[0])],
             f"its checksum is {checksum(b'y')}, and {checksum(b'x')} elsewhere in the log",
         ),
-        ([(9, 0, 0, 1, A, b"")], "record of unknown kind 9"),
+        ([(10, 0, 0, 1, A, b"")], "record of unknown kind 10"),
         (
             [(LEARNED, 0, 0, 1, A, b"short"), (LEARNED, 0, 1, 1, A, b"short")],
             "its chain is -, the checksum before it 00000000",

@@ -24,7 +24,7 @@ from paxmux.plugins.storage.memory import MemoryDisk, MemoryLog
 from paxmux.plugins.storage.segment import SegmentLog
 from paxmux.shards import moving
 from paxmux.shards.moving import Copy, Move, copy_groups, moves_between
-from tests.storage_model import ACCEPT, DECIDED, LEARNED, PROMISE
+from tests.storage_model import ACCEPT, DECIDED, LEARNED, PROMISE, SYSTEM
 
 A, B, C = 0, 1, 2
 ME, PEER = 7, 9
@@ -135,9 +135,9 @@ def steps() -> list[list[Record]]:
         [(ACCEPT, 0, 0, 3, PEER, b"first try")],
         [(PROMISE, 0, 0, 4, ME, b"")],
         [(ACCEPT, 0, 0, 4, ME, b"0/0")],
-        [(DECIDED, 0, 0, 0, 0, b"")],
+        [(DECIDED, 0, 0, 0, 0, b""), (SYSTEM, 0, 1, 0, 0, b"members")],
         [(ACCEPT, 0, 1, 4, ME, b"superseded")],
-        [(LEARNED, 0, 1, 6, PEER, b"0/1"), *decided(0, 2, 5)],
+        [(LEARNED, 0, 1, 6, PEER, b"0/1"), *decided(0, 2, 5), (SYSTEM, 0, 7, 0, 0, b"others")],
         [(ACCEPT, 0, 7, 4, ME, b"open")],
         [(PROMISE, 0, 7, 9, PEER, b"")],
         [(ACCEPT, 0, 7, 9, PEER, b"open, and higher")],
@@ -262,12 +262,13 @@ def test_what_is_copied_is_decided_values_and_votes_and_no_more() -> None:
         node.write(0, records)
     node.move([B])
     kinds = [record[0] for batch in node.disks[B].batches for record in batch]
-    assert kinds == [LEARNED] * 7 + [ACCEPT], "the accept implies the promise"
+    assert kinds == [LEARNED] * 7 + [ACCEPT, SYSTEM], "the accept implies the promise"
     node = Node([A])
     for records in steps()[:9]:
         node.write(0, records)
     node.move([B])
-    assert [record[0] for batch in node.disks[B].batches for record in batch][-2:] == [ACCEPT, PROMISE]
+    kinds = [record[0] for batch in node.disks[B].batches for record in batch]
+    assert kinds[-3:] == [ACCEPT, SYSTEM, PROMISE]
 
 
 def test_a_group_without_records_moves_too() -> None:
@@ -428,7 +429,10 @@ def voted(node: Node) -> None:
     log = node.open(A)
     log.recover()
     log.append(
-        [(LEARNED, 0, 0, 1, ME, b"old"), (ACCEPT, 0, 1, 3, ME, b"open"), (PROMISE, 0, 1, 5, PEER, b"")]
+        [
+            *[(LEARNED, 0, 0, 1, ME, b"old"), (SYSTEM, 0, 1, 0, 0, b"members")],
+            *[(ACCEPT, 0, 1, 3, ME, b"open"), (PROMISE, 0, 1, 5, PEER, b"")],
+        ]
     )
     log.close(clean=True)
 
@@ -437,14 +441,34 @@ def test_a_group_in_doubt_stays_in_doubt() -> None:
     node = Node([A])
     voted(node)
     node.disks[A].forget("a bad batch", 0)
-    assert moved(node)[0] == HardState(1, (5, PEER), (3, ME), b"open", suspect=True)
+    assert moved(node)[0] == HardState(
+        1, (5, PEER), (3, ME), b"open", suspect=True, system=b"members", system_from=1, system_lost=True
+    )
 
 
 def test_a_sound_group_stays_sound_in_a_log_in_doubt() -> None:
     node = Node([A])
     voted(node)
     node.disks[B].forget("a bad batch", 0)
-    assert moved(node)[0] == HardState(1, (5, PEER), (3, ME), b"open")
+    assert moved(node)[0] == HardState(1, (5, PEER), (3, ME), b"open", system=b"members", system_from=1)
+
+
+def test_a_group_without_inner_state_is_known_to_have_none_in_a_log_in_doubt() -> None:
+    node = Node([A])
+    node.write(0, [(PROMISE, 0, 0, 5, PEER, b"")])
+    node.disks[B].forget("a bad batch", 0)
+    assert moved(node)[0] == HardState(0, (5, PEER), NULL_BALLOT, b"")
+
+
+def test_a_target_with_a_later_state_of_inner_machines_is_of_another_time() -> None:
+    node = Node([A])
+    voted(node)
+    late = node.open(B)
+    late.recover()
+    late.append([(SYSTEM, 0, 2, 0, 0, b"later")])
+    late.close(clean=True)
+    with pytest.raises(StorageDamaged, match="Files of different times were mixed"):
+        moved(node)
 
 
 @pytest.mark.parametrize("instance", [0, 1])

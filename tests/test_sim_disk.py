@@ -698,7 +698,7 @@ def test_another_process_gives_the_same_bytes() -> None:
         assert done.stdout.split() == [life(5), life(6)]
 
 
-GOLDEN = "21882b5b6c2f2b9687de75ed14f61c319ab1ecff631095ce9893f9dd061baac7"
+GOLDEN = "c9a22560a3ab3b100fdc92a4fa0da4f1b7330eecb16fa9c6d983adbb61aa0906"
 
 
 def test_the_bytes_are_those_of_this_format() -> None:

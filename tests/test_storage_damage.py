@@ -19,6 +19,7 @@ from tests.storage_model import (
     IDENTITY,
     LEARNED,
     PROMISE,
+    SYSTEM,
     Model,
     feed,
     hard_states,
@@ -374,7 +375,7 @@ def test_a_doubt_ends_group_by_group_for_good(tmp_path: Path) -> None:
     shutil.rmtree(path / "index")
     flip(path / FIRST, begin)
     log = gone_on(path, FIRST, begin)
-    log.append([(CLEARED, 1, 50, 90, 3, b"")])
+    log.append([(CLEARED, 1, 50, 90, 3, b""), (SYSTEM, 1, 50, 0, 0, b"told")])
     log.sync()
     for way in ("crash", "rebuild", "roll", "rebuild"):
         if way == "roll":
@@ -387,7 +388,7 @@ def test_a_doubt_ends_group_by_group_for_good(tmp_path: Path) -> None:
             shutil.rmtree(path / "index")
         log = opened(path)
         states = log.recover()
-        assert states[1] == HardState(50, (90, 3), (0, 0), b"")
+        assert states[1] == HardState(50, (90, 3), (0, 0), b"", system=b"told", system_from=50)
         assert states[0].suspect
         assert log.doubt() is not None
     log.close(clean=True)

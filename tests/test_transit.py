@@ -19,8 +19,9 @@ from paxmux.engine.errors import Code, PaxmuxError
 from paxmux.engine.frame import parse_header
 from paxmux.engine.options import LimitOptions, ProposalOptions, TimerOptions
 from paxmux.engine.paxos import value as values
-from paxmux.engine.paxos.effects import ACCEPT, DECIDED, LEARNED, PROMISE, RELEASED, Effects, Record
+from paxmux.engine.paxos.effects import ACCEPT, DECIDED, LEARNED, PROMISE, RELEASED, SYSTEM, Effects, Record
 from paxmux.engine.paxos.quorum import Members
+from paxmux.engine.paxos.system import NO_REIGN, Membership, SystemState, encode_state
 from paxmux.engine.paxos.timers import MS
 from paxmux.engine.state_machine import StateMachine
 from paxmux.engine.storage import HardState, LogIdentity
@@ -506,6 +507,35 @@ def test_a_log_without_room_takes_nothing_in() -> None:
     assert target.told[-1].reason == "no room for the next segment"
 
 
+def inner_state(version: int) -> bytes:
+    return encode_state(SystemState(Membership(version, {NODE: (SEAT, "")}), NO_REIGN, []))
+
+
+@pytest.mark.parametrize("stays", [False, True])
+@pytest.mark.parametrize("written", [False, True])
+def test_the_state_of_inner_machines_goes_along(stays: bool, written: bool) -> None:
+    source, target = Half(0, True, log=prefilled(30)), Half(1, False)
+    source.turn.fx.records.append((SYSTEM, GROUP, 12, 0, 0, inner_state(11)))
+    begin(source, target)
+    until(lambda: target.says("near"), source, target)
+    source.turn.fx.records.append((SYSTEM, GROUP, 30, 0, 0, inner_state(29)))
+    if written:
+        source.loop()
+    source.transit._let_go(GROUP, MOVE)
+    assert source.transit._gone[GROUP].state[6:] == (inner_state(29), 30, False)
+    if stays:
+        source.order(CallKind.TAKE_UP)
+        half = source
+    else:
+        until(lambda: target.says("complete"), source, target)
+        target.order(CallKind.TAKE_UP)
+        half = target
+    assert half.log.system(GROUP) == (30, inner_state(29))
+    half.log.crash()
+    state = half.log.reopen().recover()[GROUP]
+    assert (state.system, state.system_from, state.system_lost) == (inner_state(29), 30, False)
+
+
 class Hurt:
     """A worker of a node with two more members, whose log has 30 values, and another worker."""
 
@@ -536,6 +566,9 @@ def test_a_group_in_doubt_stays_until_it_votes_again() -> None:
     doubt = source.turn.groups[GROUP].doubt
     for peer in (8, 9):
         doubt.on_reply(peer, doubt.nonce, (3, 8), 0, source.now, source.turn.fx)
+    source.loop()
+    assert "once it knows its members and master again" in hurt.broken()
+    source.turn.fx.records.append((SYSTEM, GROUP, 29, 0, 0, b""))
     source.loop()
     hurt.target = target = Half(1, False, seats={NODE: SEAT, 8: SEAT, 9: SEAT})
     begin(source, target)

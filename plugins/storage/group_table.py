@@ -28,6 +28,7 @@ from paxmux.plugins.storage.record import (
     RECORD_BYTES,
     RELEASED,
     SUSPECT,
+    SYSTEM,
 )
 
 CHUNK_BITS: Final = 7
@@ -70,6 +71,9 @@ class GroupState:
         "promised_node",
         "promised_round",
         "standing",
+        "system",
+        "system_from",
+        "system_lost",
         "top",
         "waiting",
     )
@@ -85,6 +89,9 @@ class GroupState:
         first: int = 0,
         live_bytes: int = 0,
         standing: int = AS_THE_LOG,
+        system_from: int = 0,
+        system_lost: bool = False,
+        system: bytes = b"",
     ) -> None:
         self.instance = instance
         self.promised_round = promised_round
@@ -99,6 +106,10 @@ class GroupState:
         """About what the value records from `first` on take."""
         self.standing = standing
         """Whether promises of this group may be lost."""
+        self.system_from = system_from
+        self.system_lost = system_lost
+        self.system = system
+        """The last SYSTEM record, and whether a later one may be lost."""
         self.number = -1
         """The current chunk: of instances `number * CHUNK` and up. -1: none yet."""
         self.positions: Positions = _EMPTY
@@ -121,6 +132,8 @@ class GroupTable:
         self.groups: dict[int, GroupState] = {}
         self.doubt = False
         """Promises may be lost that the log had from groups that nothing else is known of."""
+        self.gap = False
+        """Records are missing since the last opening of a segment, which says again what counts."""
         self.oldest = 0
         """The log said that it needs no segment below this one."""
         self.released: set[int] = set()
@@ -146,7 +159,7 @@ class GroupTable:
                 if kind == DOUBT:
                     self.distrust()
                     continue
-                state = groups[group] = GroupState()
+                state = groups[group] = GroupState(system_lost=self.doubt or self.gap)
             if not state.changed:
                 state.changed = True
                 self.changed[group] = None
@@ -180,6 +193,10 @@ class GroupTable:
                 _clear(state, instance, round_, node)
             elif kind == SUSPECT:
                 state.standing = SUSPECTED
+            elif kind == SYSTEM:
+                state.system_from = instance
+                state.system_lost = round_ != 0
+                state.system = value
             elif kind == DOUBT:
                 self.distrust()
             else:
@@ -203,8 +220,11 @@ class GroupTable:
 
     def skip(self) -> None:
         """Records are missing here. The values of open instances may have been among them, and what is known
-        instead is not what was decided: better none than a wrong one."""
+        instead is not what was decided: better none than a wrong one. A state of inner machines stays what it
+        was where its record stands."""
+        self.gap = True
         for group, state in self.groups.items():
+            state.system_lost = True
             state.accepted_round = state.accepted_node = state.accepted_at = 0
             self._change(group, state)
             if self.find(group, state.instance):
@@ -251,6 +271,13 @@ class GroupTable:
             found = self._stored(group, number)
         return found[instance & CHUNK_MASK] if found is not None else 0
 
+    def system(self, group: int) -> tuple[int, bytes] | None:
+        """See `Log.system`."""
+        state = self.groups.get(group)
+        if state is None:
+            return None if self.doubt else (0, b"")
+        return None if state.system_lost else (state.system_from, state.system)
+
     @property
     def live_bytes(self) -> int:
         """About what all values take that are not forgotten."""
@@ -268,7 +295,9 @@ class GroupTable:
     def _carry(
         self, group: int, state: GroupState, instance: int, round_: int, node: int, value: bytes
     ) -> None:
-        """A hard state at the start of a segment: says again what older segments say."""
+        """A hard state at the start of a segment: says again what older segments say. Behind it stands the
+        SYSTEM record of the group if it has any."""
+        state.system_from, state.system_lost, state.system = 0, False, b""
         if (round_, node) > (state.promised_round, state.promised_node):
             state.promised_round, state.promised_node = round_, node
         if instance < state.instance:

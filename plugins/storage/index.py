@@ -4,7 +4,8 @@ Only a cache of what the segments say, made of synced records alone. Everything 
 anything is wrong it is declared unusable, set aside, and made anew from the segments.
 
     chunks: group u16, chunk number u64, big-endian -> crc u32 | positions u64, native order
-    states: group u16, big-endian                   -> crc u32 | eight integers, standing u8
+    states: group u16, big-endian                   -> crc u32 | eight integers, standing u8,
+                                                       last SYSTEM record: from u64, lost u8, value
     meta:   b"log"                                  -> crc u32 | version, identity, 3 positions, 2 digests,
                                                        doubt u8
 """
@@ -28,7 +29,7 @@ from paxmux.engine.storage import LogIdentity
 from paxmux.plugins.storage.group_table import CHUNK, GroupState, Positions
 from paxmux.plugins.storage.place import IndexUnusable
 
-VERSION: Final = 4
+VERSION: Final = 5
 DIRECTORY: Final = "index"
 SET_ASIDE: Final = "index.bad"
 GUARD: Final = "index.opening"
@@ -41,7 +42,7 @@ DROP_CHUNKS: Final = 1024
 
 _KEY = struct.Struct(">HQ")
 _GROUP = struct.Struct(">H")
-_STATE = struct.Struct("<QQQQQQQQB")
+_STATE = struct.Struct("<QQQQQQQQBQ?")
 _META = struct.Struct("<IQQQIQQQIIB")
 _CRC = struct.Struct("<I")
 _META_KEY = b"log"
@@ -145,7 +146,10 @@ class Index:
                         state.first,
                         state.live_bytes,
                         state.standing,
+                        state.system_from,
+                        state.system_lost,
                     )
+                    body += state.system
                     self._put(txn, _STATES, key, body, digests)
                     if state.first >= CHUNK:
                         self._delete_chunks(txn, group, state.first // CHUNK, FORGET_CHUNKS, digests)
@@ -317,7 +321,9 @@ class Index:
                 raise self._unusable("it belongs to another log")
             for key, data in txn.cursor(db=self._states):
                 (group,) = _GROUP.unpack(key)
-                self.states[group] = GroupState(*_STATE.unpack(self._checked(key, data)))
+                body = self._checked(key, data)
+                state = self.states[group] = GroupState(*_STATE.unpack_from(body))
+                state.system = body[_STATE.size :]
             if self._digest(txn, _STATES) != digests[_STATES]:
                 raise self._unusable("some of its hard states are missing, or are older ones")
         self._digests = digests

@@ -21,7 +21,6 @@ import lmdb
 from paxmux.engine.errors import DataDirError, StorageFailed
 from paxmux.engine.storage import (
     CLEAN_BYTES_PER_S,
-    NULL_BALLOT,
     HardState,
     LogIdentity,
     LogStats,
@@ -31,24 +30,25 @@ from paxmux.engine.storage import (
     StorageDamaged,
 )
 from paxmux.plugins.storage.kind import LMDB, refuse_other
+from paxmux.plugins.storage.lmdb_load import Loaded
 from paxmux.plugins.storage.lmdb_open import Environment, create_environment, is_created
 from paxmux.plugins.storage.lmdb_record import (
     GROUP_KEY,
     GROUPS_KEY,
     NEW_STATE,
+    NO_SYSTEM,
     STARTS_KEY,
     VALUE_KEY,
     GroupState,
+    System,
     Value,
     check_records,
     has_value,
-    open_groups,
-    open_starts,
-    open_state,
     open_value,
     seal_groups,
     seal_starts,
     seal_state,
+    seal_system,
     seal_value,
     state_after,
 )
@@ -120,6 +120,7 @@ class LmdbLog:
         self._pid = os.getpid()
         self._env: Environment | None = None
         self._states: dict[int, GroupState] = {}
+        self._systems: dict[int, System] = {}
         self._stored_groups: list[int] = []
         """Groups that have a state in the file."""
         self._gone: set[int] = set()
@@ -128,7 +129,9 @@ class LmdbLog:
         """Groups that may have values in the file which are forgotten."""
         self._changed: set[int] = set()
         self._pending: dict[bytes, Value] = {}
-        """What waits for `sync`: groups whose state changed, and the newest values by key."""
+        self._changed_systems: set[int] = set()
+        """What waits for `sync`: groups whose state changed, the newest values by key, and groups whose inner
+        machines changed."""
         self._pending_bytes = 0
         self._readers_at = time.monotonic()
         self._appends = self._syncs = self._records = self._bytes = self._recovered = 0
@@ -163,18 +166,18 @@ class LmdbLog:
         try:
             if self._env is None:
                 self._env = self._found_log()
-            states, starts = self._load(self._env)
+            loaded = self._load(self._env)
             remove_mark(self._path)
             # What is there may be in the page cache alone, if the last process died, or if its last sync
             # failed. A commit on top of it makes it durable before anyone hears of it.
-            self._env.commit([], [], [(STARTS_KEY, seal_starts(starts + 1))])
+            self._env.commit([], [], [(STARTS_KEY, seal_starts(loaded.starts + 1))])
         except (StorageDamaged, DataDirError) as error:
             self._unusable = str(error)
             raise
         except (OSError, lmdb.Error) as error:
             raise self._fail("recovery", error) from error
         self._unusable = None
-        return states
+        return loaded.hard_states
 
     def _found_log(self) -> Environment:
         """Make the log, unless it once was there."""
@@ -188,46 +191,14 @@ class LmdbLog:
         create_environment(self._path, self._identity)
         return Environment(self._path, self._identity, self._segment_bytes, None)
 
-    def _load(self, env: Environment) -> tuple[dict[int, HardState], int]:
-        """Hard states, and how often the log was recovered before."""
-        where = str(env.data)
-        states: dict[int, HardState] = {}
-        try:
-            with env.reading() as txn:
-                groups = open_groups(txn.get(GROUPS_KEY, db=env.about), where)
-                starts = open_starts(txn.get(STARTS_KEY, db=env.about), where)
-                for key, data in txn.cursor(db=env.states):
-                    group, state = open_state(bytes(key), data, where)
-                    self._states[group] = state
-                    value, lost = b"", False
-                    if state.accepted != NULL_BALLOT:
-                        value_key = VALUE_KEY.pack(group, state.instance)
-                        found = txn.get(value_key, db=env.values)
-                        what = f"{where}: value of group {group}, instance {state.instance}"
-                        if found is None:
-                            raise StorageDamaged(f"{what}: accepted, and missing")
-                        try:
-                            round_, node, value = open_value(value_key, found, where)
-                        except StorageDamaged:
-                            # The state says what was voted for; what cannot be read is the value alone.
-                            (round_, node), lost = state.accepted, True
-                        if (round_, node) != state.accepted:
-                            raise StorageDamaged(
-                                f"{what}: of ballot {(round_, node)}, accepted was {state.accepted}"
-                            )
-                    states[group] = HardState(
-                        state.instance, state.promised, state.accepted, value, state.suspect, lost
-                    )
-                    self._damaged += lost
-        except lmdb.Error as error:
-            raise StorageDamaged(f"{where}: reading the states: {error}") from error
-        if sorted(self._states) != groups:
-            strays = sorted(set(groups).symmetric_difference(self._states))
-            raise StorageDamaged(f"{where}: state of group {strays[0]}: missing, or nobody's")
-        self._stored_groups = groups
+    def _load(self, env: Environment) -> Loaded:
+        loaded = Loaded(env)
+        self._states, self._systems = loaded.states, loaded.systems
+        self._stored_groups = loaded.groups
         self._forgetting = {group for group, state in self._states.items() if state.first}
-        self._recovered = len(groups)
-        return states, starts
+        self._recovered = len(loaded.groups)
+        self._damaged += loaded.damaged
+        return loaded
 
     def doubt(self) -> str | None:
         """See `Log.doubt`: an undamaged state of each group is there, or the log does not start."""
@@ -259,10 +230,14 @@ class LmdbLog:
                 self._release(group)
                 continue
             states[group] = state_after(states.get(group, NEW_STATE), record)
-            if record[0] == RecordKind.FORGOTTEN:
-                self._forgetting.add(group)
             if has_value(record):
                 pending[VALUE_KEY.pack(group, record[2])] = record[3:]
+                self._pending_bytes += len(record[5]) + ENTRY_BYTES
+            elif record[0] == RecordKind.FORGOTTEN:
+                self._forgetting.add(group)
+            elif record[0] == RecordKind.SYSTEM:
+                self._systems[group] = System(record[2], record[3] != 0, record[5])
+                self._changed_systems.add(group)
                 self._pending_bytes += len(record[5]) + ENTRY_BYTES
         self._appends += 1
         self._records += len(records)
@@ -271,7 +246,7 @@ class LmdbLog:
 
     def _need_room(self, env: Environment, records: Sequence[Record]) -> None:
         size = self._pending_bytes + sum([len(record[5]) + ENTRY_BYTES for record in records])
-        entries = len(self._pending) + len(self._changed) + 2 * len(records)
+        entries = len(self._pending) + len(self._changed) + len(self._changed_systems) + 2 * len(records)
         try:
             needed = size + DIRTY_PAGES * entries * env.page_bytes
             has_room = env.make_room(needed)
@@ -283,6 +258,8 @@ class LmdbLog:
 
     def _release(self, group: int) -> None:
         self._states.pop(group, None)
+        self._systems.pop(group, None)
+        self._changed_systems.discard(group)
         self._gone.add(group)
         for key in [key for key in self._pending if VALUE_KEY.unpack(key)[0] == group]:
             self._pending_bytes -= len(self._pending.pop(key)[2]) + ENTRY_BYTES
@@ -315,13 +292,16 @@ class LmdbLog:
         if self._gone or len(self._states) > len(groups):
             groups = sorted(self._states)
             about.append((GROUPS_KEY, seal_groups(groups)))
+        for group in sorted(self._changed_systems):
+            about.append(seal_system(group, self._states[group].systems, self._systems[group]))
         size = sum(len(key) + len(data) for entries in (states, values, about) for key, data in entries)
-        entries = len(states) + len(values)
+        entries = len(states) + len(values) + len(about)
         env.make_room(size + DIRTY_PAGES * entries * env.page_bytes)
         env.commit(values, states, about, sorted(self._gone))
         self._stored_groups = groups
         self._gone.clear()
         self._changed.clear()
+        self._changed_systems.clear()
         self._pending.clear()
         self._pending_bytes = 0
         self._syncs += 1
@@ -331,6 +311,12 @@ class LmdbLog:
         """See `Log.first`."""
         self._check()
         return self._states.get(group, NEW_STATE).first
+
+    def system(self, group: int) -> tuple[int, bytes] | None:
+        """See `Log.system`."""
+        self._check()
+        system = self._systems.get(group, NO_SYSTEM)
+        return None if system.lost else (system.begin, system.value)
 
     def read(self, group: int, instance: int) -> tuple[int, int, bytes] | None:
         """See `Log.read`."""

@@ -32,6 +32,7 @@ from paxmux.plugins.storage.lmdb_record import (
     seal_groups,
     seal_stamp,
     seal_starts,
+    system_key,
 )
 from paxmux.plugins.storage.segment_file import sync_directory
 
@@ -177,6 +178,7 @@ class Environment:
                 with self._env.begin(write=True) as txn:
                     for group in gone:
                         txn.delete(GROUP_KEY.pack(group), db=self.states)
+                        txn.delete(system_key(group), db=self.about)
                         with txn.cursor(db=self.values) as cursor:
                             _delete(cursor, group)
                     for entries, db in (

@@ -4,10 +4,12 @@ Numbers in keys are big-endian, so that a group's instances lie in order; those 
 
     values: group u16, instance u64 -> crc u32 | round u64 | node u64 | value
     states: group u16               -> crc u32 | instance u64 | promised: round, node | accepted: round, node
-                                       | first u64 | suspect u8
+                                       | first u64 | suspect u8 | SYSTEM records so far u64
     about:  b"log"                  -> crc u32 | version u32 | cluster u64 | node u64 | seat u64 | log u32
             b"groups"               -> crc u32 | every group that has a state, u16 each
             b"starts"               -> crc u32 | how often the log was recovered, u64
+            b"system", group u16    -> crc u32 | SYSTEM records so far u64
+                                       | of the last one: from u64, lost u8, value
 
 Each CRC covers the key too: an entry under another key never verifies.
 """
@@ -22,6 +24,7 @@ from paxmux.engine.checksum import crc32
 from paxmux.engine.errors import DataDirError
 from paxmux.engine.storage import (
     NULL_BALLOT,
+    SYSTEM_MAX_BYTES,
     Ballot,
     LogIdentity,
     Record,
@@ -41,9 +44,11 @@ GROUP_KEY: Final = struct.Struct(">H")
 _CRC = struct.Struct("<I")
 _VALUE_HEAD = struct.Struct("<IQQ")
 _BALLOT = struct.Struct("<QQ")
-_STATE = struct.Struct("<QQQQQQ?")
+_STATE = struct.Struct("<QQQQQQ?Q")
 _STAMP = struct.Struct("<IQQQI")
 _COUNT = struct.Struct("<Q")
+_SYSTEM_HEAD = struct.Struct("<QQ?")
+_SYSTEM_KEY = struct.Struct(">6sH")
 
 _KINDS: Final = frozenset(map(int, RecordKind))
 _WITH_BALLOT: Final = frozenset({int(RecordKind.PROMISE), int(RecordKind.ACCEPT), int(RecordKind.CLEARED)})
@@ -52,21 +57,34 @@ _ACCEPT: Final = int(RecordKind.ACCEPT)
 _FORGOTTEN: Final = int(RecordKind.FORGOTTEN)
 _CLEARED: Final = int(RecordKind.CLEARED)
 _SUSPECT: Final = int(RecordKind.SUSPECT)
+_SYSTEM: Final = int(RecordKind.SYSTEM)
 
 Value = tuple[int, int, bytes]
 """(round, node, value)."""
 
 
 class GroupState(NamedTuple):
-    """A group's hard state, but for the accepted value: that is among the values."""
+    """A group's hard state, but for the accepted value, which is among the values, and `System`."""
 
     instance: int
     promised: Ballot
     accepted: Ballot
     first: int
     suspect: bool = False
+    systems: int = 0
+    """How many SYSTEM records it has had: the entry of the last one says the same."""
 
 
+class System(NamedTuple):
+    """What the last SYSTEM record of a group says."""
+
+    begin: int
+    lost: bool
+    value: bytes
+
+
+NO_SYSTEM: Final = System(0, False, b"")
+LOST_SYSTEM: Final = System(0, True, b"")
 NEW_STATE: Final = GroupState(0, NULL_BALLOT, NULL_BALLOT, 0)
 
 
@@ -76,6 +94,8 @@ def check_records(records: Sequence[Record]) -> None:
     for kind, group, instance, round_, node, value in records:
         if kind not in _KINDS or group >> 16 or instance >> 63 or round_ >> 64 or node >> 64:
             raise ValueError(f"record of kind {kind}, group {group}, instance {instance} cannot be stored")
+        if kind == _SYSTEM and len(value) > SYSTEM_MAX_BYTES:
+            raise ValueError(f"record of kind {kind} with {len(value)} bytes cannot be stored")
         total += len(value)
     if total > BATCH_MAX_BYTES:
         raise ValueError(f"values of {total} bytes cannot be stored; at most {BATCH_MAX_BYTES} go together")
@@ -89,11 +109,13 @@ def has_value(record: Record) -> bool:
 def state_after(state: GroupState, record: Record) -> GroupState:
     """A group's state after one more of its records, but for the one that releases it."""
     kind, _, instance, round_, node, _ = record
-    current, promised, accepted, first, suspect = state
+    current, promised, accepted, first, suspect, systems = state
     if kind == _FORGOTTEN:
         return state._replace(first=max(first, instance))
     if kind == _SUSPECT:
         return state._replace(suspect=True)
+    if kind == _SYSTEM:
+        return state._replace(systems=systems + 1)
     if kind in _WITH_BALLOT:
         promised = max(promised, (round_, node))
     else:
@@ -102,7 +124,7 @@ def state_after(state: GroupState, record: Record) -> GroupState:
         current, accepted = instance, NULL_BALLOT
     if kind == _ACCEPT and instance == current:
         accepted = (round_, node)
-    return GroupState(current, promised, accepted, first, suspect and kind != _CLEARED)
+    return GroupState(current, promised, accepted, first, suspect and kind != _CLEARED, systems)
 
 
 def seal_value(key: bytes, value: Value) -> bytes:
@@ -133,9 +155,8 @@ def open_value(key: bytes, data: memoryview, where: str) -> Value:
 
 def seal_state(key: bytes, state: GroupState) -> bytes:
     """An entry of `states`."""
-    return _sealed(
-        key, _STATE.pack(state.instance, *state.promised, *state.accepted, state.first, state.suspect)
-    )
+    ballots = (*state.promised, *state.accepted)
+    return _sealed(key, _STATE.pack(state.instance, *ballots, state.first, state.suspect, state.systems))
 
 
 def open_state(key: bytes, data: memoryview, where: str) -> tuple[int, GroupState]:
@@ -151,11 +172,36 @@ def open_state(key: bytes, data: memoryview, where: str) -> tuple[int, GroupStat
     body = _opened(key, data, what)
     if len(body) != _STATE.size:
         raise StorageDamaged(f"{what}: {len(body)} bytes")
-    instance, promised_round, promised_node, accepted_round, accepted_node, first, suspect = _STATE.unpack(
-        body
-    )
+    instance, promised_round, promised_node, accepted_round, accepted_node, *more = _STATE.unpack(body)
     promised, accepted = (promised_round, promised_node), (accepted_round, accepted_node)
-    return group, GroupState(instance, promised, accepted, first, suspect)
+    return group, GroupState(instance, promised, accepted, *more)
+
+
+def system_key(group: int) -> bytes:
+    """Under which a group's last SYSTEM record is."""
+    return _SYSTEM_KEY.pack(b"system", group)
+
+
+def seal_system(group: int, count: int, system: System) -> tuple[bytes, bytes]:
+    """Key and entry of a group's last SYSTEM record, the `count`th that it has had."""
+    key = system_key(group)
+    return key, _sealed(key, _SYSTEM_HEAD.pack(count, system.begin, system.lost) + system.value)
+
+
+def open_system(group: int, count: int, data: memoryview | None, where: str) -> System:
+    """What `seal_system` got.
+
+    Raises:
+        StorageDamaged: it is not there, damaged, or not the `count`th.
+    """
+    what = f"{where}: inner machines of group {group}"
+    if data is None:
+        raise StorageDamaged(f"{what}: missing")
+    body = _opened(system_key(group), data, what)
+    found, begin, lost = _SYSTEM_HEAD.unpack_from(body)
+    if found != count:
+        raise StorageDamaged(f"{what}: of record {found}, the last was {count}")
+    return System(begin, lost, bytes(body[_SYSTEM_HEAD.size :]))
 
 
 def seal_stamp(identity: LogIdentity) -> bytes:

@@ -13,8 +13,8 @@ from typing import Final
 from paxmux.engine.errors import DataDirError, StorageFailed
 from paxmux.engine.storage import (
     CLEAN_BYTES_PER_S,
-    EMPTY_STATE,
     NULL_BALLOT,
+    SYSTEM_MAX_BYTES,
     Ballot,
     HardState,
     LogIdentity,
@@ -22,6 +22,7 @@ from paxmux.engine.storage import (
     Record,
     RecordKind,
     StorageDamaged,
+    unknown_state,
 )
 
 RECORD_BYTES: Final = 36
@@ -33,6 +34,7 @@ _FORGOTTEN: Final = int(RecordKind.FORGOTTEN)
 _RELEASED: Final = int(RecordKind.RELEASED)
 _CLEARED: Final = int(RecordKind.CLEARED)
 _SUSPECT: Final = int(RecordKind.SUSPECT)
+_SYSTEM: Final = int(RecordKind.SYSTEM)
 
 
 class MemoryDisk:
@@ -108,6 +110,7 @@ class MemoryLog:
         self._values: dict[int, dict[int, tuple[int, int, bytes]]] = {}
         """Group -> instance -> (round, node, value)."""
         self._first: dict[int, int] = {}
+        self._systems: dict[int, tuple[int, bytes] | None] = {}
         self._damaged: set[tuple[int, int]] = set()
         self._appends = self._syncs = self._records = self._bytes = 0
 
@@ -122,8 +125,10 @@ class MemoryLog:
         states: dict[int, HardState] = {}
         for number, batch in enumerate([*disk.batches, ()]):
             if disk.doubt is not None and number == disk.doubt_at:
-                states = {group: state._replace(suspect=True) for group, state in states.items()}
-            new = EMPTY_STATE._replace(suspect=disk.doubt is not None and number >= disk.doubt_at)
+                states = {
+                    group: state._replace(suspect=True, system_lost=True) for group, state in states.items()
+                }
+            new = unknown_state(disk.doubt if number >= disk.doubt_at else None)
             for record in batch:
                 group = record[1]
                 if record[0] == _RELEASED:
@@ -134,6 +139,8 @@ class MemoryLog:
         for group, state in states.items():
             if state.accepted != NULL_BALLOT and (group, state.instance) in self._damaged:
                 states[group] = state._replace(value=b"", lost=True)
+        for group, state in states.items():
+            self._systems[group] = None if state.system_lost else (state.system_from, state.system)
         self._recovered = sum(len(batch) for batch in disk.batches)
         # What is reported as recovered must never be lost again.
         disk.synced = len(disk.batches)
@@ -152,8 +159,9 @@ class MemoryLog:
         """See `Log.append`."""
         self._check()
         if records:
-            for kind, _, instance, *_ in records:
-                if kind not in _KINDS or instance >> 63:
+            for kind, _, instance, _, _, value in records:
+                too_large = kind == _SYSTEM and len(value) > SYSTEM_MAX_BYTES
+                if kind not in _KINDS or instance >> 63 or too_large:
                     raise ValueError(f"record of kind {kind}, instance {instance} cannot be stored")
             batch = tuple(records)
             self.disk.batches.append(batch)
@@ -177,6 +185,11 @@ class MemoryLog:
         """See `Log.first`."""
         self._check()
         return self._first.get(group, 0)
+
+    def system(self, group: int) -> tuple[int, bytes] | None:
+        """See `Log.system`."""
+        self._check()
+        return self._systems.get(group, None if self.disk.doubt is not None else (0, b""))
 
     def read(self, group: int, instance: int) -> tuple[int, int, bytes] | None:
         """See `Log.read`."""
@@ -279,8 +292,11 @@ class MemoryLog:
                     for each in [each for each in values if each < instance]:
                         del values[each]
                         self._damaged.discard((group, each))
+            elif kind == _SYSTEM:
+                self._systems[group] = None if round_ else (instance, value)
             elif kind == _RELEASED:
                 self._first.pop(group, None)
+                self._systems.pop(group, None)
                 for each in self._values.pop(group, {}):
                     self._damaged.discard((group, each))
 
@@ -292,12 +308,14 @@ def _after(state: HardState, record: Record) -> HardState:
         return state
     if kind == _SUSPECT:
         return state._replace(suspect=True)
+    if kind == _SYSTEM:
+        return state._replace(system=value, system_from=instance, system_lost=round_ != 0)
     ballot: Ballot = (round_, node)
     promised = max(state.promised, ballot) if kind in _WITH_BALLOT else state.promised
     current = max(state.instance, instance if kind in _WITH_BALLOT else instance + 1)
     if kind == RecordKind.ACCEPT and instance == current:
-        return HardState(current, promised, ballot, value, state.suspect)
-    suspect = state.suspect and kind != _CLEARED
+        return state._replace(instance=current, promised=promised, accepted=ballot, value=value)
+    state = state._replace(promised=promised, suspect=state.suspect and kind != _CLEARED)
     if current > state.instance:
-        return HardState(current, promised, NULL_BALLOT, b"", suspect)
-    return HardState(current, promised, state.accepted, state.value, suspect)
+        return state._replace(instance=current, accepted=NULL_BALLOT, value=b"")
+    return state

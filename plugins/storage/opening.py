@@ -23,6 +23,7 @@ from paxmux.plugins.storage.record import (
     OPENING,
     RECORD_BYTES,
     SUSPECT,
+    SYSTEM,
 )
 
 COPY_BYTES: Final = 16 << 10
@@ -50,6 +51,8 @@ def opening_records(table: GroupTable, reader: Reader) -> list[Record]:
             records.append((SUSPECT, group, 0, 0, 0, b""))
         elif state.standing == SOUND:
             records.append((CLEARED, group, state.instance, state.promised_round, state.promised_node, b""))
+        if state.system or state.system_from or state.system_lost or table.doubt:
+            records.append((SYSTEM, group, state.system_from, int(state.system_lost), 0, state.system))
     return records
 
 

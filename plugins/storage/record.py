@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from paxmux.engine.checksum import LARGE_BYTES, checksum, crc32, join
-from paxmux.engine.storage import Record, RecordKind
+from paxmux.engine.storage import SYSTEM_MAX_BYTES, Record, RecordKind
 
 PROMISE: Final = int(RecordKind.PROMISE)
 ACCEPT: Final = int(RecordKind.ACCEPT)
@@ -32,6 +32,7 @@ FORGOTTEN: Final = int(RecordKind.FORGOTTEN)
 RELEASED: Final = int(RecordKind.RELEASED)
 CLEARED: Final = int(RecordKind.CLEARED)
 SUSPECT: Final = int(RecordKind.SUSPECT)
+SYSTEM: Final = int(RecordKind.SYSTEM)
 
 OPENING: Final = 64
 """First record of every segment, and wherever the log says it anew: `instance` is the oldest segment
@@ -102,7 +103,7 @@ def encode_pieces(
     mixed = segment << OFFSET_BITS ^ salt
     at = segment << OFFSET_BITS | offset + BATCH_BYTES
     start = at
-    top_kind, top_bits = (DOUBT, 64) if flags else (SUSPECT, INSTANCE_BITS)
+    top_kind, top_bits = (DOUBT, 64) if flags else (SYSTEM, INSTANCE_BITS)
     parts: list[bytes] = [b""]
     positions: list[int] = []
     for kind, group, instance, round_, node, value in records:
@@ -115,6 +116,9 @@ def encode_pieces(
             parts.append(body)
             at += len(body) + 4
         else:
+            # Where a state of inner machines can be too large; smaller values need not be asked for it.
+            if kind == SYSTEM and len(value) > SYSTEM_MAX_BYTES:
+                raise ValueError(f"record of kind {kind} with {len(value)} bytes cannot be stored")
             fields = pack(len(value), kind, group, instance, round_, node)
             crc = join(crc32(fields, mixed ^ at), checksum(value), len(value))
             parts += (pack_crc(crc), fields, value)

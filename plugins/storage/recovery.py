@@ -146,6 +146,7 @@ class Recovery:
         if batch.flags & OPENS_SEGMENT:
             # It says again what every group had promised.
             self._doubt = None
+            self._table.gap = False
         begin = position(number, batch.begin)
         if (
             self._table.waiting_chunks >= REBUILD_CHUNKS

@@ -13,14 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from paxmux.engine.errors import StorageFailed
-from paxmux.engine.storage import (
-    CLEAN_BYTES_PER_S,
-    HardState,
-    LogStats,
-    NoRoom,
-    Record,
-    StorageDamaged,
-)
+from paxmux.engine.storage import CLEAN_BYTES_PER_S, HardState, LogStats, NoRoom, Record, StorageDamaged
 from paxmux.plugins.storage.cleaner import Cleaner
 from paxmux.plugins.storage.losses import Losses
 from paxmux.plugins.storage.opening import batch_bytes, opening_records
@@ -337,6 +330,12 @@ class SegmentedLog:
             raise StorageFailed(self._unusable)
         state = self._start.table.groups.get(group)
         return state.first if state is not None else 0
+
+    def system(self, group: int) -> tuple[int, bytes] | None:
+        """See `Log.system`."""
+        if self._unusable is not None:
+            raise StorageFailed(self._unusable)
+        return self._start.table.system(group)
 
     def read(self, group: int, instance: int) -> tuple[int, int, bytes] | None:
         """See `Log.read`."""

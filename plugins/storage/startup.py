@@ -84,6 +84,9 @@ class Startup:
                 value,
                 self.table.suspect(state),
                 lost,
+                state.system,
+                state.system_from,
+                state.system_lost,
             )
         return states
 

@@ -30,6 +30,7 @@ from paxmux.plugins.storage.record import (
     PROMISE,
     RELEASED,
     SUSPECT,
+    SYSTEM,
     UPKEEP,
     decode_header,
     decode_records,
@@ -115,6 +116,7 @@ _BATCHES: dict[str, tuple[int, list[Record]]] = {
     "forgotten": (0, [(FORGOTTEN, 1, 2, 0, 0, b"")]),
     "released": (0, [(RELEASED, 1, 0, 0, 0, b"")]),
     "cleared and suspect": (0, [(CLEARED, 1, 2, 3, 4, b""), (SUSPECT, 5, 0, 0, 0, b"")]),
+    "inner machines": (0, [(SYSTEM, 1, 2, 0, 0, b"state"), (SYSTEM, 5, 2, 1, 0, b"older")]),
     "upkeep": (UPKEEP, [(LEARNED, 1, 2, 3, 4, b"moved"), (OPENING, 0, 2, 0, 0, b"")]),
     "largest numbers": (0, [(ACCEPT, 2**16 - 1, 2**63 - 1, MOST, MOST, b"")]),
     "several groups": (
@@ -130,6 +132,7 @@ _BATCHES: dict[str, tuple[int, list[Record]]] = {
             (HARD_STATE, 0, 7, 5, 6, CARRIED.pack(2, 3, 0)),
             (HARD_STATE, 1, 8, 5, 6, CARRIED.pack(2, 3, position(1, 0x5000))),
             (FORGOTTEN, 1, 4, 0, 0, b""),
+            (SYSTEM, 1, 3, 1, 0, b"older"),
         ],
     ),
 }
@@ -175,14 +178,14 @@ BATCHES = Format(
 _META, _STATE, _CHUNK = "meta: log", "states: group 1", "chunks: group 1, chunk 2"
 _INDEX = {
     _META: (position(3, 0x5000), position(3, 0x6000), 2, True),
-    _STATE: {1: (0x101, 2, 3, 4, 5, position(3, 0x4100), 0x81, 0x1234, 2)},
+    _STATE: {1: (0x101, 2, 3, 4, 5, position(3, 0x4100), 0x81, 0x1234, 2, 0xF1, True, b"system")},
     _CHUNK: (1, 2, {0: position(3, 0x4000), 1: position(3, 0x4100), 5: position(3, 0x4200)}),
 }
 _DATABASES = {_META: (b"meta", 3), _STATE: (b"states", 2), _CHUNK: (b"chunks", 10)}
 """Name of the database, and bytes of the key."""
 
 
-def _state(state: GroupState) -> tuple[int, ...]:
+def _state(state: GroupState) -> tuple[Any, ...]:
     return (
         state.instance,
         state.promised_round,
@@ -193,6 +196,9 @@ def _state(state: GroupState) -> tuple[int, ...]:
         state.first,
         state.live_bytes,
         state.standing,
+        state.system_from,
+        state.system_lost,
+        state.system,
     )
 
 
@@ -226,6 +232,9 @@ def _encode_index(folder: Path) -> dict[str, Fields]:
             ("first", 8),
             ("live bytes", 8),
             ("standing", 1),
+            ("system: from", 8),
+            ("system: a later one may be lost", 1),
+            ("system: value", 6),
         ),
         _CHUNK: tuple((f"position of instance {256 + i}", 8) for i in range(6)),
     }
@@ -352,10 +361,11 @@ WIDE_UNSYNCED = Format(
 _KEYS = {"values": (("key: group", 2), ("key: instance", 8)), "states": (("key: group", 2),)}
 _LMDB: dict[str, Any] = {
     "values: group 1, instance 2": (3, 4, b"value"),
-    "states: group 1": (1, lmdb_record.GroupState(2, (3, 4), (5, 6), 1, True)),
+    "states: group 1": (1, lmdb_record.GroupState(2, (3, 4), (5, 6), 1, True, 7)),
     "about: log": None,
     "about: groups": [0, 1, 255],
     "about: starts": 9,
+    "about: system, group 1": lmdb_record.System(2, True, b"system"),
 }
 
 
@@ -378,6 +388,7 @@ def _encode_lmdb(_: Path) -> dict[str, Fields]:
                 ("accepted: node", 8),
                 ("first", 8),
                 ("suspect", 1),
+                ("SYSTEM records so far", 8),
             ),
         ),
         "about: log": (lmdb_record.STAMP_KEY, lmdb_record.seal_stamp(OWNER), (("version", 4), *OWNED)),
@@ -387,6 +398,10 @@ def _encode_lmdb(_: Path) -> dict[str, Fields]:
             (("group", 2),) * 3,
         ),
         "about: starts": (lmdb_record.STARTS_KEY, lmdb_record.seal_starts(9), (("starts", 8),)),
+        "about: system, group 1": (
+            *lmdb_record.seal_system(1, 7, _LMDB["about: system, group 1"]),
+            (("SYSTEM records so far", 8), ("from", 8), ("a later one may be lost", 1), ("value", 6)),
+        ),
     }
     return {
         name: cut(key, _KEYS.get(name.split(":")[0], (("key", len(key)),))) + cut(data, (("crc", 4), *layout))
@@ -406,6 +421,7 @@ def _decode_lmdb(cases: Mapping[str, bytes], _: Path) -> dict[str, Any]:
         "about: log": None,
         "about: groups": lmdb_record.open_groups(entries["about: groups"][6:], where),
         "about: starts": lmdb_record.open_starts(entries["about: starts"][6:], where),
+        "about: system, group 1": lmdb_record.open_system(1, 7, entries["about: system, group 1"][8:], where),
     }
 
 

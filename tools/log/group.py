@@ -33,6 +33,17 @@ class Held(NamedTuple):
     """As of `GroupLog`."""
 
 
+class System(NamedTuple):
+    """A state of a group's inner machines."""
+
+    begin: int
+    """From this instance on."""
+    size: int
+    crc: int
+    lost: bool
+    """A later one may be lost."""
+
+
 class GroupLog:
     """One group, as far as the log was read."""
 
@@ -55,6 +66,7 @@ class GroupLog:
         "round",
         "runs",
         "suspect",
+        "system",
         "unsure",
         "value",
     )
@@ -79,6 +91,8 @@ class GroupLog:
         """Its chain was compared with the value before."""
         self.suspect = False
         """Promises of it may be lost."""
+        self.system: System | None = None
+        """The last one that is here."""
         self.unsure = False
         """A newer value may have been lost."""
         self.held: Held | None = None

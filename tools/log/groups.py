@@ -16,6 +16,7 @@ ballot, and a chain that is never broken.
 
 from __future__ import annotations
 
+from paxmux.engine.checksum import crc32
 from paxmux.engine.paxos.ballot import NULL, Ballot
 from paxmux.engine.paxos.value import Chain, chain_after, chain_in
 from paxmux.plugins.storage.record import (
@@ -33,11 +34,12 @@ from paxmux.plugins.storage.record import (
     RECORD_BYTES,
     RELEASED,
     SUSPECT,
+    SYSTEM,
     UPKEEP,
 )
 from paxmux.plugins.storage.scan import Batch
 from paxmux.tools.log.fault import Fault, ballot_text, chain_text
-from paxmux.tools.log.group import GroupLog, Held, Value
+from paxmux.tools.log.group import GroupLog, Held, System, Value
 from paxmux.tools.log.runs import Broken
 
 
@@ -119,6 +121,8 @@ class Groups:
                 group.suspect = False
             elif kind == SUSPECT:
                 group.suspect = True
+            elif kind == SYSTEM:
+                self._system(group, System(instance, len(value), crc32(value), round_ != 0), at, opens)
             elif kind == PROMISE:
                 self._vote(group, instance, (round_, node), at, out)
             elif kind == HARD_STATE:
@@ -141,8 +145,22 @@ class Groups:
                 del self.groups[index]
             elif self._whole:
                 self._fault(group, group.instance, batch.positions[0], "the segment begins without it")
+        with_system = {record[1] for record in batch.records if record[0] == SYSTEM}
+        for index in self.groups.keys() - with_system:
+            group = self.groups[index]
+            if group.system is not None and self._whole:
+                words = "the segment begins without the state of its inner machines"
+                self._fault(group, group.instance, batch.positions[0], words)
+            group.system = None
         self._whole = True
         self._skipped = False
+
+    def _system(self, group: GroupLog, system: System, at: int, opens: bool) -> None:
+        """The state of the inner machines, or the same again where a segment opens."""
+        if opens and self._whole and system != group.system:
+            words = "the segment begins with another state of its inner machines than was recorded"
+            self._fault(group, system.begin, at, words)
+        group.system = system
 
     def _vote(self, group: GroupLog, instance: int, ballot: Ballot, at: int, out: list[Value]) -> None:
         """What a promise and an accept have in common."""

@@ -29,6 +29,7 @@ from paxmux.plugins.storage.record import (
     PROMISE,
     RELEASED,
     SUSPECT,
+    SYSTEM,
 )
 from paxmux.tools.log.fault import ballot_text, chain_text
 from paxmux.tools.log.find import Found, FoundValue
@@ -44,11 +45,12 @@ KINDS = {
     RELEASED: "released",
     CLEARED: "cleared",
     SUSPECT: "suspect",
+    SYSTEM: "system",
     OPENING: "opening",
     HARD_STATE: "hard_state",
     DOUBT: "doubt",
 }
-WITHOUT_BALLOT = frozenset({DECIDED, FORGOTTEN, RELEASED, SUSPECT})
+WITHOUT_BALLOT = frozenset({DECIDED, FORGOTTEN, RELEASED, SUSPECT, SYSTEM})
 WITH_VALUE = frozenset({ACCEPT, LEARNED})
 PREVIEW_BYTES = 48
 
@@ -75,6 +77,8 @@ def record_document(log: int, at: int, record: Record, *, upkeep: bool) -> dict[
         document |= value_document(value)
         if upkeep:
             document["moved"] = True
+    elif kind == SYSTEM:
+        document |= {"size": len(value), "lost": round_ != 0}
     elif kind == HARD_STATE and len(value) == CARRIED.size:
         accepted_round, accepted_node, place = CARRIED.unpack(value)
         document |= {"accepted_round": accepted_round, "accepted_node": accepted_node}
@@ -98,6 +102,8 @@ def record_line(log: int, at: int, record: Record, *, upkeep: bool) -> str:
         text += f" ballot {ballot_text((round_, node))}"
     if kind in WITH_VALUE:
         text += f" {value_text(value)}{', moved' if upkeep else ''}"
+    elif kind == SYSTEM:
+        text += f" {len(value)} bytes{', a later one may be lost' if round_ else ''}"
     elif kind == HARD_STATE and len(value) == CARRIED.size:
         accepted_round, accepted_node, at = CARRIED.unpack(value)
         text += f" accepted {ballot_text((accepted_round, accepted_node))}"

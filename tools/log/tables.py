@@ -104,6 +104,10 @@ def _log(reading: LogReading, holder: int | None) -> Iterator[RenderableType]:
             f": groups {', '.join(suspect)} may have lost some" if suspect else ", of no group that is here"
         )
         yield Text(f"doubt: promises may be lost{of_groups}", style="yellow")
+    unknown = [str(index) for index, group in groups if group.system is not None and group.system.lost]
+    if unknown:
+        words = f"what membership and master of groups {', '.join(unknown)} are now may be lost"
+        yield Text(f"doubt: {words}", style="yellow")
     for words in reading.damage:
         yield Text(f"damage: {words}", style="red")
 
@@ -134,6 +138,7 @@ def _log_document(reading: LogReading) -> dict[str, Any]:
 
 
 def _group_document(group: GroupLog) -> dict[str, Any]:
+    system = group.system
     return {
         "group": group.index,
         "instance": group.instance,
@@ -144,6 +149,7 @@ def _group_document(group: GroupLog) -> dict[str, Any]:
         "last_value": group.last_value,
         "values": group.values,
         "suspect": group.suspect,
+        "system": system and {"from": system.begin, "bytes": system.size, "lost": system.lost},
         "forgotten": group.forgotten,
         "moved": group.moved,
         "records": group.records,

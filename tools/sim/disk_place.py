@@ -11,7 +11,7 @@ from array import array
 from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from paxmux.engine.storage import LogIdentity, NoRoom
 from paxmux.plugins.storage.group_table import GroupState, Positions
@@ -37,6 +37,9 @@ _STATE_FIELDS: Final = (
     "first",
     "live_bytes",
     "standing",
+    "system_from",
+    "system_lost",
+    "system",
 )
 _WEYL: Final = 0x9E3779B97F4A7C15
 """Odd: its multiples are all different within 64 bits."""
@@ -50,7 +53,7 @@ class Notebook:
         self.proven = self.oldest = 0
         self.doubt = False
         self.chunks: dict[tuple[int, int], Positions] = {}
-        self.states: dict[int, tuple[int, ...]] = {}
+        self.states: dict[int, tuple[Any, ...]] = {}
         self.spoilt = False
 
 

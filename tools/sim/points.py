@@ -89,6 +89,9 @@ class WatchedLog:
     def first(self, group: int) -> int:
         return self._log.first(group)
 
+    def system(self, group: int) -> tuple[int, bytes] | None:
+        return self._log.system(group)
+
     def read(self, group: int, instance: int) -> tuple[int, int, bytes] | None:
         return self._log.read(group, instance)
 

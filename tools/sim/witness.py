@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from paxmux.engine.frame import parse_header
 from paxmux.engine.paxos import value as values
-from paxmux.engine.paxos.effects import ACCEPT, CLEARED, LEARNED, PROMISE
+from paxmux.engine.paxos.effects import ACCEPT, CLEARED, LEARNED, PROMISE, SYSTEM
 from paxmux.engine.paxos.messages import KINDS
 from paxmux.engine.storage import HardState, Record
 from paxmux.shards.codec import decode_sections
@@ -65,6 +65,8 @@ class Disk:
         """Groups that may have lost promises, and know it."""
         self.vowed: dict[int, Ballot] = {}
         """Group -> the highest ballot of another that was ever promised, whatever was lost since."""
+        self.systems: dict[int, list[tuple[bytes, int]]] = {}
+        """Group -> every state of its inner machines, and from which instance on."""
 
 
 class Witness:
@@ -124,6 +126,8 @@ class Witness:
                     mine.last[group, instance] = value
                     mine.last_ballot[group, instance] = NULL
                     self._pass(node, mine, group, instance + 1)
+                elif kind == SYSTEM:
+                    mine.systems.setdefault(group, []).append((value, instance))
                 else:
                     self._pass(node, mine, group, instance + 1)
         mine.read[worker] = end
@@ -134,9 +138,20 @@ class Witness:
         instance = disk.instance.get(group, 0)
         ballot = disk.last_ballot.get((group, instance), NULL)
         value = disk.last[group, instance] if ballot != NULL else b""
-        durable = HardState(instance, disk.promised.get(group, NULL), ballot, value)
+        systems = disk.systems.get(group, [(b"", 0)])
+        system, system_from = systems[-1]
+        durable = HardState(
+            instance, disk.promised.get(group, NULL), ballot, value, system=system, system_from=system_from
+        )
         self._end_life(node, group)
         if node in self.damaged:
+            if state.system_lost and (state.system, state.system_from) in [(b"", 0), *systems]:
+                # It knows that it may be an older one.
+                durable = durable._replace(
+                    system=state.system, system_from=state.system_from, system_lost=True
+                )
+            if state[6:] != durable[6:]:
+                raise Breach("recovery", f"node {node}, group {group}: read {state}, durable is {durable}")
             if state.suspect:
                 self._doubts(node, disk, group, state, durable)
                 return

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from paxmux.engine.errors import StorageFailed
 from paxmux.engine.paxos.quorum import Members
 from paxmux.engine.paxos.timers import MS, NEVER
-from paxmux.engine.storage import EMPTY_STATE, LogIdentity, StorageDamaged
+from paxmux.engine.storage import LogIdentity, StorageDamaged, unknown_state
 from paxmux.shards.backlog import SLICE_NS
 from paxmux.shards.requests import Batch
 from paxmux.shards.slice import Identity, build_turn
@@ -168,7 +168,7 @@ class SimWorker:
         self.resumed_at = cluster.now
         cluster.counts["cut_tail"] += log.stats()["cut_bytes"] > 0
         cluster.witness.synced(node.number, self.index, self.disk)
-        unknown = EMPTY_STATE._replace(suspect=log.doubt() is not None)
+        unknown = unknown_state(log.doubt())
         states = {group: log.states.get(group, unknown) for group in self.groups}
         for group, state in states.items():
             cluster.witness.recovered(node.number, group, state)
