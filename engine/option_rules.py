@@ -116,7 +116,31 @@ def _member_problems(options: Options) -> Iterator[Problem]:
                 break
         members.append(member)
     if own is not None and readable and members and own not in members:
-        yield Problem(("members",), _own_missing(own, members))
+        named = any(
+            member.node_id == own.node_id or (member.host, member.port) == (own.host, own.port)
+            for member in members
+        )
+        if options.founds or named:
+            yield Problem(("members",), _own_missing(own, members))
+    if (
+        own is not None
+        and readable
+        and not options.founds
+        and {member.node_id for member in members} == {own.node_id}
+    ):
+        yield Problem(
+            ("members",), f"expected other members to learn from, got this node ({own.address}) alone"
+        )
+    yield from _follow_problems(options)
+
+
+def _follow_problems(options: Options) -> Iterator[Problem]:
+    if options.follow and not options.follower:
+        yield Problem(("follow",), "expected nothing where `follower` is off")
+    for position, text in enumerate(options.follow):
+        if text not in options.members:
+            listed = ", ".join(options.members)
+            yield Problem(("follow", position), f"expected one of the members ({listed}), got {text!r}")
 
 
 def _own_missing(own: Member, members: list[Member]) -> str:

@@ -15,10 +15,12 @@ if TYPE_CHECKING:
         Conflict,
         DataDirError,
         ExecuteFailed,
+        GroupsFailed,
         GroupWrong,
         InstanceNotChosen,
         InstanceNotExist,
         InvalidRequest,
+        MembershipError,
         NodeStopped,
         NotAMember,
         NotMaster,
@@ -49,6 +51,7 @@ if TYPE_CHECKING:
     from paxmux.engine.state_machine import StateMachine
     from paxmux.shards.blocking import BlockingNode
     from paxmux.shards.done import Done
+    from paxmux.shards.membership import Member
     from paxmux.shards.node import Node
 
 __version__ = "0.1.0"
@@ -61,6 +64,7 @@ __all__ = [
     "Done",
     "ExecuteFailed",
     "GroupWrong",
+    "GroupsFailed",
     "InstanceNotChosen",
     "InstanceNotExist",
     "InvalidRequest",
@@ -68,6 +72,8 @@ __all__ = [
     "LimitOptions",
     "MachineOptions",
     "MasterOptions",
+    "Member",
+    "MembershipError",
     "NetworkOptions",
     "Node",
     "NodeStopped",
@@ -102,6 +108,7 @@ _MODULES = {
     "Done": "paxmux.shards.done",
     "ExecuteFailed": _ERRORS,
     "GroupWrong": _ERRORS,
+    "GroupsFailed": _ERRORS,
     "InstanceNotChosen": _ERRORS,
     "InstanceNotExist": _ERRORS,
     "InvalidRequest": _ERRORS,
@@ -109,6 +116,8 @@ _MODULES = {
     "LimitOptions": _OPTIONS,
     "MachineOptions": _OPTIONS,
     "MasterOptions": _OPTIONS,
+    "Member": "paxmux.shards.membership",
+    "MembershipError": _ERRORS,
     "NetworkOptions": _OPTIONS,
     "Node": "paxmux.shards.node",
     "NodeStopped": _ERRORS,

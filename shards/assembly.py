@@ -26,7 +26,7 @@ from paxmux.engine.errors import ConfigError, InvalidRequest, NodeStopped, Paxmu
 from paxmux.engine.groups import parse_groups
 from paxmux.engine.options import Options
 from paxmux.shards.admission import Admission
-from paxmux.shards.boot import Founding, MoverBoot, RouterBoot, WorkerBoot
+from paxmux.shards.boot import Founding, MoverBoot, RouterBoot, SetPeers, WorkerBoot
 from paxmux.shards.child import absolute
 from paxmux.shards.control import ControlServer, Handler
 from paxmux.shards.exchange import Exchange
@@ -48,6 +48,7 @@ from paxmux.shards.outcomes import error_of
 from paxmux.shards.pending import Pending
 from paxmux.shards.post import Post
 from paxmux.shards.rearranging import Rearranger, layout_with
+from paxmux.shards.rejoin import Rejoin
 from paxmux.shards.requests import CallKind, Reply
 from paxmux.shards.router_child import RouterChild
 from paxmux.shards.router_host import RouterHost
@@ -85,6 +86,9 @@ class Assembly:
         self._worker_of = worker_of
         self._rearranger: Rearranger
         self._own = options.own_member()
+        self._seeds = {member.node_id: member.address for member in options.seed_members()}
+        self._peers = self._seeds
+        """Where the members are dialled."""
         self._incarnation = secrets.randbits(64) or 1
         self._founding: Founding | None = None
         self._store: DataDir
@@ -99,7 +103,6 @@ class Assembly:
         self._lag = LagWatch(loop, inline_router=options.router == "inline")
         self.exchange = Exchange(loop, admission, self.pending, layout.workers, self._on_broken)
         self._memberships = memberships
-        memberships.on_addresses = self._on_addresses
         self.member_changes = MemberChanges(self._ask, self._heard, memberships)
         self.cleaning = True
         """Whether the workers forget, and make room: those that start from now on too."""
@@ -142,12 +145,18 @@ class Assembly:
         await self._move_groups(store)
         self._seat, self._founding = store.identity.seat, store.identity.founding
         if options.router == "inline":
-            self._router = InlineRouter(options, store, self._incarnation, self._on_broken)
+            self._router = InlineRouter(options, store, self._incarnation, self._on_broken, self._on_peers)
         else:
             self._router = RouterChild(
-                options.worker, self._router_boot, self._on_router_lost, self._on_router_back, self._on_broken
+                options.worker,
+                self._router_boot,
+                self._on_router_lost,
+                self._on_router_back,
+                self._on_broken,
+                self._on_peers,
             )
         stack.push_async_callback(self._router.stop)
+        self._memberships.on_places = self._router.set_members
         self._rearranger = Rearranger(
             self._layout,
             self._worker_of,
@@ -178,6 +187,10 @@ class Assembly:
             memory = MemoryWatch(options.limits.memory_percent, self.admission.set_memory)
             memory.start(self._loop)
             stack.callback(memory.stop)
+        if options.rejoin == "auto":
+            rejoin = Rejoin(self._own.node_id, self.member_changes, self._heard, self._memberships)
+            seating = asyncio.create_task(rejoin.run())
+            stack.push_async_callback(_ended, seating)
         self.admission.open_node()
         self.serving = True
         log.info(
@@ -411,7 +424,7 @@ class Assembly:
             log_sync={group: on for group, on in self.log_sync.items() if group in groups},
             leases_ms=self._masters.leases_ms,
             cpus=list(self._rearranger.layout.cpus_of(worker)),
-            peers=dict(self._memberships.addresses),
+            peers=self._peers,
             direct=getattr(plugin.load(self._options.network.plugin), "direct", None),
             sys_path=self._sys_path,
         )
@@ -439,19 +452,19 @@ class Assembly:
     async def _heard(self) -> dict[int, Heard]:
         return heard_of(await self._router.status(STATUS_S))
 
-    def _on_addresses(self, addresses: dict[int, str]) -> None:
-        self._router.set_members(addresses)
-        for post in self._supervisor.posts:
-            post.set_peers(addresses)
-
     def _on_broken(self, worker: int, generation: int, reason: str) -> None:
         self._supervisor.replace(worker, generation, reason)
 
+    def _on_peers(self, peers: dict[int, str]) -> None:
+        self._peers = peers
+        self._supervisor.tell(SetPeers(peers=peers))
+
     def _on_router_lost(self, reason: str) -> None:
         self._supervisor.hold_all(reason)
+        # Its successor begins with the options again.
+        self._peers = self._seeds
 
     def _on_router_back(self) -> None:
-        self._router.set_members(dict(self._memberships.addresses))
         self._supervisor.resume_all()
 
     async def _stop_workers(self) -> None:
@@ -460,3 +473,8 @@ class Assembly:
     def _end_requests(self) -> None:
         self.pending.fail_all("the node stopped: it is not known whether this took effect")
         self.pending.close()
+
+
+async def _ended(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.wait([task])

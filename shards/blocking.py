@@ -22,8 +22,11 @@ from paxmux.engine.options import Options
 from paxmux.shards.deadline import deadline_ns
 from paxmux.shards.done import Done
 from paxmux.shards.event_loop import new_loop
-from paxmux.shards.master_watch import OnChange
+from paxmux.shards.master_watch import OnChange as OnMasterChange
+from paxmux.shards.membership import Member
+from paxmux.shards.memberships import OnChange
 from paxmux.shards.node import Node
+from paxmux.shards.node_members import CHANGE_S
 from paxmux.shards.outcomes import Outcomes
 
 if TYPE_CHECKING:
@@ -190,7 +193,7 @@ class BlockingNode:
         """See `Node.term`."""
         return self._node.term(group)
 
-    def on_master_change(self, callback: OnChange) -> Callable[[], None]:
+    def on_master_change(self, callback: OnMasterChange) -> Callable[[], None]:
         """See `Node.on_master_change`. It is called in the node's thread, and must not wait for the node."""
 
         async def add() -> Callable[[], None]:
@@ -228,6 +231,38 @@ class BlockingNode:
     def transfer_master(self, group: int, node: int, timeout_s: float | None = 5.0) -> int:
         """See `Node.transfer_master`."""
         return self._wait(self._node.transfer_master(group, node, timeout_s))
+
+    def members(self, group: int, timeout_s: float | None = 5.0) -> list[Member]:
+        """See `Node.members`."""
+        return self._wait(self._node.members(group, timeout_s))
+
+    def add_member(self, group: int | None, node: str | int, timeout_s: float | None = CHANGE_S) -> list[int]:
+        """See `Node.add_member`."""
+        return self._wait(self._node.add_member(group, node, timeout_s))
+
+    def remove_member(
+        self, group: int | None, node: str | int, timeout_s: float | None = CHANGE_S
+    ) -> list[int]:
+        """See `Node.remove_member`."""
+        return self._wait(self._node.remove_member(group, node, timeout_s))
+
+    def change_member(
+        self, group: int | None, old: str | int, new: str | int, timeout_s: float | None = CHANGE_S
+    ) -> list[int]:
+        """See `Node.change_member`."""
+        return self._wait(self._node.change_member(group, old, new, timeout_s))
+
+    def on_membership_change(self, callback: OnChange) -> Callable[[], None]:
+        """See `Node.on_membership_change`; the callback runs in the node's thread, and must not call the
+        node. May be called before `start`."""
+        with self._lock:
+            loop = self._loop
+        if loop is None:
+            return self._node.on_membership_change(callback)
+        return self._wait(self._watch(callback))
+
+    async def _watch(self, callback: OnChange) -> Callable[[], None]:
+        return self._node.on_membership_change(callback)
 
     def my_node_id(self) -> int:
         """See `Node.my_node_id`."""

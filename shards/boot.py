@@ -24,6 +24,15 @@ class Founding(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Node id -> seat."""
 
 
+class MemberPlace(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What the memberships of all groups together say about a node."""
+
+    seats: list[int]
+    """Seats in which it is a member of a group; several while some groups have changed and others not."""
+    address: str
+    """`host:port` that a membership operation gave it last; empty if none did."""
+
+
 class StoppedMachine(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A state machine that a worker is not to execute."""
 
@@ -127,6 +136,13 @@ class ReleaseFrames(msgspec.Struct, tag="release_frames", forbid_unknown_fields=
     worker: int
 
 
+class SetMembers(msgspec.Struct, tag="set_members", forbid_unknown_fields=True, kw_only=True):
+    """To the router process: who is a member of any group from now on, this node included if it is."""
+
+    members: dict[int, MemberPlace]
+    """By node id."""
+
+
 class SetPeers(msgspec.Struct, tag="set_peers", forbid_unknown_fields=True, kw_only=True):
     """To a worker: where the members are from now on."""
 
@@ -207,6 +223,13 @@ class Founded(msgspec.Struct, tag="founded", forbid_unknown_fields=True, kw_only
     founding: Founding
 
 
+class PeersTold(msgspec.Struct, tag="peers_told", forbid_unknown_fields=True, kw_only=True):
+    """From the router process: where the members are dialled from now on."""
+
+    peers: dict[int, str]
+    """Node id -> `host:port`."""
+
+
 class StatusReply(msgspec.Struct, tag="status_reply", forbid_unknown_fields=True, kw_only=True):
     """From the router process: what `Router.status` says."""
 
@@ -253,6 +276,7 @@ ToChild = (
     | SetGroups
     | HoldFrames
     | ReleaseFrames
+    | SetMembers
     | SetPeers
     | MoveOut
     | MoveIn
@@ -261,4 +285,4 @@ ToChild = (
     | StatusAsk
     | Stop
 )
-FromChild = Ready | Founded | Copied | RingBroken | StatusReply | MoveTold | MembersTold | Failed
+FromChild = Ready | Founded | PeersTold | Copied | RingBroken | StatusReply | MoveTold | MembersTold | Failed

@@ -36,6 +36,7 @@ class Masters:
         """`options`: validated. `memberships`: who the members are, and where."""
         self.me = options.own_member().node_id
         self._memberships = memberships
+        self._seeds = {member.node_id: member.address for member in options.seed_members()}
         self.watch = MasterWatch()
         self.leases_ms: dict[int, int] = {}
         """Of groups whose lease was set: a worker that starts goes by it."""
@@ -227,8 +228,9 @@ class Masters:
 
     def address_of(self, node: int) -> str | None:
         """Where a member is, as `host:port`; None if nobody has told."""
-        return self._memberships.addresses.get(node) or None
+        place = self._memberships.places.get(node)
+        return (place.address if place is not None else "") or self._seeds.get(node)
 
     def _members(self, group: int) -> list[int]:
         members = self._memberships.members(group)
-        return list(self._memberships.addresses) if members is None else [each.node_id for each in members]
+        return list(self._seeds) if members is None else [each.node_id for each in members]

@@ -24,7 +24,6 @@ from paxmux.shards.boot import (
     MembersTold,
     MoveTold,
     Ready,
-    SetPeers,
     StoppedMachine,
     ToChild,
     WorkerBoot,
@@ -139,10 +138,10 @@ class Post:
         """Say something to the worker, if it serves; False if it does not."""
         return self.state == "serving" and self._child is not None and self._child.send(message, fds)
 
-    def set_peers(self, addresses: dict[int, str]) -> None:
-        """Where other nodes are from now on; a worker that starts later has it from its boot message."""
-        if self._child is not None:
-            self._child.send(SetPeers(peers=addresses))
+    def tell(self, message: ToChild) -> None:
+        """Say what every life of the worker is told when it boots, and what is different now."""
+        if self.state in ("starting", "serving") and self._child is not None:
+            self._child.send(message)
 
     def replace(self, generation: int, reason: str) -> None:
         """This life of the worker cannot be talked to any more: kill it; its death is handled as any

@@ -18,12 +18,12 @@ from paxmux.engine.paxos import value as values
 from paxmux.engine.paxos.group import Group
 from paxmux.engine.paxos.master import NO_LEASE, LeaseTerms
 from paxmux.engine.paxos.quorum import Members, members_of
-from paxmux.engine.paxos.system import NO_REIGN, decode_state
 from paxmux.engine.paxos.timers import MS, Bounds, Timers
 from paxmux.engine.state_machine import StateMachine
 from paxmux.engine.storage import NULL_BALLOT, HardState, Log, StorageDamaged, unknown_state
 from paxmux.shards.applier import Applier
 from paxmux.shards.backlog import no_time
+from paxmux.shards.inner_state import inner_state
 from paxmux.shards.log_sync import WORDS, LogSync
 from paxmux.shards.outlet import FrameSink, Outlet
 from paxmux.shards.requests import Reply
@@ -75,13 +75,8 @@ class GroupMaker:
         was not synced, since the last start. Raises StorageDamaged: something is lost that only another
         member could tell, and there is none."""
         identity, log = self._identity, self._log
-        try:
-            system = decode_state(state.system) if state.system else None
-        except ValueError as error:
-            raise StorageDamaged(
-                f"group {index}: what its log says of its members makes no sense: {error}"
-            ) from None
-        members = self._members if system is None else members_of(system.membership)
+        system, members_lost = inner_state(log, index, state, self._members.seats, identity.cluster)
+        members = members_of(system.membership)
         alone = list(members.seats) == [identity.node]
         instance, chain = _readable(log, index, state, alone=alone)
         here = instance == state.instance and not state.lost
@@ -107,9 +102,11 @@ class GroupMaker:
             timers=self._timers,
             bounds=self._bounds,
             cluster=identity.cluster,
-            reign=NO_REIGN if system is None else system.reign,
-            terms=None if system is None else system.terms,
+            reign=system.reign,
+            terms=system.terms,
             lease=self._leases.get(index, NO_LEASE),
+            members_lost=members_lost,
+            say_again=state.system_lost and not members_lost,
         )
 
     def applier(self, index: int, machines: Mapping[int, StateMachine]) -> Applier:

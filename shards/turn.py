@@ -36,9 +36,9 @@ from paxmux.shards.held_turn import NO_ENDS, HeldTurn
 from paxmux.shards.intake import Intake
 from paxmux.shards.log_sync import LogSync
 from paxmux.shards.member_calls import MemberCalls
+from paxmux.shards.member_peers import MemberPeers
 from paxmux.shards.outlet import Outlet
 from paxmux.shards.pace import Pace
-from paxmux.shards.peers import Peers
 from paxmux.shards.repairs import Repairs
 from paxmux.shards.requests import Batch, Call, Proposal, Reply
 from paxmux.shards.retention import Retention
@@ -88,7 +88,7 @@ class Turn:
         self._reply = replies.append
         self.repairs = Repairs(self.groups, log)
         self.intake = Intake(self.groups, self.repairs)
-        self.peers = Peers(self.groups, self.intake, outlet)
+        self.peers = MemberPeers(self.groups, self.intake, outlet)
         members = MemberCalls(self.groups, self.intake.heard, replies)
         self.serving = Serving(self.groups, log, serve_max_bytes, self.repairs)
         self.retention = Retention(self.groups, self.appliers, log, storage)

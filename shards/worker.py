@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from paxmux.engine import plugin
+from paxmux.engine.address import parse_member
 from paxmux.engine.clock import clock_ns
 from paxmux.engine.errors import ConfigError, ExitCode, PaxmuxError, StorageFailed
 from paxmux.engine.frame import is_intact, version_for
@@ -43,7 +44,6 @@ from paxmux.shards.leases import LeaseWriter, lease_terms
 from paxmux.shards.log_directories import make_log_directory
 from paxmux.shards.log_sync import LogSync
 from paxmux.shards.members_teller import MembersTeller
-from paxmux.shards.memberships import others, places
 from paxmux.shards.requests import Reply
 from paxmux.shards.slice import GroupMaker, Identity, build_turn
 from paxmux.shards.sync_mark import SyncMark
@@ -356,7 +356,7 @@ class Worker:
                         self._stop_by = clock_ns() + int(message.drain_s * 1e9)
                 case SetPeers(peers=peers):
                     if self._direct is not None:
-                        self._direct.set_peers(places(others(peers, self._node_id)))
+                        self._direct.set_peers(_sockets_of(peers, self._node_id))
                 case MoveOut(group=group, move=move):
                     self._transit.depart(group, move, fds.pop())
                 case MoveIn(group=group, move=move):
@@ -438,7 +438,13 @@ def _open_direct(boot: WorkerBoot) -> Direct | None:
     if boot.direct is None:
         return None
     open_direct: OpenDirect = plugin.load(boot.direct)
-    return open_direct(places(others(boot.peers, boot.node_id)), boot.options.network)
+    return open_direct(_sockets_of(boot.peers, boot.node_id), boot.options.network)
+
+
+def _sockets_of(peers: dict[int, str], own: int) -> dict[int, tuple[str, int]]:
+    """Host and port of every node but the own one."""
+    members = [parse_member(address, node) for node, address in peers.items() if node != own]
+    return {member.node_id: (member.host, member.port) for member in members}
 
 
 def _log_identity(boot: WorkerBoot) -> LogIdentity:

@@ -5,12 +5,13 @@ Nothing here is random or counts lives of a process: incarnations and checksums 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from paxmux.engine.frame_header import HEADER_BYTES
 from paxmux.engine.paxos import value as values
 from paxmux.engine.paxos.messages import KINDS, Batch, Body
+from paxmux.engine.paxos.system import MEMBERSHIP_SMID, decode_change, decode_reign_op, decode_state
 from paxmux.engine.storage import Record, RecordKind
 from paxmux.shards.codec import decode_sections
 
@@ -73,13 +74,34 @@ def ballot(round: int, node: int) -> str:
 
 
 def value_text(value: bytes) -> str:
-    """The payloads of a value, in their order: `[x y]`; `[no-op]` if it has none."""
-    return entries_text([entry[5] for entry in values.decode(value)])
+    """The payloads of a value, in their order: `[x y]`; `[no-op]` if it has none. What is in it for the inner
+    state machines stands in brackets: `[<members 1 2> x]`."""
+    entries = values.decode(value)
+    inner = [_inner_text(entry[4], entry[5]) for entry in values.inner_of(value, entries)]
+    return _shown(inner + [entry[5].decode() for entry in entries[len(inner) :]])
+
+
+def _inner_text(smid: int, payload: bytes) -> str:
+    if smid == MEMBERSHIP_SMID:
+        change = decode_change(payload)
+        return "<members, but none>" if change is None else f"<members {_names(change.members)}>"
+    op = decode_reign_op(payload)
+    if op is None:
+        return "<lease, but none>"
+    heir = f" for {op.heir}" if op.heir else ""
+    return f"<{op.node} gives back{heir}>" if op.release else f"<lease of {op.node}>"
+
+
+def _names(nodes: Iterable[int]) -> str:
+    return " ".join(map(str, sorted(nodes)))
 
 
 def entries_text(payloads: list[bytes]) -> str:
     """The payloads of a value: as many as a reader can take in."""
-    texts = [payload.decode() for payload in payloads]
+    return _shown([payload.decode() for payload in payloads])
+
+
+def _shown(texts: list[str]) -> str:
     if len(texts) > 8:
         texts = [*texts[:2], "...", texts[-1], f"({len(texts)} values)"]
     return f"[{' '.join(texts) if texts else 'no-op'}]"
@@ -153,7 +175,7 @@ def _mend_ask(src: int, dst: int, m: Message) -> str:
 
 
 def _inner_forward(src: int, dst: int, m: Message) -> str:
-    return f"{len(values.decode(m[1]))} operations"
+    return value_text(m[1])
 
 
 _WORDS: dict[str, Callable[[int, int, Message], str]] = {
@@ -191,5 +213,9 @@ def record_text(record: Record) -> str:
     head = f"{name} g{group} i{instance}"
     if kind == RecordKind.DECIDED:
         return head
+    if kind == RecordKind.SYSTEM:
+        state = decode_state(value)
+        lease = f", lease of {state.reign.node}, term i{state.reign.term}" if state.reign.node else ""
+        return f"{head} members {_names(state.membership.members)}{lease}"
     head += f" {ballot(round, node)}"
     return head if kind == RecordKind.PROMISE else f"{head} {value_text(value)}"

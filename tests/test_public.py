@@ -17,6 +17,7 @@ NAMES = {
     "Done",
     "ExecuteFailed",
     "GroupWrong",
+    "GroupsFailed",
     "InstanceNotChosen",
     "InstanceNotExist",
     "InvalidRequest",
@@ -24,6 +25,8 @@ NAMES = {
     "LimitOptions",
     "MachineOptions",
     "MasterOptions",
+    "Member",
+    "MembershipError",
     "NetworkOptions",
     "Node",
     "NodeStopped",
@@ -69,7 +72,7 @@ def test_another_name_is_an_error_that_says_so() -> None:
 def test_the_errors_form_one_tree() -> None:
     errors = [getattr(paxmux, name) for name in NAMES if name[0].isupper()]
     exceptions = [cls for cls in errors if issubclass(cls, BaseException)]
-    assert len(exceptions) == 22
+    assert len(exceptions) == 24
     assert all(issubclass(cls, paxmux.PaxmuxError) for cls in exceptions)
     assert paxmux.Timeout.code == 404
     assert paxmux.Overloaded.code == 405

@@ -138,7 +138,7 @@ class Half:
             members=members, rng=rng, now=self.now,
             timers=options[0], proposals=options[1], limits=options[2],
         )  # fmt: skip
-        maker = GroupMaker(who, self.log, self.replies, members, rng, *options)
+        maker = GroupMaker(who, self.log, self.replies, members, rng, *options, {})
         self.transit = Transit(self.turn, self.log, maker, self.build, self.told.append)
         self.turn.start(self.now)
 
@@ -712,7 +712,7 @@ def test_what_is_about_the_whole_worker_goes_with_no_group() -> None:
     calls = Half(0, True).turn.calls
     whole = [(seq, kind, 0, NEVER_NS, 0, b"") for seq, kind in enumerate(OF_NO_GROUP)]
     mine = (7, CallKind.QUERY, 0, NEVER_NS, 0, b"")
-    calls.take([*whole, mine], Effects())
+    calls.take([*whole, mine], 0, Effects())
     assert calls.take_out(0) == [mine]
     assert len(calls._calls) == len(OF_NO_GROUP) == 2
 

@@ -26,9 +26,10 @@ from paxmux.engine.paxos.system import (
     Reign,
     ReignOp,
     Terms,
-    after,
-    decode_reign_op,
     encode_reign_op,
+    heir_of,
+    note_term,
+    reign_by,
 )
 from paxmux.engine.paxos.timers import NEVER
 
@@ -158,15 +159,12 @@ class Master:
         """An operation stands in a value that is decided; False if it changes nothing."""
         g = self.g
         start = self.starts.pop(nonce, None)
-        op = decode_reign_op(payload)
-        reign = None if op is None or op.node not in g.members.seats else after(self.reign, op, instance)
-        if op is None or reign is None:
+        reign = reign_by(self.reign, g.members.seats, payload, instance)
+        if reign is None:
             return False
-        if reign.term != self.reign.term:
-            self.terms.append((instance + 1, reign.term))
-            if len(self.terms) > TERMS_MAX:
-                del self.terms[0]
-                self.unclear_before = self.terms[0][0]
+        note_term(self.terms, self.reign, reign, instance)
+        if len(self.terms) == TERMS_MAX:
+            self.unclear_before = self.terms[0][0]
         self.reign = reign
         mine = reign.node == g.me
         if not mine:
@@ -180,7 +178,7 @@ class Master:
             if mine and now < self.until:
                 self.bid_at = self._renewal(now)
             else:
-                self._bid_from(max(now, self.until), op.heir)
+                self._bid_from(max(now, self.until), heir_of(payload))
             g.wake(self.bid_at, fx)
         fx.master_changed.append(g)
         return True
