@@ -37,6 +37,7 @@ from paxmux.shards.lag import LagWatch
 from paxmux.shards.layout import Layout
 from paxmux.shards.lease_board import LeaseBoard
 from paxmux.shards.log_directories import remove, set_unused_aside
+from paxmux.shards.masters import Masters
 from paxmux.shards.member_changes import MemberChanges
 from paxmux.shards.member_control import MemberControl
 from paxmux.shards.memberships import Memberships
@@ -71,9 +72,10 @@ class Assembly:
         admission: Admission,
         worker_of: list[int],
         memberships: Memberships,
+        masters: Masters,
     ) -> None:
         """`options`: validated, with an absolute `data_dir`. `worker_of`: where requests of each group go;
-        changed in place. `memberships`: filled."""
+        changed in place. `memberships`: filled. `masters`: opened and closed."""
         loop = asyncio.get_running_loop()
         self.admission = admission
         self.pending = Pending(loop, admission)
@@ -90,8 +92,8 @@ class Assembly:
         self._incarnation = secrets.randbits(64) or 1
         self._founding: Founding | None = None
         self._store: DataDir
-        self.board: LeaseBoard
-        """Between the begin of the start and the end of the stop."""
+        self._masters = masters
+        self._board: LeaseBoard
         self._board_fd = -1
         self._mover: MoverChild | None = None
         self._seat = 0
@@ -133,8 +135,10 @@ class Assembly:
         self._store = store
         self._board_fd = LeaseBoard.create(options.groups)
         stack.callback(os.close, self._board_fd)
-        self.board = LeaseBoard(self._board_fd, options.groups)
-        stack.callback(self.board.close)
+        self._board = LeaseBoard(self._board_fd, options.groups)
+        stack.callback(self._board.close)
+        self._masters.open(self._board, self.exchange, self.admission, self._worker_of)
+        stack.callback(self._masters.close)
         control = ControlServer(Path(options.data_dir), self._operations())
         control.start()
         stack.push_async_callback(control.stop)
@@ -251,8 +255,11 @@ class Assembly:
 
     async def stop(self, drain_s: float) -> None:
         """Refuse new work, wait for open requests within `drain_s`, take everything apart."""
+        leases = self._masters.give_back() if self.serving else {}
         self.admission.close_node("the node is stopping, or stopped")
         self._drain_until_s = self._loop.time() + drain_s
+        if leases:
+            await self._masters.given_back(leases, drain_s)
         if self.serving:
             await self._rearranger.stop(drain_s)
         left_s = max(self._drain_until_s - self._loop.time(), 0.0)
@@ -395,7 +402,7 @@ class Assembly:
     def _on_gone(self, worker: int) -> None:
         # Nobody renews what it had, and what it left behind may be half written.
         for group in self._rearranger.layout.groups_of(worker):
-            self.board.expire(group, worker)
+            self._board.expire(group, worker)
         self._rearranger.lost(worker)
 
     def _worker_boot(self, worker: int, generation: int) -> WorkerBoot:
@@ -415,6 +422,7 @@ class Assembly:
             create_log=not self._store.identity.logs or worker not in (self._store.identity.hosts or ()),
             cleaning=self.cleaning,
             log_sync={group: on for group, on in self.log_sync.items() if group in groups},
+            leases_ms=self._masters.leases_ms,
             cpus=list(self._rearranger.layout.cpus_of(worker)),
             peers=self._peers,
             direct=getattr(plugin.load(self._options.network.plugin), "direct", None),

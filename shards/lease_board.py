@@ -78,6 +78,7 @@ class LeaseBoard:
                 f"a lease board of {groups} groups has {size} bytes, not {os.fstat(fd).st_size}"
             )
         self.groups = groups
+        self._closed = False
         self._map = mmap.mmap(fd, size)
         self._bytes = memoryview(self._map)
         self._slots = self._bytes.cast("Q")
@@ -97,6 +98,19 @@ class LeaseBoard:
 
     def read(self, group: int) -> LeaseRow:
         """The row of a group; `NOBODY` if it cannot be believed."""
+        return self.look(group) or NOBODY
+
+    def look(self, group: int) -> LeaseRow | None:
+        """The row of a group; None if it cannot be believed, or the board is closed."""
+        try:
+            return self._look(group)
+        except ValueError:
+            # Whoever asks may be another thread than the one that closes.
+            if self._closed:
+                return None
+            raise
+
+    def _look(self, group: int) -> LeaseRow | None:
         begin = _HEAD_BYTES + _ROW_BYTES * group
         slots, word = self._slots, begin >> 3
         for _ in range(READ_TRIES):
@@ -109,7 +123,7 @@ class LeaseBoard:
                         return NOBODY
                     continue
                 return LeaseRow(node, _signed(version), _signed(term), until, lease)
-        return NOBODY
+        return None
 
     def held(self, group: int, now_ns: int) -> LeaseRow:
         """The row of a group whose lease is believed now; else `NOBODY`."""
@@ -144,7 +158,8 @@ class LeaseBoard:
         return bytes(self._bytes[:_HEAD_BYTES])
 
     def close(self) -> None:
-        """Unmap; nothing may be read any more."""
+        """Unmap; from here on nobody is master."""
+        self._closed = True
         self._slots.release()
         self._bytes.release()
         self._map.close()

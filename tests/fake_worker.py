@@ -125,6 +125,17 @@ class FakeWorker:
             self.instances[group] += 1
             self.replies += [done] * (2 if word == b"twice" else 1)
 
+    def as_master(self, call: Call) -> Reply:
+        """Goes by the lease board alone; a lease is given back at once."""
+        seq, kind, group, _deadline, argument, payload = call
+        row = self.board.held(group, clock_ns())
+        if row.node != self.boot.node_id:
+            return (seq, Code.NOT_MASTER, row.node, row.version + 1, b"as the board says")
+        if kind == CallKind.DROP_MASTER:
+            given = LeaseRow(argument, row.version + 1, row.version + 1, row.until_ns, row.lease_ns)
+            self.board.write(group, given, self.boot.worker)
+        return (seq, Code.OK, row.term, row.version + 1, payload[::-1])
+
     def call(self, call: Call) -> None:
         seq, kind, group, _deadline, argument, payload = call
         reply: Reply
@@ -142,6 +153,10 @@ class FakeWorker:
                 reply = (seq, Code.INSTANCE_NOT_CHOSEN, 0, 0, b"not yet")
             else:
                 reply = (seq, Code.OK, argument, 0, msgspec.msgpack.encode(values))
+        elif kind in (CallKind.MASTER, CallKind.MASTER_QUERY, CallKind.DROP_MASTER):
+            reply = self.as_master(call)
+        elif kind == CallKind.SET_MASTER_LEASE:
+            reply = (seq, Code.OK, 0, 0, None)
         else:
             rows = [{"group": index, "instance": count} for index, count in self.instances.items()]
             reply = (seq, Code.OK, 0, 0, msgspec.json.encode(rows))

@@ -16,10 +16,12 @@ from typing import Any
 import pytest
 
 from paxmux.engine.errors import Code, PaxmuxError
+from paxmux.engine.fence import FENCED, fenced
 from paxmux.engine.frame import parse_header
 from paxmux.engine.options import LimitOptions, ProposalOptions, TimerOptions
 from paxmux.engine.paxos import value as values
 from paxmux.engine.paxos.effects import ACCEPT, DECIDED, LEARNED, PROMISE, RELEASED, SYSTEM, Effects, Record
+from paxmux.engine.paxos.master import LeaseTerms
 from paxmux.engine.paxos.quorum import Members
 from paxmux.engine.paxos.system import NO_REIGN, Membership, SystemState, encode_state
 from paxmux.engine.paxos.timers import MS
@@ -128,6 +130,7 @@ class Half:
         node: int = NODE,
         seats: dict[int, int] | None = None,
         machines: Sequence[type[StateMachine]] = (Counter, Kept),
+        leases: Mapping[int, LeaseTerms] | None = None,
     ) -> None:
         self.wire = Wire()
         self.inbox: list[bytes] = []
@@ -144,9 +147,9 @@ class Half:
         self.turn = build_turn(
             who, hosting, self.log, self.wire, self.replies,
             members=members, rng=rng, now=self.now,
-            timers=options[0], proposals=options[1], limits=options[2],
+            timers=options[0], proposals=options[1], limits=options[2], leases=leases or {},
         )  # fmt: skip
-        maker = GroupMaker(who, self.log, self.replies, members, rng, *options, {})
+        maker = GroupMaker(who, self.log, self.replies, members, rng, *options, leases or {})
         self.transit = Transit(self.turn, self.log, maker, self.build, self.told.append)
         self.turn.start(self.now)
 
@@ -343,6 +346,54 @@ def let_go_after(rounds: int, world: Three, back: bool) -> None:
     world.until(lambda: all(len(half.machine.values) == 7 for half in (winner, *world.peers)))
     assert sorted(winner.machine.values) == sorted(b"v%d" % seq for seq in (1, 2, 3, 4, 5, 101, 102))
     assert all(half.machine.values == winner.machine.values for half in world.peers)
+
+
+@pytest.mark.parametrize("begin_late", [False, True])
+def test_fenced_values_mean_the_same_to_the_worker_that_gets_the_group(begin_late: bool) -> None:
+    """It executes them before it hosts the group, in the terms of then. Its own reign is a new one."""
+    leases = {GROUP: LeaseTerms(True, 1000 * MS, 0)}
+    source, target = Half(0, True, leases=leases), Half(1, False, leases=leases)
+
+    def lead(half: Half) -> int:
+        group = half.turn.groups[GROUP]
+        until(lambda: group.master.holds(half.now), half)
+        return group.master.term
+
+    def write(half: Half, seq: int, term: int) -> None:
+        smid = 1 + seq % 2
+        half.loop(Batch([(seq, GROUP, NEVER_NS, smid | FENCED, fenced(term, b"v%d" % seq), None)]))
+        until(lambda: any(reply[0] == seq for reply in half.replies), half)
+
+    if not begin_late:
+        begin(source, target)
+    first = lead(source)
+    for seq in range(1, 7):
+        write(source, seq, first if seq < 5 else first + 1)
+    source.turn.groups[GROUP].master.drop(source.now, source.turn.fx)
+    source.now += 2000 * MS
+    second = lead(source)
+    assert second > first
+    for seq in range(7, 11):
+        write(source, seq, first if seq < 9 else second)
+    if begin_late:
+        begin(source, target)
+    until(lambda: target.says("near"), source, target)
+    write(source, 11, second)
+    source.order(CallKind.LET_GO)
+    until(lambda: target.says("complete"), source, target)
+    source.transit.leave(GROUP)
+    target.order(CallKind.TAKE_UP)
+    target.now = max(source.now, target.now)
+    third = lead(target)
+    assert third > second, "nobody else may have bid meanwhile, but nobody knows that here"
+    write(target, 12, second)
+    write(target, 13, third)
+    codes = {reply[0]: reply[1] for reply in source.replies + target.replies}
+    fresh = {1, 2, 3, 4, 9, 10, 11, 13}
+    assert {seq for seq, code in codes.items() if code == Code.OK} == fresh
+    assert {codes[seq] for seq in codes.keys() - fresh} == {Code.STALE_TERM}
+    assert target.machine.values == [b"v%d" % seq for seq in sorted(fresh) if seq % 2 == 0]
+    assert Kept.disk[0] == [b"v%d" % seq for seq in sorted(fresh) if seq % 2]
 
 
 @pytest.mark.parametrize("again", [False, True])
