@@ -18,12 +18,12 @@ from paxmux.engine.paxos import value as values
 from paxmux.engine.paxos.group import Group
 from paxmux.engine.paxos.master import NO_LEASE, LeaseTerms
 from paxmux.engine.paxos.quorum import Members, members_of
-from paxmux.engine.paxos.system import NO_REIGN, decode_state
 from paxmux.engine.paxos.timers import MS, Bounds, Timers
 from paxmux.engine.state_machine import StateMachine
 from paxmux.engine.storage import NULL_BALLOT, HardState, Log, StorageDamaged, unknown_state
 from paxmux.shards.applier import Applier
 from paxmux.shards.backlog import no_time
+from paxmux.shards.inner_state import inner_state
 from paxmux.shards.log_sync import WORDS, LogSync
 from paxmux.shards.outlet import FrameSink, Outlet
 from paxmux.shards.requests import Reply
@@ -75,17 +75,11 @@ class GroupMaker:
         was not synced, since the last start. Raises StorageDamaged: something is lost that only another
         member could tell, and there is none."""
         identity, log = self._identity, self._log
-        try:
-            system = decode_state(state.system) if state.system else None
-        except ValueError as error:
-            raise StorageDamaged(
-                f"group {index}: what its log says of its members makes no sense: {error}"
-            ) from None
-        members = self._members if system is None else members_of(system.membership)
-        alone = list(members.seats) == [identity.node]
-        if state.system_lost:
-            _check_system(log, index, state, alone=alone)
-        instance, chain = _readable(log, index, state, alone=alone)
+        system, told, members_lost = inner_state(log, index, state, self._members.seats, identity.cluster)
+        members = members_of(system.membership)
+        # Where later members are lost too, there may be others by now.
+        alone = list(members.seats) == [identity.node] and told == state.instance
+        instance, chain = _readable(log, index, state._replace(instance=told), alone=alone)
         here = instance == state.instance and not state.lost
         kept = not here and not state.lost and state.accepted != NULL_BALLOT
         why = WORDS if lost else log.doubt() or "as this log has said since an earlier start"
@@ -106,13 +100,14 @@ class GroupMaker:
             decided=state.instance,
             floor=state.instance + state.lost,
             kept=(state.accepted, state.value) if kept else None,
-            unrecorded=state.system_lost,
             timers=self._timers,
             bounds=self._bounds,
             cluster=identity.cluster,
-            reign=NO_REIGN if system is None else system.reign,
-            terms=None if system is None else system.terms,
+            reign=system.reign,
+            terms=system.terms,
             lease=self._leases.get(index, NO_LEASE),
+            members_lost=members_lost,
+            say_again=state.system_lost and not members_lost,
         )
 
     def applier(self, index: int, machines: Mapping[int, StateMachine]) -> Applier:
@@ -181,7 +176,8 @@ def build_turn(
         log_sync.begin()
         lost = log_sync.lost
     doubt = log.doubt()
-    if doubt is not None and len(members.seats) == 1 and not any(state.system for state in states.values()):
+    alone = list(members.seats) == [identity.node] and not any(state.system for state in states.values())
+    if doubt is not None and alone:
         raise StorageDamaged(f"promises may be lost, and there is no other member to ask: {doubt}")
     unknown = unknown_state(doubt)
     maker = GroupMaker(identity, log, replies, members, rng, timers, proposals, limits, leases)
@@ -189,7 +185,8 @@ def build_turn(
         index: maker.group(index, states.get(index, unknown), now, lost=index in lost) for index in machines
     }
     appliers = {index: maker.applier(index, machines[index]) for index in machines}
-    for applier in appliers.values():
+    for index, applier in appliers.items():
+        applier.term_at = groups[index].master.term_at
         check_replay(applier, log)
     if strays is not None:
         strays += [index for index in states if index not in groups]
@@ -230,23 +227,11 @@ def check_replay(applier: Applier, log: Log) -> None:
         )
 
 
-def _check_system(log: Log, group: int, state: HardState, *, alone: bool) -> None:
-    """Raise a `StorageDamaged` if nothing can tell who the members of a group are now: later operations may
-    be lost, and the values that had them are forgotten, or are nobody else's."""
-    if alone or log.first(group) > state.system_from:
-        raise StorageDamaged(
-            f"group {group}: who its members are may have changed in what its log has lost since instance"
-            f" {state.system_from}, and values from there on, which would tell, "
-            + ("no other member has" if alone else f"are forgotten below {log.first(group)}")
-        )
-
-
 def _readable(log: Log, group: int, state: HardState, *, alone: bool) -> tuple[int, values.Chain]:
     """The highest instance up to that of `state` whose chain is known, and that chain. Where the value before
     the current instance is lost, the group stands lower and learns what is missing, without a vote; if all
-    are lost that were not forgotten, the first one that it learns has nothing to fit. Where operations of
-    its inner machines may be lost, it stands where it last knew all of them."""
-    instance = min(state.instance, state.system_from) if state.system_lost else state.instance
+    are lost that were not forgotten, the first one that it learns has nothing to fit."""
+    instance = state.instance
     while True:
         try:
             if alone and state.lost:

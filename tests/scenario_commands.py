@@ -14,12 +14,14 @@ from typing import NamedTuple
 from paxmux.engine.frame import FrameKind, pack_frame
 from paxmux.engine.options import LimitOptions, ProposalOptions, TimerOptions
 from paxmux.engine.paxos import value as values
+from paxmux.engine.paxos.master import LeaseTerms
 from paxmux.engine.paxos.timers import MS
 from paxmux.shards.codec import encode_section
 from paxmux.shards.requests import CallKind
 from tests.scenario_words import KIND_OF, Message, ballot, batch_of, record_text, value_text
 from tests.scenario_world import CLUSTER, START_NS, Event, Node, Packet, PowerCut, ScenarioError, World
 
+DRIFT_PPM = 10_000
 QUIET = frozenset({"executes", "answers", "stops", "fences", "is down"})
 """What is still printed when a command is `quiet`."""
 
@@ -42,7 +44,7 @@ class Commands:
         self._world: World | None = None
         self._shown_at = START_NS
         self._table: dict[str, tuple[Callable[[Words], list[str]], str, str]] = {
-            "cluster": (self._cluster, "nodes groups forward attempts notice batch range", ""),
+            "cluster": (self._cluster, "nodes learners groups forward attempts notice batch range lease", ""),
             "propose": (self._propose, "group timeout", "queued quiet"),
             "read": (self._read, "group timeout", "local queued quiet"),
             "turn": (self._turn, "", "quiet"),
@@ -67,6 +69,8 @@ class Commands:
                 "",
             ),
             "wire": (self._wire, "", ""),
+            "members": (self._members, "group timeout", "queued quiet"),
+            "give-back": (self._give_back, "group", "quiet"),
             "log": (self._log, "group", ""),
             "state": (self._state, "", ""),
         }
@@ -185,6 +189,8 @@ class Commands:
                 forward=words.options.get("forward", "on") == "on", attempts=words.number("attempts", 0)
             ),
             limits,
+            words.number("learners", 0),
+            LeaseTerms("lease" in words.options, words.number("lease", 0) * MS, DRIFT_PPM),
         )
         self._world, self._shown_at = world, START_NS
         for node in world.nodes.values():
@@ -197,7 +203,7 @@ class Commands:
         while world.deliver_round():
             pass
         world.take_events()
-        count = len(world.nodes)
+        count = len(world.seats)
         plural = "nodes" if count > 1 else "node"
         return [f"{count} {plural} up, a majority is {count // 2 + 1}"]
 
@@ -222,6 +228,26 @@ class Commands:
         kind = CallKind.QUERY if "local" in words.flags else CallKind.LINEARIZABLE_QUERY
         node.read(kind, words.args[1], words.number("group", 0), words.number("timeout", 60_000))
         return self._unless_queued(node, words)
+
+    def _members(self, words: Words) -> list[str]:
+        node = self._node(words)
+        if len(words.args) != 2:
+            raise ScenarioError("members as in 1,2,3?")
+        node.change_members(
+            list(map(int, words.args[1].split(","))),
+            words.number("group", 0),
+            words.number("timeout", 60_000),
+        )
+        return self._unless_queued(node, words)
+
+    def _give_back(self, words: Words) -> list[str]:
+        node = self._node(words)
+        heir = int(words.args[1]) if len(words.args) > 1 else 0
+        group = node.turn.groups[words.number("group", 0)]
+        if not group.master.drop(self.world.now, node.turn.fx, heir):
+            raise ScenarioError(f"node {node.number} is not the master")
+        node.run()
+        return []
 
     def _unless_queued(self, node: Node, words: Words) -> list[str]:
         if "queued" not in words.flags:
@@ -395,6 +421,13 @@ class Commands:
                     parts.append(f"{proposer.phase.name.lower()} {ballot(proposer.round, node.number)}")
                 elif proposer.held:
                     parts.append(f"holds {ballot(proposer.round, node.number)}")
+                if group.members.since:
+                    parts.append(f"members {' '.join(map(str, sorted(group.members.seats)))}")
+                master = group.master
+                if master.believed(self.world.now):
+                    left = (master.until - self.world.now) // MS
+                    whose = "master" if master.holds(self.world.now) else f"lease of {master.node}"
+                    parts.append(f"{whose}, term i{master.term}, {left} ms left")
                 if group.own:
                     parts.append(f"{len(group.own)} waiting")
                 if group.inquiry.fenced is not None:

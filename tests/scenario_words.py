@@ -5,12 +5,13 @@ Nothing here is random or counts lives of a process: incarnations and checksums 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from paxmux.engine.frame_header import HEADER_BYTES
 from paxmux.engine.paxos import value as values
 from paxmux.engine.paxos.messages import KINDS, Batch, Body
+from paxmux.engine.paxos.system import MEMBERSHIP_SMID, decode_change, decode_reign_op, decode_state
 from paxmux.engine.storage import Record, RecordKind
 from paxmux.shards.codec import decode_sections
 
@@ -35,8 +36,13 @@ NAMES = {
     "vow_replies": "VowReply",
     "mend_asks": "MendAsk",
     "inner_forwards": "InnerForward",
+    "recall_asks": "RecallAsk",
+    "recall_replies": "RecallReply",
 }
 """Kind as in a batch -> its name in a scenario."""
+OF_NO_INSTANCE = frozenset(
+    {"top_asks", "top_replies", "forwards", "vow_asks", "vow_replies", "inner_forwards", "recall_asks"}
+)
 KIND_OF = {name: kind for kind, name in NAMES.items()}
 
 
@@ -63,7 +69,15 @@ def batch_of(messages: list[tuple[str, Message]]) -> Batch:
 
 def instance_of(kind: str, message: Message) -> int | None:
     """The instance that a message is about; None for those that are about none."""
-    without = ("top_asks", "top_replies", "forwards", "vow_asks", "vow_replies", "inner_forwards")
+    without = (
+        "top_asks",
+        "top_replies",
+        "forwards",
+        "vow_asks",
+        "vow_replies",
+        "inner_forwards",
+        "recall_asks",
+    )
     return None if kind in without else message[1]
 
 
@@ -73,13 +87,34 @@ def ballot(round: int, node: int) -> str:
 
 
 def value_text(value: bytes) -> str:
-    """The payloads of a value, in their order: `[x y]`; `[no-op]` if it has none."""
-    return entries_text([entry[5] for entry in values.decode(value)])
+    """The payloads of a value, in their order: `[x y]`; `[no-op]` if it has none. What is in it for the inner
+    state machines stands in brackets: `[<members 1 2> x]`."""
+    entries = values.decode(value)
+    inner = [_inner_text(entry[4], entry[5]) for entry in values.inner_of(value, entries)]
+    return _shown(inner + [entry[5].decode() for entry in entries[len(inner) :]])
+
+
+def _inner_text(smid: int, payload: bytes) -> str:
+    if smid == MEMBERSHIP_SMID:
+        change = decode_change(payload)
+        return "<members, but none>" if change is None else f"<members {_names(change.members)}>"
+    op = decode_reign_op(payload)
+    if op is None:
+        return "<lease, but none>"
+    heir = f" for {op.heir}" if op.heir else ""
+    return f"<{op.node} gives back{heir}>" if op.release else f"<lease of {op.node}>"
+
+
+def _names(nodes: Iterable[int]) -> str:
+    return " ".join(map(str, sorted(nodes)))
 
 
 def entries_text(payloads: list[bytes]) -> str:
     """The payloads of a value: as many as a reader can take in."""
-    texts = [payload.decode() for payload in payloads]
+    return _shown([payload.decode() for payload in payloads])
+
+
+def _shown(texts: list[str]) -> str:
     if len(texts) > 8:
         texts = [*texts[:2], "...", texts[-1], f"({len(texts)} values)"]
     return f"[{' '.join(texts) if texts else 'no-op'}]"
@@ -152,8 +187,12 @@ def _mend_ask(src: int, dst: int, m: Message) -> str:
     return f"i{m[1]} and {m[2] - 1} more"
 
 
+def _recall_reply(src: int, dst: int, m: Message) -> str:
+    return f"from i{m[1]} on, members {_names(decode_state(m[2]).membership.members)}"
+
+
 def _inner_forward(src: int, dst: int, m: Message) -> str:
-    return f"{len(values.decode(m[1]))} operations"
+    return value_text(m[1])
 
 
 _WORDS: dict[str, Callable[[int, int, Message], str]] = {
@@ -175,6 +214,8 @@ _WORDS: dict[str, Callable[[int, int, Message], str]] = {
     "vow_replies": _vow_reply,
     "mend_asks": _mend_ask,
     "inner_forwards": _inner_forward,
+    "recall_asks": _vow_ask,
+    "recall_replies": _recall_reply,
 }
 assert _WORDS.keys() == NAMES.keys() == set(KINDS), "a kind of message has no words"
 
@@ -191,5 +232,9 @@ def record_text(record: Record) -> str:
     head = f"{name} g{group} i{instance}"
     if kind == RecordKind.DECIDED:
         return head
+    if kind == RecordKind.SYSTEM:
+        state = decode_state(value)
+        lease = f", lease of {state.reign.node}, term i{state.reign.term}" if state.reign.node else ""
+        return f"{head} members {_names(state.membership.members)}{lease}"
     head += f" {ballot(round, node)}"
     return head if kind == RecordKind.PROMISE else f"{head} {value_text(value)}"

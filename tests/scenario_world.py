@@ -20,11 +20,13 @@ from paxmux.engine.frame import pack_frame, parse_header
 from paxmux.engine.frame_header import Header
 from paxmux.engine.options import LimitOptions, ProposalOptions, StorageOptions, TimerOptions
 from paxmux.engine.paxos import value as values
+from paxmux.engine.paxos.master import NO_LEASE, LeaseTerms
 from paxmux.engine.paxos.quorum import Members
 from paxmux.engine.paxos.timers import MS
 from paxmux.engine.state_machine import StateMachine
 from paxmux.engine.storage import LogIdentity, Record, RecordKind
 from paxmux.plugins.storage.memory import MemoryDisk, MemoryLog
+from paxmux.shards import membership
 from paxmux.shards.codec import encode_section
 from paxmux.shards.requests import Batch as Requests
 from paxmux.shards.requests import Call, CallKind, Proposal, Reply
@@ -221,6 +223,7 @@ class Node:
             proposals=world.proposals,
             limits=world.limits,
             storage=StorageOptions(),
+            leases=dict.fromkeys(range(world.groups), world.lease),
         )
         self.up = True
         world.executed = {key: told for key, told in world.executed.items() if key[0] != self.number}
@@ -266,6 +269,16 @@ class Node:
         self.labels[self.seq] = f"read {key}"
         deadline = self.world.now + timeout_ms * MS
         self.calls.append((self.seq, kind, group, deadline, Register.smid, key.encode()))
+
+    def change_members(self, members: Iterable[int], group: int, timeout_ms: int) -> None:
+        """Have these nodes, in the seats that they have now, decide from then on."""
+        self.seq += 1
+        self.labels[self.seq] = f"members {' '.join(map(str, members))}"
+        places = {number: (self.world.nodes[number].seat, "") for number in members}
+        version = self.turn.groups[group].members.version
+        wanted = membership.encode(membership.Membership(CLUSTER, version, places))
+        deadline = self.world.now + timeout_ms * MS
+        self.calls.append((self.seq, CallKind.CHANGE_MEMBERS, group, deadline, 0, wanted))
 
     # The turn, phase by phase
 
@@ -372,7 +385,9 @@ class Node:
             # Checksums say nothing to a reader, and depend on the bytes of every value.
             words = result.decode().split(": chain ")[0] if result is not None else ""
             it = self.labels.pop(seq)
-            if code != Code.OK:
+            if code == Code.OK and it.startswith("members"):
+                self.note("answers", f"{it} from i{instance + 1} on")
+            elif code != Code.OK:
                 self.note("answers", f"{it} {Code(code).name}: {words}")
             elif it.startswith("read"):
                 self.note("answers", f"{it}: {words}")
@@ -417,8 +432,11 @@ class World:
         timers: TimerOptions,
         proposals: ProposalOptions,
         limits: LimitOptions,
+        learners: int = 0,
+        lease: LeaseTerms = NO_LEASE,
     ) -> None:
         self.now = START_NS
+        self.lease = lease
         self.groups = groups
         self.timers = timers
         self.proposals = proposals
@@ -431,7 +449,8 @@ class World:
         self.executed: dict[tuple[int, int], list[tuple[int, bytes]]] = {}
         self.sequence: dict[int, list[tuple[int, bytes]]] = {}
         """Group -> what is executed there, in order, as far as any replica is."""
-        self.nodes = {number: Node(self, number) for number in self.seats}
+        """The founders."""
+        self.nodes = {number: Node(self, number) for number in range(1, nodes + learners + 1)}
 
     def take_events(self) -> list[Event]:
         events, self.events = self.events, []

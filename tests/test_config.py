@@ -20,6 +20,7 @@ from paxmux.engine.options import (
     LayoutOptions,
     LimitOptions,
     MachineOptions,
+    MasterOptions,
     Options,
     ProposalOptions,
     TimerOptions,
@@ -87,6 +88,38 @@ data_dir: data
 """
     options = Options.from_yaml(yaml_file(tmp_path, text))
     assert options.seed_members() == (options.own_member(), Member(8, "::1", 1001))
+
+
+@pytest.mark.parametrize("key", ["join: true", "follower: true"])
+def test_who_comes_later_names_others_and_itself_only_if_it_likes(tmp_path: Path, key: str) -> None:
+    alone = GOOD.replace("node: 127.0.0.1:1001", f"{key}\nnode: 127.0.0.1:1004")
+    options = Options.from_yaml(yaml_file(tmp_path, alone))
+    assert not options.founds
+    assert options.own_member() not in options.seed_members()
+    assert not Options.from_yaml(yaml_file(tmp_path, f"{key}\n{GOOD}")).founds
+
+
+def test_a_follower_follows_members() -> None:
+    three = ["127.0.0.1:1001", "127.0.0.1:1002", "127.0.0.1:1003"]
+    in_code(members=three, follower=True, follow=three[1:]).validate()
+    for options, words in (
+        (in_code(members=three, follow=three[1:]), "follow: expected nothing where `follower` is off"),
+        (
+            in_code(members=three, follower=True, follow=["127.0.0.1:9"]),
+            "follow.0: expected one of the members",
+        ),
+        (
+            in_code(join=True),
+            "members: expected other members to learn from, got this node (127.0.0.1:1001) alone",
+        ),
+        (
+            in_code(members=["7@127.0.0.1:1001", *three[1:]], join=True),
+            "`node_id` and `id@host:port` must agree",
+        ),
+    ):
+        with pytest.raises(ConfigError) as caught:
+            options.validate()
+        assert words in str(caught.value)
 
 
 @pytest.mark.parametrize("file", sorted(CONFIGS.glob("*.yaml")), ids=lambda file: file.name)
@@ -398,6 +431,18 @@ def test_any_content_is_options_or_a_config_error(content: Any) -> None:
         ({"timers": LimitOptions()}, "timers: expected TimerOptions, got a LimitOptions"),
         ({"timers": {}}, "timers: expected TimerOptions, got a mapping"),
         ({"timers": TimerOptions(ask_ms=0)}, "timers.ask_ms: expected a whole number of 1 .. 600000"),
+        (
+            {"master": MasterOptions(groups="0-1")},
+            "master.groups: expected groups of 0 .. 0, got '0-1' in '0-1'",
+        ),
+        (
+            {"master": MasterOptions(groups="x")},
+            "master.groups: expected `none`, `all`, or groups",
+        ),
+        (
+            {"master": MasterOptions(lease_ms=999)},
+            "master.lease_ms: expected a whole number of 1000 ..",
+        ),
         ({"layout": LayoutOptions(workers=2)}, "layout.workers: expected at most one worker per group (1)"),
         (
             {"state_machines": [MachineOptions(class_="a:B", args={"x": b"y"})]},

@@ -19,11 +19,12 @@ from paxmux.engine.errors import Code, ExitCode
 from paxmux.engine.frame import parse_frame
 from paxmux.engine.options import MachineOptions, Options
 from paxmux.shards import requests
-from paxmux.shards.boot import Failed, Founding, Ready, SetPeers, Stop, WorkerBoot
+from paxmux.shards.boot import Failed, Founding, MembersTold, Ready, SetPeers, Stop, WorkerBoot
 from paxmux.shards.channel import Receiver, Sender
 from paxmux.shards.child import Child, absolute, spawn_child
 from paxmux.shards.counters import WORKER, Block
 from paxmux.shards.doorbell import Doorbell
+from paxmux.shards.lease_board import LeaseBoard
 from paxmux.shards.requests import Batch, CallKind, Reply
 from paxmux.shards.ring import create_ring
 
@@ -74,14 +75,20 @@ class Rig:
             sys_path=absolute(sys.path),
         )
         bells = [bell.fileno() for bell in (self.worker_bell, self.bell, self.router_bell)]
-        self.child.send(boot, [counters, *rings, *bells])
-        for fd in (counters, *rings):
+        leases = LeaseBoard.create(4)
+        self.board = LeaseBoard(leases, 4)
+        self.child.send(boot, [counters, *rings, *bells, leases])
+        for fd in (counters, leases, *rings):
             os.close(fd)
         self.seq = generation * 1000
 
     def wait_message(self) -> object:
-        assert self.child.wait(DEADLINE_S), "the worker says nothing"
-        return self.child.receive_all()[0]
+        """What it says next, but for who the members are."""
+        while True:
+            assert self.child.wait(DEADLINE_S), "the worker says nothing"
+            for message in self.child.receive_all():
+                if not isinstance(message, MembersTold):
+                    return message
 
     def propose(self, *values: bytes, group: int = 0, smid: int = 1, timeout_s: float = 20.0) -> list[Reply]:
         deadline = clock_ns() + int(timeout_s * 1e9)
@@ -117,6 +124,7 @@ class Rig:
         self.out.close()
         self.inbox.close()
         self.block.close()
+        self.board.close()
         for bell in (self.bell, self.worker_bell, self.router_bell):
             bell.close()
 
@@ -260,7 +268,7 @@ def test_a_damaged_record_that_must_be_executed_ends_it_as_a_failure_of_the_log(
     segment.write_bytes(segment.read_bytes().replace(b"to be damaged", b"to be Damaged"))
     again = rigs()
     assert again.exit_code() == ExitCode.STORAGE_FAILED
-    messages = again.child.receive_all()
+    messages = [each for each in again.child.receive_all() if not isinstance(each, MembersTold)]
     assert messages[0] == Ready()
     assert isinstance(messages[1], Failed)
     assert messages[1].kind == "storage"

@@ -27,6 +27,7 @@ from paxmux.engine.paxos.messages import Accept, Position, Prepare
 from paxmux.engine.paxos.proposer import Proposer
 from paxmux.engine.paxos.quorum import Members
 from paxmux.engine.paxos.reader import Reader
+from paxmux.engine.paxos.recall import Recall
 from paxmux.engine.paxos.system import NO_REIGN, Reign, Terms
 from paxmux.engine.paxos.timers import (
     DEFAULT_BOUNDS,
@@ -73,6 +74,7 @@ class Group:
         "peers",
         "proposer",
         "reader",
+        "recall",
         "rng",
         "seat",
         "seated",
@@ -101,18 +103,20 @@ class Group:
         decided: int = 0,
         floor: int = 0,
         kept: tuple[Ballot, bytes] | None = None,
-        unrecorded: bool = False,
         timers: Timers = DEFAULT_TIMERS,
         bounds: Bounds = DEFAULT_BOUNDS,
         cluster: int = 0,
         reign: Reign = NO_REIGN,
         terms: Terms | None = None,
         lease: LeaseTerms = NO_LEASE,
+        members_lost: bool = False,
+        say_again: bool = False,
     ) -> None:
         """`instance` to `value`: the hard state that the log gave back. `chain`: of what is decided below
-        `instance`. `suspect` to `unrecorded`: what the log has lost, see `Doubt`. `cluster`: which changes of
-        the membership must name. `reign`, `terms`: whose lease was the last one, see `Master`; `lease`: which
-        this node tries to have. `now` in ns."""
+        `instance`. `suspect` to `kept`: what the log has lost, see `Doubt`. `cluster`: which changes of the
+        membership must name. `reign`, `terms`: whose lease was the last one, see `Master`; `lease`: which
+        this node tries to have. `members_lost`: see `Recall`. `say_again`: the log is to be told whose reign
+        it is, and who the members are. `now` in ns."""
         self.index = index
         self.me = me
         self.seat = seat
@@ -152,18 +156,20 @@ class Group:
         self.forwarder = Forwarder(self)
         self.reader = Reader(self)
         self.inquiry = Inquiry(self)
-        self.doubt = Doubt(self, suspect, decided, floor, kept, unrecorded)
+        self.recall = Recall(self, lost=members_lost)
+        self.doubt = Doubt(self, suspect, decided, floor, kept)
         self.paused = False
         """What is decided waits to be executed: while this node leads, what comes in meanwhile waits too, and
         shares an instance then. Set by whoever executes."""
         self.voter = self.seated and not self.doubt.active
         """Whether it votes: it does not while it is in doubt, nor once it is fenced."""
-        self.inner = Inner(self)
+        self.inner = Inner(self, say_again=say_again)
         self.master = Master(self, lease, reign, list(terms or ()), now)
 
     def start(self, now: int, fx: Effects) -> None:
         """First step after the log was read: ask where the others are, finish what was left open."""
         fx.now.all.positions.append(self.position())
+        self.inner.say(fx)
         if self.acceptor.accepted != NULL:
             self.learner.on_restart(now, fx)
         # Whatever an earlier host of it was asked for.
@@ -371,7 +377,7 @@ class Group:
         self.acceptor.advance()
         self.learner.advance()
         self.proposer.advance(now, fx, own_ballot=own_ballot)
-        if inner:
+        if inner and not self.recall.lost:
             self.inner.decided(entries[:inner], instance, now, fx)
         if not self.voter:
             self.doubt.advance(now, fx)
@@ -404,9 +410,12 @@ class Group:
         fx.members_changed.append(self)
 
     def on_stranger(self, sender: int, instance: int, now: int, fx: Effects) -> None:
-        """Somebody who is no member here votes or bids in an instance: it may be one of later members."""
+        """Somebody who is no member here votes or bids in an instance: one of later members, or of earlier
+        ones, who does not know it yet."""
         if instance > self.instance:
             self.learner.ask(sender, now, fx)  # reach: member-of-later
+        elif instance < self.instance:
+            fx.now.peer(sender).positions.append(self.position())  # reach: member-of-earlier
 
     def _count_tries(self, fx: Effects) -> None:
         """What was tried in this instance and is not in what it decided has lost once more."""
@@ -473,6 +482,7 @@ class Group:
             self.expire_at,
             master_at,
             inner_at,
+            self.recall.on_timer(now, fx),
         )
         self.others_at = min(self.others_at, others_at)
         return min(others_at, proposer_at, learner_at)

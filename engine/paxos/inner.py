@@ -14,15 +14,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from paxmux.engine.paxos import value as values
-from paxmux.engine.paxos.effects import SYSTEM, Effects
+from paxmux.engine.paxos.effects import DECIDED, SYSTEM, Effects
 from paxmux.engine.paxos.quorum import members_of
 from paxmux.engine.paxos.system import (
+    BAD_MEMBERS,
+    GID_NOT_SAME,
     MASTER_SMID,
     MEMBERSHIP_SMID,
+    NOT_A_MEMBER,
+    OK,
+    VERSION_CONFLICT,
     Change,
-    Membership,
     SystemState,
-    decode_change,
+    changed_by,
     encode_change,
     encode_state,
     may_be,
@@ -31,13 +35,6 @@ from paxmux.engine.paxos.timers import NEVER
 
 if TYPE_CHECKING:
     from paxmux.engine.paxos.group import Group
-
-OK: Final = 0
-GID_NOT_SAME: Final = -501
-VERSION_CONFLICT: Final = -502
-NOT_A_MEMBER: Final = 17
-BAD_MEMBERS: Final = -2
-"""Codes of a change, as `engine.errors.Code` has them."""
 
 NEAR: Final = 64
 """A node that lacks no more instances than this is as good as there."""
@@ -67,10 +64,23 @@ class Operation(NamedTuple):
 class Inner:
     """One group's inner operations."""
 
-    __slots__ = ("count", "expire_at", "g", "handed", "lease", "nudge_at", "own", "resend_at", "taken")
+    __slots__ = (
+        "count",
+        "expire_at",
+        "g",
+        "handed",
+        "lease",
+        "nudge_at",
+        "own",
+        "resend_at",
+        "say_again",
+        "taken",
+    )
 
-    def __init__(self, group: Group) -> None:
+    def __init__(self, group: Group, *, say_again: bool = False) -> None:
+        """`say_again`: the log has lost what it said last."""
         self.g = group
+        self.say_again = say_again
         self.own: dict[int, Operation] = {}
         """By nonce."""
         self.lease = 0
@@ -83,6 +93,24 @@ class Inner:
         self.expire_at = NEVER
         self.nudge_at = 0
         self.handed = 0
+
+    def say(self, fx: Effects) -> None:
+        """Tell the log again what it has lost, once everything is learned that it knew to be decided."""
+        if self.say_again and self.g.instance >= self.g.doubt.decided:
+            self.record(fx)
+
+    def state(self) -> SystemState:
+        """What the inner machines say, from the current instance on."""
+        g = self.g
+        return SystemState(g.members.membership(), g.master.reign, g.master.terms)
+
+    def record(self, fx: Effects) -> None:
+        """Tell the log."""
+        g = self.g
+        # Of what is learned again later operations are known to the log, or were.
+        lost = g.instance < g.doubt.decided
+        self.say_again = self.say_again and lost
+        fx.records.append((SYSTEM, g.index, g.instance, int(lost), 0, encode_state(self.state())))
 
     # What this node wants
 
@@ -158,6 +186,9 @@ class Inner:
         ballot = g.forwarder.holder()
         if not g.timers.forward or ballot[1] == 0:
             return False
+        if self.lease in self.own and ballot[1] == g.master.node:
+            # Its lease has ended, so it will hardly take this one on.
+            return False
         if now >= self.resend_at:
             if self.handed == HANDED_MAX:
                 return False  # reach: inner-bid
@@ -228,9 +259,11 @@ class Inner:
             if smid == MASTER_SMID:
                 changed = g.master.decided(nonce, payload, instance, now, fx) or changed
                 code = OK
-            else:
+            elif smid == MEMBERSHIP_SMID:
                 code = self._change(payload, instance)
                 members = members or code == OK
+            else:
+                code = BAD_MEMBERS
             if origin == g.me and (operation := self.own.pop(nonce, None)) is not None:
                 self.handed = 0
                 if operation.seq:
@@ -238,37 +271,26 @@ class Inner:
         if members:
             g.change_members(now, fx)
         if members or changed:
+            # Together: who is told of the members must not stand below, where others decide.
+            fx.records.append((DECIDED, g.index, instance, 0, 0, b""))
             self.record(fx)
         if members or self.own:
-            self._outdated(instance, fx)
+            self._outdated(changed, instance, now, fx)
         self.look(fx)
-
-    def record(self, fx: Effects) -> None:
-        """Have the log know the state as it is from the current instance on."""
-        g = self.g
-        fx.records.append((SYSTEM, g.index, g.instance, 0, 0, encode_state(self.state())))
-
-    def state(self) -> SystemState:
-        """As the log is to have it."""
-        g = self.g
-        return SystemState(g.members.membership(), g.master.reign, g.master.terms)
 
     def _change(self, payload: bytes, instance: int) -> int:
         g = self.g
-        change = decode_change(payload)
-        if change is None:
-            return BAD_MEMBERS
-        if change.cluster != g.cluster:
-            return GID_NOT_SAME
-        if change.version != g.members.version:
-            return VERSION_CONFLICT
-        # A second one in this instance names a version that is not any more.
-        g.members = members_of(Membership(instance, change.members))
-        return OK
+        code, membership = changed_by(g.members.membership(), g.cluster, payload, instance)
+        if code == OK:
+            g.members = members_of(membership)
+        return code
 
-    def _outdated(self, instance: int, fx: Effects) -> None:
-        """Answer for changes of a membership that is not any more."""
+    def _outdated(self, changed: bool, instance: int, now: int, fx: Effects) -> None:
+        """Drop what names a version that is not any more, and answer for it; `changed`: of the lease."""
         g = self.g
+        if changed and self.own.pop(self.lease, None) is not None and g.master.holds(now):
+            g.master.bid_at = now  # reach: renewal-again
+            g.wake(now, fx)
         for nonce, operation in list(self.own.items()):
             change = operation.change
             if change is not None and (change.version != g.members.version or not g.voter):

@@ -15,20 +15,20 @@ counted from before its operation was made would end too early here.
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from typing import TYPE_CHECKING, Final, NamedTuple
 from zlib import crc32
 
 from paxmux.engine.paxos.effects import Effects
 from paxmux.engine.paxos.system import (
-    NO_TERM,
     TERMS_MAX,
     Reign,
     ReignOp,
     Terms,
-    after,
-    decode_reign_op,
     encode_reign_op,
+    heir_of,
+    note_term,
+    reign_by,
+    term_in,
 )
 from paxmux.engine.paxos.timers import NEVER
 
@@ -83,7 +83,7 @@ class Master:
         self.drift_ppm = terms.drift_ppm
         self.reign = reign
         self.terms = history
-        self.unclear_before = history[0][0] if len(history) >= TERMS_MAX else 0
+        self.unclear_before = NEVER if group.recall.lost else self._known_from()
         """Which term it was before this instance is not known any more."""
         # Nobody knows when it began: so it begins now. This node's own ended with the life before this one.
         self.until = now + reign.lease if reign.node not in (0, group.me) else 0
@@ -125,10 +125,7 @@ class Master:
     def term_at(self, instance: int) -> int | None:
         """The term that writes in this instance, which is decided here, must name; -1: none will do. None:
         that was too many elections ago."""
-        if instance < self.unclear_before:
-            return None
-        at = bisect_right(self.terms, (instance, 1 << 63)) - 1
-        return self.terms[at][1] if at >= 0 else NO_TERM
+        return term_in(self.terms, self.unclear_before, instance)
 
     def set_lease(self, lease: int) -> None:
         """For the next operations of this node, in ns."""
@@ -158,15 +155,11 @@ class Master:
         """An operation stands in a value that is decided; False if it changes nothing."""
         g = self.g
         start = self.starts.pop(nonce, None)
-        op = decode_reign_op(payload)
-        reign = None if op is None or op.node not in g.members.seats else after(self.reign, op, instance)
-        if op is None or reign is None:
+        reign = reign_by(self.reign, g.members.seats, payload, instance)
+        if reign is None:
             return False
-        if reign.term != self.reign.term:
-            self.terms.append((instance + 1, reign.term))
-            if len(self.terms) > TERMS_MAX:
-                del self.terms[0]
-                self.unclear_before = self.terms[0][0]
+        note_term(self.terms, self.reign, reign, instance)
+        self.unclear_before = self._known_from()
         self.reign = reign
         mine = reign.node == g.me
         if not mine:
@@ -180,10 +173,21 @@ class Master:
             if mine and now < self.until:
                 self.bid_at = self._renewal(now)
             else:
-                self._bid_from(max(now, self.until), op.heir)
+                self._bid_from(max(now, self.until), heir_of(payload))
             g.wake(self.bid_at, fx)
         fx.master_changed.append(g)
         return True
+
+    def recall(self, reign: Reign, terms: Terms, now: int, fx: Effects) -> None:
+        """What had been lost is known again."""
+        self.reign, self.terms = reign, terms
+        self.unclear_before = self._known_from()
+        self.until = now + reign.lease if reign.node not in (0, self.g.me) else 0
+        self.starts.clear()
+        fx.master_changed.append(self.g)
+
+    def _known_from(self) -> int:
+        return self.terms[0][0] if len(self.terms) >= TERMS_MAX else 0
 
     # Bidding
 

@@ -12,10 +12,21 @@ Bytes that are no operation change nothing either: every replica reads them alik
 from __future__ import annotations
 
 import struct
+from bisect import bisect_right
+from collections.abc import Container, Iterable
 from typing import Final, NamedTuple
+
+from paxmux.engine.paxos.value import Entry
 
 MEMBERSHIP_SMID: Final = 100_000_000
 MASTER_SMID: Final = 100_000_001
+
+OK: Final = 0
+GID_NOT_SAME: Final = -501
+VERSION_CONFLICT: Final = -502
+NOT_A_MEMBER: Final = 17
+BAD_MEMBERS: Final = -2
+"""Codes of an operation of the membership, as `engine.errors.Code` has them."""
 
 FOUNDED: Final = -1
 """The version of a membership that no operation has changed."""
@@ -175,6 +186,12 @@ def decode_reign_op(payload: bytes) -> ReignOp | None:
     return ReignOp(node, incarnation, version, 0, release=True, heir=last)
 
 
+def heir_of(payload: bytes) -> int:
+    """Who is to be the next master, if an operation says so; else 0."""
+    op = decode_reign_op(payload)
+    return op.heir if op is not None else 0
+
+
 def after(reign: Reign, op: ReignOp, instance: int) -> Reign | None:
     """The reign after an operation that `instance` has decided; None if it changes nothing."""
     if op.version != reign.version:
@@ -184,6 +201,60 @@ def after(reign: Reign, op: ReignOp, instance: int) -> Reign | None:
     same = reign.node == op.node and reign.incarnation == op.incarnation and not op.fresh
     term = reign.term if same else instance
     return Reign(op.node, op.incarnation, instance, term, op.lease)
+
+
+# What values do to it
+
+
+def changed_by(membership: Membership, cluster: int, payload: bytes, instance: int) -> tuple[int, Membership]:
+    """(code, what it is then) of an operation that `instance` has decided."""
+    change = decode_change(payload)
+    if change is None:
+        return BAD_MEMBERS, membership
+    if change.cluster != cluster:
+        return GID_NOT_SAME, membership
+    if change.version != membership.version:
+        return VERSION_CONFLICT, membership
+    # A second one in this instance names a version that is not any more.
+    return OK, Membership(instance, change.members)
+
+
+def reign_by(reign: Reign, members: Container[int], payload: bytes, instance: int) -> Reign | None:
+    """The reign after an operation that `instance` has decided; None if it changes nothing."""
+    op = decode_reign_op(payload)
+    return None if op is None or op.node not in members else after(reign, op, instance)
+
+
+def note_term(terms: Terms, before: Reign, now: Reign, instance: int) -> None:
+    """Remember which term it is after `instance`."""
+    if now.term != before.term:
+        terms.append((instance + 1, now.term))
+        if len(terms) > TERMS_MAX:
+            del terms[0]
+
+
+def replayed(state: SystemState, cluster: int, inner: Iterable[Entry], instance: int) -> SystemState:
+    """The state after a decided value with these inner entries."""
+    membership, reign, terms = state
+    for _, _, _, _, smid, payload in inner:
+        if smid == MEMBERSHIP_SMID:
+            _, membership = changed_by(membership, cluster, payload, instance)
+        elif (
+            smid == MASTER_SMID
+            and (found := reign_by(reign, membership.members, payload, instance)) is not None
+        ):
+            terms = list(terms)
+            note_term(terms, reign, found, instance)
+            reign = found
+    return SystemState(membership, reign, terms)
+
+
+def term_in(terms: Terms, unclear_before: int, instance: int) -> int | None:
+    """The term that holds in an instance, -1 if there is none; None before what `terms` tells of."""
+    if instance < unclear_before:
+        return None
+    at = bisect_right(terms, (instance, 1 << 63)) - 1
+    return terms[at][1] if at >= 0 else NO_TERM
 
 
 # The whole

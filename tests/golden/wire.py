@@ -150,6 +150,8 @@ MESSAGES: dict[str, list[tuple[Any, ...]]] = {
     "vow_replies": [(1, 2, 3, 4, 5), (255, MOST, HIGH, MOST, HIGH)],
     "mend_asks": [(1, 2, 3), (255, HIGH, HIGH)],
     "inner_forwards": [(1, b""), (255, b"value")],
+    "recall_asks": [(1,), (255,)],
+    "recall_replies": [(1, 2, b""), (255, HIGH, b"value")],
 }
 
 
@@ -200,7 +202,11 @@ _HELLOS = {
         seat=11,
         incarnation=13,
         groups=100,
+        address="node-1.example:11111",
+        role="member" if founded else "joining",
+        rejoin=not founded,
         members=sorted(_SEATS),
+        addresses={0x7F00000100002B68: "[::1]:11112"} if founded else {},
         founding=make_founding(_SEATS, 100) if founded else None,
         active=founded,
         ask=not founded,
