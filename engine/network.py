@@ -7,10 +7,11 @@ over each of them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from paxmux.engine.options import NetworkOptions
+from paxmux.engine.secret_file import Keys
 
 Frame = bytes | bytearray
 """One that arrived; nobody writes to it any more."""
@@ -35,6 +36,11 @@ class Direct(Protocol):
         """Send now. False if the frame did not leave: the router is to send it. Never blocks or raises."""
         ...
 
+    def set_keys(self, keys: Sequence[Keys]) -> None:
+        """Seal by the first of these from now on. Called before the first frame if there is a secret, and
+        whenever it changes."""
+        ...
+
     def close(self) -> None:
         """Close what it has open; safe to call twice."""
         ...
@@ -53,6 +59,14 @@ class Network(Protocol):
     A class may have an attribute `direct`: the dotted path (`module:name`) of a `Direct` that workers use
     beside it. Without one, or with None, every frame goes through the router.
     """
+
+    def set_keys(self, keys: Sequence[Keys]) -> None:
+        """Authenticate everything, both ways, by these from now on: the first one seals, all are accepted.
+
+        Called before `start` if there is a secret, and whenever it changes; then nothing is lost that was
+        sealed by keys that are still accepted. What is not sealed, or by others, must be dropped and counted.
+        """
+        ...
 
     async def start(self) -> None:
         """Bind and listen; raises OSError with address and reason. Frames arrive from here on."""

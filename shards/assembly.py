@@ -25,6 +25,7 @@ from paxmux.engine.compiled import COMPILED
 from paxmux.engine.errors import ConfigError, InvalidRequest, NodeStopped, PaxmuxError, StorageFailed
 from paxmux.engine.groups import parse_groups
 from paxmux.engine.options import Options
+from paxmux.engine.secret_file import Keys, SecretFile
 from paxmux.shards.admission import Admission
 from paxmux.shards.boot import Founding, MoverBoot, RouterBoot, WorkerBoot
 from paxmux.shards.child import absolute
@@ -32,6 +33,7 @@ from paxmux.shards.control import ControlServer, Handler
 from paxmux.shards.exchange import Exchange
 from paxmux.shards.identity import DataDir, Identity, open_data_dir
 from paxmux.shards.inline_router import InlineRouter
+from paxmux.shards.key_watch import KeyWatch, key_picture
 from paxmux.shards.lag import LagWatch
 from paxmux.shards.layout import Layout
 from paxmux.shards.log_directories import remove, set_unused_aside
@@ -70,6 +72,7 @@ class Assembly:
         self._worker_of = worker_of
         self._rearranger: Rearranger
         self._own = options.own_member()
+        self._secret_file: SecretFile | None = None
         self._incarnation = secrets.randbits(64) or 1
         self._founding: Founding | None = None
         self._store: DataDir
@@ -100,6 +103,8 @@ class Assembly:
             OSError: the port is taken.
         """
         options, stack = self._options, self._stack
+        if options.network.secret_file is not None:
+            self._secret_file = SecretFile(Path(options.network.secret_file))
         store = open_data_dir(
             Path(options.data_dir),
             node_id=self._own.node_id,
@@ -115,7 +120,7 @@ class Assembly:
         await self._move_groups(store)
         self._seat, self._founding = store.identity.seat, store.identity.founding
         if options.router == "inline":
-            self._router = InlineRouter(options, store, self._incarnation, self._on_broken)
+            self._router = InlineRouter(options, store, self._incarnation, self._on_broken, self._keys())
         else:
             self._router = RouterChild(
                 options.worker, self._router_boot, self._on_router_lost, self._on_router_back, self._on_broken
@@ -136,6 +141,10 @@ class Assembly:
         stack.callback(self._end_requests)
         stack.push_async_callback(self._rearranger.stop, None)
         stack.push_async_callback(self._stop_workers)
+        if self._secret_file is not None:
+            key_watch = KeyWatch(self._loop, self._secret_file, self._router, self._supervisor.posts)
+            key_watch.start()
+            stack.callback(key_watch.stop)
         self._waiting_for = "its router"
         await self._router.start()
         self._founding = await self._wait_founded()
@@ -252,6 +261,7 @@ class Assembly:
             },
             "peers": router.pop("peers", None),
             "router": {**self._router.describe(), "answered": bool(router), **router},
+            "secrets": key_picture(self._secret_file),
             "cleaning": self.cleaning,
             "log_max_bytes": options.storage.max_bytes or None,
             "loop": loop_picture(self._lag),
@@ -364,6 +374,7 @@ class Assembly:
             log_sync={group: on for group, on in self.log_sync.items() if group in groups},
             cpus=list(self._rearranger.layout.cpus_of(worker)),
             direct=getattr(plugin.load(self._options.network.plugin), "direct", None),
+            keys=self._keys(),
             sys_path=self._sys_path,
         )
 
@@ -375,8 +386,12 @@ class Assembly:
             incarnation=self._incarnation,
             workers=self._layout.workers,
             founding=self._founding,
+            keys=self._keys(),
             sys_path=self._sys_path,
         )
+
+    def _keys(self) -> list[Keys]:
+        return list(self._secret_file.keys) if self._secret_file is not None else []
 
     def _on_broken(self, worker: int, generation: int, reason: str) -> None:
         self._supervisor.replace(worker, generation, reason)

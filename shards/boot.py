@@ -13,6 +13,7 @@ from typing import Any, Literal
 import msgspec
 
 from paxmux.engine.options import Options
+from paxmux.engine.secret_file import Keys
 
 
 class Founding(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -56,6 +57,8 @@ class WorkerBoot(msgspec.Struct, tag="worker", forbid_unknown_fields=True, kw_on
     cpus: list[int]
     direct: str | None
     """Dotted path of the `engine.network.Direct` to send small frames by; None: all go through the router."""
+    keys: list[Keys] = []
+    """Of the cluster's secrets; none: nothing is authenticated."""
     sys_path: list[str]
 
 
@@ -69,6 +72,8 @@ class RouterBoot(msgspec.Struct, tag="router", forbid_unknown_fields=True, kw_on
     incarnation: int
     workers: int
     founding: Founding | None
+    keys: list[Keys] = []
+    """As for a worker."""
     sys_path: list[str]
 
 
@@ -121,6 +126,13 @@ class ReleaseFrames(msgspec.Struct, tag="release_frames", forbid_unknown_fields=
     """To the router process: this worker has the group that frames are kept for."""
 
     worker: int
+
+
+class SetKeys(msgspec.Struct, tag="set_keys", forbid_unknown_fields=True, kw_only=True):
+    """To workers and the router process: the file of secrets has changed. The first one seals, all are
+    accepted."""
+
+    keys: list[Keys]
 
 
 class MoveOut(msgspec.Struct, tag="move_out", forbid_unknown_fields=True, kw_only=True):
@@ -233,6 +245,7 @@ ToChild = (
     | SetGroups
     | HoldFrames
     | ReleaseFrames
+    | SetKeys
     | MoveOut
     | MoveIn
     | MoveEnd

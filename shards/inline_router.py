@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any
 
 from paxmux.engine.errors import PaxmuxError
 from paxmux.engine.options import Options
+from paxmux.engine.secret_file import Keys
 from paxmux.shards.boot import Founding
 from paxmux.shards.channel import Receiver, Sender
 from paxmux.shards.doorbell import Doorbell
@@ -18,7 +20,15 @@ from paxmux.shards.router_host import OnBroken
 class InlineRouter:
     """Keeps `RouterHost`. Used in the node's event loop only."""
 
-    def __init__(self, options: Options, store: FoundingStore, incarnation: int, on_broken: OnBroken) -> None:
+    def __init__(
+        self,
+        options: Options,
+        store: FoundingStore,
+        incarnation: int,
+        on_broken: OnBroken,
+        keys: Sequence[Keys] = (),
+    ) -> None:
+        """`keys`: of the cluster's secrets; none: nothing is authenticated."""
         self.bell = Doorbell.create()
         self._backlog_bytes = options.limits.ring_backlog_bytes
         self._generations: dict[int, int] = {}
@@ -34,6 +44,7 @@ class InlineRouter:
                 on_founded=self._on_founded,
                 on_failed=self._on_failed,
                 on_broken=self._on_broken,
+                keys=keys,
             )
         except BaseException:
             self.bell.close()
@@ -77,6 +88,11 @@ class InlineRouter:
     def detach_worker(self, worker: int) -> None:
         """See `RouterHost`."""
         self._router.detach_worker(worker)
+
+    def set_keys(self, keys: Sequence[Keys]) -> bool:
+        """See `RouterHost`."""
+        self._router.set_keys(keys)
+        return True
 
     def describe(self) -> dict[str, Any]:
         """See `RouterHost`."""

@@ -13,11 +13,12 @@ import itertools
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from paxmux.engine.errors import PaxmuxError, StorageFailed
 from paxmux.engine.options import WorkerOptions
+from paxmux.engine.secret_file import Keys
 from paxmux.shards.boot import (
     AttachWorker,
     DetachWorker,
@@ -31,6 +32,7 @@ from paxmux.shards.boot import (
     RingBroken,
     RouterBoot,
     SetGroups,
+    SetKeys,
     StatusAsk,
     StatusReply,
 )
@@ -135,6 +137,10 @@ class RouterChild:
         """See `RouterHost`."""
         if self._child is not None:
             self._child.send(DetachWorker(worker=worker))
+
+    def set_keys(self, keys: Sequence[Keys]) -> bool:
+        """See `RouterHost`. Who is not there is told when it boots."""
+        return self._child is None or self._child.send(SetKeys(keys=list(keys)))
 
     def describe(self) -> dict[str, Any]:
         """See `RouterHost`."""

@@ -31,6 +31,7 @@ from paxmux.shards.boot import (
     RingBroken,
     RouterBoot,
     SetGroups,
+    SetKeys,
     StatusAsk,
     StatusReply,
     Stop,
@@ -83,6 +84,7 @@ class RouterProcess:
             on_founded=self._on_founded,
             on_failed=self._fail,
             on_broken=self._on_broken,
+            keys=boot.keys,
         )
         self._ready = False
 
@@ -141,6 +143,8 @@ class RouterProcess:
                 self._router.hold_frames(message.group)
             case ReleaseFrames():
                 self._router.release_frames(message.worker)
+            case SetKeys():
+                self._router.set_keys(message.keys)
             case StatusAsk():
                 if not self._outbox:
                     self._say(StatusReply(ask=message.ask, status=self._router.status()))

@@ -33,7 +33,7 @@ from paxmux.engine.state_machine import MAX_SMID, MIN_SMID, StateMachine
 from paxmux.engine.storage import Log, LogIdentity, OpenLog, RecordKind, StorageDamaged
 from paxmux.shards import requests, stages
 from paxmux.shards.applier import close_machines, describe, is_durable
-from paxmux.shards.boot import Failed, MoveDone, MoveEnd, MoveIn, MoveOut, Ready, Stop, WorkerBoot
+from paxmux.shards.boot import Failed, MoveDone, MoveEnd, MoveIn, MoveOut, Ready, SetKeys, Stop, WorkerBoot
 from paxmux.shards.channel import Receiver, Sender
 from paxmux.shards.child import Parent, ParentGone, be_child
 from paxmux.shards.counters import WORKER, Block, Phase
@@ -331,6 +331,9 @@ class Worker:
                     if self._stop is None:
                         self._stop = message
                         self._stop_by = monotonic_ns() + int(message.drain_s * 1e9)
+                case SetKeys(keys=keys):
+                    if self._direct is not None:
+                        self._direct.set_keys(keys)
                 case MoveOut(group=group, move=move):
                     self._transit.depart(group, move, fds.pop())
                 case MoveIn(group=group, move=move):
@@ -413,9 +416,12 @@ def _open_direct(boot: WorkerBoot) -> Direct | None:
         return None
     open_direct: OpenDirect = plugin.load(boot.direct)
     others = [member for member in boot.options.seed_members() if member.node_id != boot.node_id]
-    return open_direct(
+    direct = open_direct(
         {member.node_id: (member.host, member.port) for member in others}, boot.options.network
     )
+    if boot.keys:
+        direct.set_keys(boot.keys)
+    return direct
 
 
 def _log_identity(boot: WorkerBoot) -> LogIdentity:

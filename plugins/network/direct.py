@@ -7,10 +7,12 @@ must never block, never raise, and never hold a frame: what does not leave at on
 from __future__ import annotations
 
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from paxmux.engine.options import NetworkOptions
+from paxmux.engine.secret_file import Keys
 from paxmux.plugins.network.addresses import UDP_BUFFER_BYTES, literal_address
+from paxmux.plugins.network.seal import DatagramSeal
 
 
 class DirectUdp:
@@ -21,6 +23,7 @@ class DirectUdp:
         name leads now."""
         self._max_bytes = options.udp_max_bytes
         self._sockets: dict[int, socket.socket] = {}
+        self._seal: DatagramSeal | None = None
         for node, (host, port) in peers.items():
             family = socket.AF_INET6 if ":" in host else socket.AF_INET
             address = literal_address(host, port, family)
@@ -36,6 +39,10 @@ class DirectUdp:
                 continue
             self._sockets[node] = sock
 
+    def set_keys(self, keys: Sequence[Keys]) -> None:
+        """See `Direct.set_keys`."""
+        self._seal = DatagramSeal(keys)
+
     def send(self, dest: int, frame: bytes) -> bool:
         """See `Direct.send`."""
         if len(frame) > self._max_bytes:
@@ -43,6 +50,8 @@ class DirectUdp:
         sock = self._sockets.get(dest)
         if sock is None:
             return False
+        if self._seal is not None:
+            frame = self._seal.seal(frame)
         try:
             sock.send(frame)
         except OSError:
