@@ -13,7 +13,7 @@ import pytest
 from paxmux.engine.network import Network
 from paxmux.engine.options import NetworkOptions
 from paxmux.engine.secret_file import Keys, keys_of
-from paxmux.plugins.network import incoming
+from paxmux.plugins.network import endpoint, incoming
 from paxmux.plugins.network.direct import DirectUdp
 from paxmux.plugins.network.handshake import Dialler, Listener
 from paxmux.plugins.network.seal import DatagramSeal
@@ -83,9 +83,13 @@ def test_nothing_but_what_is_sealed_is_heard_by_datagram(free_ports: FreePorts) 
 
 @pytest.mark.parametrize("keys", [[], [OTHER]])
 def test_who_has_another_secret_or_none_is_not_heard_and_hears_nothing(
-    keys: list[Keys], free_ports: FreePorts, caplog: pytest.LogCaptureFixture
+    keys: list[Keys],
+    free_ports: FreePorts,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     caplog.set_level(logging.WARNING)
+    monkeypatch.setattr(endpoint, "HANDSHAKE_S", 0.1)
 
     async def test() -> None:
         ports = free_ports(2)
