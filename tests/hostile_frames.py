@@ -122,7 +122,7 @@ class Stranger:
         for (_, dest), tap in self._cluster.taps.items():
             heard = self._heard[dest]
             heard.datagrams.extend(tap.datagrams[: HEARD_MAX - len(heard.datagrams)])
-            heard.streams[:] = [stream[:200_000] for stream in tap.forth[-20:]]
+            heard.streams[:] = [bytes(stream[:200_000]) for stream in tap.forth[-20:]]
             tap.datagrams.clear()
 
     async def attack(self, node: int, seconds: float, rate: int, *, really: bool) -> int:

@@ -211,7 +211,7 @@ def test_a_man_in_the_middle_can_only_cut(size: int, free_ports: FreePorts) -> N
             assert two.bodies()[-1] == bytes(size)
 
         await passes("through the tap")
-        heard = tap.forth[-1]
+        heard = bytes(tap.forth[-1])
         frame_bytes = len(frame_of(bytes(size))) + 16
 
         # Something put in: a frame again, one without a tag, one with a tag of his own.
@@ -287,7 +287,7 @@ def test_a_frame_sent_back_to_its_sender_is_not_from_his_peer(free_ports: FreePo
             await until(lambda: one.frames, "it is sealed well: the router sees for whom it is")
         assert one.frames == two.frames == [frame_of(b"datagram")]
         # By stream: what node 1 said as a dialler is nothing that it takes as a listener.
-        assert await knock(first, tap.forth[0]) == b""
+        assert await knock(first, bytes(tap.forth[0])) == b""
         assert len(one.frames) == 1
         await BENCH.stop(one, two)
         await tap.stop()

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from contextlib import suppress
 
 Change = Callable[[bytes], bytes]
+KEPT_BYTES = 8 * 1024 * 1024
+"""Of each direction of a connection."""
 
 
 class WireTap:
@@ -16,9 +18,9 @@ class WireTap:
     def __init__(self, port: int, target_port: int) -> None:
         self._listen = ("127.0.0.1", port)
         self._target = ("127.0.0.1", target_port)
-        self.forth: list[bytes] = []
-        """What each connection brought, in the direction of the node."""
-        self.back: list[bytes] = []
+        self.forth: list[bytearray] = []
+        """What each connection brought, in the direction of the node: the first `KEPT_BYTES`."""
+        self.back: list[bytearray] = []
         self.change_forth: Change = bytes
         """Applied to each piece that passes towards the node."""
         self.change_back: Change = bytes
@@ -75,19 +77,20 @@ class WireTap:
             return
         self._writers |= {writer, far_writer}
         number = len(self.forth)
-        self.forth.append(b"")
-        self.back.append(b"")
+        self.forth.append(bytearray())
+        self.back.append(bytearray())
 
         async def pass_on(
-            source: asyncio.StreamReader, sink: asyncio.StreamWriter, heard: list[bytes], towards: bool
+            source: asyncio.StreamReader, sink: asyncio.StreamWriter, heard: bytearray, towards: bool
         ) -> None:
             with suppress(OSError):
                 while data := await source.read(1 << 16):
-                    heard[number] += data
+                    heard.extend(data[: KEPT_BYTES - len(heard)])
                     sink.write((self.change_forth if towards else self.change_back)(data))
             writer.close()
             far_writer.close()
 
         await asyncio.gather(
-            pass_on(reader, far_writer, self.forth, True), pass_on(far_reader, writer, self.back, False)
+            pass_on(reader, far_writer, self.forth[number], True),
+            pass_on(far_reader, writer, self.back[number], False),
         )
