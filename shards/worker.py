@@ -34,7 +34,18 @@ from paxmux.engine.state_machine import MAX_SMID, MIN_SMID, StateMachine
 from paxmux.engine.storage import Log, LogIdentity, OpenLog, RecordKind, StorageDamaged
 from paxmux.shards import requests, stages
 from paxmux.shards.applier import close_machines, describe, is_durable
-from paxmux.shards.boot import Failed, MoveDone, MoveEnd, MoveIn, MoveOut, Ready, SetPeers, Stop, WorkerBoot
+from paxmux.shards.boot import (
+    Failed,
+    MoveDone,
+    MoveEnd,
+    MoveIn,
+    MoveOut,
+    Ready,
+    SetKeys,
+    SetPeers,
+    Stop,
+    WorkerBoot,
+)
 from paxmux.shards.channel import Receiver, Sender
 from paxmux.shards.child import Parent, ParentGone, be_child
 from paxmux.shards.counters import WORKER, Block, Phase
@@ -357,6 +368,9 @@ class Worker:
                 case SetPeers(peers=peers):
                     if self._direct is not None:
                         self._direct.set_peers(_sockets_of(peers, self._node_id))
+                case SetKeys(keys=keys):
+                    if self._direct is not None:
+                        self._direct.set_keys(keys)
                 case MoveOut(group=group, move=move):
                     self._transit.depart(group, move, fds.pop())
                 case MoveIn(group=group, move=move):
@@ -438,7 +452,10 @@ def _open_direct(boot: WorkerBoot) -> Direct | None:
     if boot.direct is None:
         return None
     open_direct: OpenDirect = plugin.load(boot.direct)
-    return open_direct(_sockets_of(boot.peers, boot.node_id), boot.options.network)
+    direct = open_direct(_sockets_of(boot.peers, boot.node_id), boot.options.network)
+    if boot.keys:
+        direct.set_keys(boot.keys)
+    return direct
 
 
 def _sockets_of(peers: dict[int, str], own: int) -> dict[int, tuple[str, int]]:

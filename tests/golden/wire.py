@@ -20,6 +20,7 @@ from paxmux.engine.paxos.messages import KINDS, Batch
 from paxmux.plugins.network.counts import Counts
 from paxmux.plugins.network.incoming import Incoming
 from paxmux.plugins.network.outgoing import Outgoing
+from paxmux.plugins.network.trust import Trust
 from paxmux.shards.cluster import make_founding
 from paxmux.shards.codec import decode_sections, encode_section
 from paxmux.shards.hello import Hello, pack_hello, parse_hello
@@ -279,7 +280,8 @@ async def _sent() -> bytes:
                 peer.send(_STREAM[0])
 
         port = server.getsockname()[1]
-        peer = Outgoing(2, "127.0.0.1", port, NetworkOptions(), Counts(), on_peer)
+        counts = Counts()
+        peer = Outgoing(2, "127.0.0.1", port, NetworkOptions(), counts, on_peer, Trust(counts), 1)
         for frame_ in _STREAM[1:]:
             peer.send(frame_)
         peer.start(loop, socket.AF_INET)
@@ -306,7 +308,8 @@ async def _received(data: bytes) -> list[bytes]:
     frames: list[bytes] = []
     listener = socket.create_server(("127.0.0.1", 0))
     listener.setblocking(False)
-    incoming = Incoming(listener, (1,), Counts(), 1 << 16, frames.append)
+    counts = Counts()
+    incoming = Incoming(listener, (1,), counts, 1 << 16, frames.append, Trust(counts), 1)
     incoming.start(loop)
     try:
         with socket.create_connection(listener.getsockname()) as connection:
