@@ -74,7 +74,7 @@ def _batches() -> list[bytes]:
         "top_asks": (1, 2),
         "top_replies": (1, 2, -1, 3),
         "forwards": (1, 2, b"value"),
-        "refusals": (1, 2, 3, 4),
+        "forward_refusals": (1, 2, 3, 4),
         "chain_asks": (1, 2, 3),
         "chain_replies": (1, 2, 3),
         "vow_asks": (1, 2),
@@ -83,10 +83,9 @@ def _batches() -> list[bytes]:
     }
     made = [b"", codec.encode_section(Batch())]
     for kind in KINDS:
-        if kind in samples:
-            batch = Batch()
-            setattr(batch, kind, [samples[kind]] * 2)
-            made.append(codec.encode_section(batch))
+        batch = Batch()
+        setattr(batch, kind, [samples[kind]] * 2)
+        made.append(codec.encode_section(batch))
     return [*made, b"".join(made)]
 
 

@@ -25,6 +25,8 @@ class WireTap:
         """Applied to each piece that passes towards the node."""
         self.change_back: Change = bytes
         self.datagrams: list[bytes] = []
+        self.twice = False
+        """Whether each datagram passes two times."""
         self._writers: set[asyncio.StreamWriter] = set()
 
     async def start(self) -> None:
@@ -67,7 +69,8 @@ class WireTap:
             while True:
                 data = self._udp.recv(65_535)
                 self.datagrams.append(data)
-                self.send(self.change_forth(data))
+                for _ in range(1 + self.twice):
+                    self.send(self.change_forth(data))
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
