@@ -153,9 +153,9 @@ class Masters:
             if reply[1]:
                 raise error_of(reply)
 
-    async def balance(self, until_ns: int) -> list[dict[str, int]]:
-        """Give away what this node has beyond its fair share, to those that have least; returns what went
-        where."""
+    def surplus(self) -> dict[int, int]:
+        """What this node is master of beyond its fair share, and to whom it had better go: to those that have
+        least."""
         counts = Counter({self.me: 0})
         mine = []
         for group in sorted(self._wanted):
@@ -163,19 +163,15 @@ class Masters:
             counts[node] += 1
             if node == self.me:
                 mine.append(group)
-        moves = []
+        heirs = {}
         for group in reversed(mine):
             others = [node for node in self._members(group) if node != self.me]
             heir = min(others, key=lambda node: (counts[node], node), default=self.me)
             if counts[self.me] - counts[heir] > 1:
                 counts[heir] += 1
                 counts[self.me] -= 1
-                moves.append((group, heir))
-        went = await asyncio.gather(*(self.transfer(group, heir, until_ns) for group, heir in moves))
-        return [
-            {"group": group, "to": heir, "master": master}
-            for (group, heir), master in zip(moves, went, strict=True)
-        ]
+                heirs[group] = heir
+        return heirs
 
     def give_back(self) -> dict[int, int]:
         """Have all leases given back, since the node stops; returns the versions that they have now, by
