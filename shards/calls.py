@@ -133,8 +133,10 @@ class Calls:
                 self._calls.append(call)
 
     def _note(self, seq: int, group: Group) -> None:
-        if self._appliers[group.index].next < group.instance:
-            self._after[seq] = group.instance
+        # A group may stand lower than its log knew it to be.
+        decided = max(group.instance, group.doubt.decided)
+        if self._appliers[group.index].next < decided:
+            self._after[seq] = decided
 
     def drop_read(self, seq: int) -> bool:
         """A read ends without an answer of its own; False if it is none."""

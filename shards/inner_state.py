@@ -1,8 +1,9 @@
 """What a log says of a group's inner state machines: who its members are, and whose reign it is.
 
 The last SYSTEM record says it. Where that may be lost, the values decided since the one before tell the
-same; where one of these is lost or forgotten too, nothing here can: such a group never votes again in its
-seat, since it does not know with whom.
+same; where one of these is lost too, the group goes back to it, and learns from there on what it knew. Where
+one is forgotten nothing here can tell: such a group never votes again in its seat, since it does not know
+with whom.
 """
 
 from __future__ import annotations
@@ -27,11 +28,13 @@ READ_BYTES = 1 << 20
 
 
 class InnerState(NamedTuple):
-    """Of one group, at the instance that its hard state names."""
+    """Of one group."""
 
     state: SystemState
-    lost: bool
-    """It is the state of an earlier instance: what came after it nobody here knows."""
+    at: int
+    """Of this instance: the one that the hard state names, or the first one whose value is lost."""
+    lost: bool = False
+    """Of an earlier instance: what came after it is forgotten."""
 
 
 def inner_state(
@@ -51,17 +54,19 @@ def inner_state(
         places = {node: (seat, "") for node, seat in founders.items()}
         found = SystemState(Membership(FOUNDED, places), NO_REIGN, [])
     if not state.system_lost:
-        return InnerState(found, False)
+        return InnerState(found, state.instance)
     at = state.system_from
     try:
         while at < state.instance:
             records = log.read_range(group, at, min(READ_COUNT, state.instance - at), READ_BYTES)
             if not records or records[0][0] != at:
-                return InnerState(found, True)
+                break
             for instance, _, _, value in records:
                 entries = values.decode(value)
                 found = replayed(found, cluster, values.inner_of(value, entries), instance)
                 at = instance + 1
     except StorageDamaged:
-        return InnerState(found, True)
-    return InnerState(found, False)
+        pass
+    if at < log.first(group):
+        return InnerState(found, state.instance, lost=True)
+    return InnerState(found, min(at, state.instance))

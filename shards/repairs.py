@@ -61,7 +61,7 @@ class Repairs:
         """The value of a decided instance cannot be read; False if there is nobody to ask for it, or it is
         forgotten. One of an instance that is not decided yet is found again when it is."""
         group = self._groups[index]
-        if not group.peers or instance < self._log.first(index):
+        if instance < self._log.first(index) or not (_whom(group) or _may_have_others(group)):
             return False
         if instance >= group.instance:
             return True
@@ -69,7 +69,7 @@ class Repairs:
         if lost is None:
             _log.error("group %d: instance %d is lost and asked from peers: %s", index, instance, reason)
             lost = self.lost[index] = Lost(reason, now, group.timers.ask_retry)
-            lost.asked = group.rng.randrange(len(group.peers))
+            lost.asked = group.rng.randrange(max(1, len(_whom(group))))
         if instance not in lost.wanted and len(lost.wanted) < WANTED_MAX:
             lost.wanted[instance] = None
             # What is damaged is often more than one value: they come together.
@@ -108,9 +108,10 @@ class Repairs:
                 count = 1
                 while count < RUN_MAX and first + count in lost.wanted:
                     count += 1
-                peer = group.peers[lost.asked % len(group.peers)]
-                lost.asked += 1
-                fx.now.peer(peer).mend_asks.append((index, first, count))  # reach: mend-asked
+                if peers := _whom(group):
+                    peer = peers[lost.asked % len(peers)]
+                    lost.asked += 1
+                    fx.now.peer(peer).mend_asks.append((index, first, count))  # reach: mend-asked
                 lost.again_at = now + lost.again_after
                 lost.again_after = min(2 * lost.again_after, group.timers.phase_max)
             self.due_at = min(self.due_at, lost.again_at)
@@ -161,3 +162,13 @@ class Repairs:
         except StorageDamaged:
             return None
         return None if found is None else found[2]
+
+
+def _whom(group: Group) -> list[int]:
+    """Who may have a value: the other members, or else whoever was heard."""
+    return group.peers or list(group.learner.heard)
+
+
+def _may_have_others(group: Group) -> bool:
+    """Whether a group without other members has had some, or may have some that it has forgotten."""
+    return group.members.since > 0 or group.instance < group.doubt.decided

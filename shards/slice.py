@@ -75,10 +75,11 @@ class GroupMaker:
         was not synced, since the last start. Raises StorageDamaged: something is lost that only another
         member could tell, and there is none."""
         identity, log = self._identity, self._log
-        system, members_lost = inner_state(log, index, state, self._members.seats, identity.cluster)
+        system, told, members_lost = inner_state(log, index, state, self._members.seats, identity.cluster)
         members = members_of(system.membership)
-        alone = list(members.seats) == [identity.node]
-        instance, chain = _readable(log, index, state, alone=alone)
+        # Where later members are lost too, there may be others by now.
+        alone = list(members.seats) == [identity.node] and told == state.instance
+        instance, chain = _readable(log, index, state._replace(instance=told), alone=alone)
         here = instance == state.instance and not state.lost
         kept = not here and not state.lost and state.accepted != NULL_BALLOT
         why = WORDS if lost else log.doubt() or "as this log has said since an earlier start"
@@ -175,7 +176,8 @@ def build_turn(
         log_sync.begin()
         lost = log_sync.lost
     doubt = log.doubt()
-    if doubt is not None and len(members.seats) == 1 and not any(state.system for state in states.values()):
+    alone = list(members.seats) == [identity.node] and not any(state.system for state in states.values())
+    if doubt is not None and alone:
         raise StorageDamaged(f"promises may be lost, and there is no other member to ask: {doubt}")
     unknown = unknown_state(doubt)
     maker = GroupMaker(identity, log, replies, members, rng, timers, proposals, limits, leases)

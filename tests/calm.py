@@ -34,7 +34,7 @@ class Calm:
     ) -> None:
         """`chances`: of faults of single frames."""
         plan = msgspec.structs.replace(
-            planned(seed, Asked(nodes=nodes, groups=groups, faults=())),
+            planned(seed, Asked(nodes=nodes, groups=groups, faults=(), changes=False, leases=False)),
             layouts=((tuple(range(groups)),),) * nodes,
             chances=chances or {},
             durable=False,

@@ -14,7 +14,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from paxmux.engine.paxos import value as values
-from paxmux.engine.paxos.effects import SYSTEM, Effects
+from paxmux.engine.paxos.effects import DECIDED, SYSTEM, Effects
 from paxmux.engine.paxos.quorum import members_of
 from paxmux.engine.paxos.system import (
     BAD_MEMBERS,
@@ -94,16 +94,23 @@ class Inner:
         self.nudge_at = 0
         self.handed = 0
 
-    def start(self, fx: Effects) -> None:
-        """Before anything else."""
-        if self.say_again:
-            self._record(fx)
-            self.say_again = False
+    def say(self, fx: Effects) -> None:
+        """Tell the log again what it has lost, once everything is learned that it knew to be decided."""
+        if self.say_again and self.g.instance >= self.g.doubt.decided:
+            self.record(fx)
 
-    def _record(self, fx: Effects) -> None:
+    def state(self) -> SystemState:
+        """What the inner machines say, from the current instance on."""
         g = self.g
-        state = SystemState(g.members.membership(), g.master.reign, g.master.terms)
-        fx.records.append((SYSTEM, g.index, g.instance, 0, 0, encode_state(state)))
+        return SystemState(g.members.membership(), g.master.reign, g.master.terms)
+
+    def record(self, fx: Effects) -> None:
+        """Tell the log."""
+        g = self.g
+        # Of what is learned again later operations are known to the log, or were.
+        lost = g.instance < g.doubt.decided
+        self.say_again = self.say_again and lost
+        fx.records.append((SYSTEM, g.index, g.instance, int(lost), 0, encode_state(self.state())))
 
     # What this node wants
 
@@ -264,7 +271,9 @@ class Inner:
         if members:
             g.change_members(now, fx)
         if members or changed:
-            self._record(fx)
+            # Together: who is told of the members must not stand below, where others decide.
+            fx.records.append((DECIDED, g.index, instance, 0, 0, b""))
+            self.record(fx)
         if members or self.own:
             self._outdated(changed, instance, now, fx)
         self.look(fx)

@@ -13,9 +13,11 @@ from collections.abc import Callable
 from typing import Any
 
 from paxmux.tools.sim.faults import Faults
+from paxmux.tools.sim.lease_watch import LeaseWatch
 from paxmux.tools.sim.ledger import Ledger
 from paxmux.tools.sim.node import SimNode
 from paxmux.tools.sim.plan import Plan
+from paxmux.tools.sim.quorums import Quorums
 from paxmux.tools.sim.trace import Trace
 from paxmux.tools.sim.wire import Wire
 from paxmux.tools.sim.witness import Witness
@@ -37,15 +39,18 @@ class Cluster:
         """Faults that were injected, by kind."""
         self.points: Counter[str] = Counter()
         """Deaths by the moment of the turn."""
-        self.seats = {number: 1000 + number for number in range(1, plan.nodes + 1)}
-        """The members: seats of the founding, for ever."""
+        seats = {number: 1000 + number for number in range(1, plan.nodes + 1)}
+        self.founders = {number: seat for number, seat in seats.items() if number <= plan.founders}
+        """The members, with their seats, until they are changed."""
         self._events: list[Event] = []
         self._planned = 0
-        self.witness = Witness(self.seats)
+        self.witness = Witness(seats, self.founders)
         self.ledger = Ledger(self.witness, plan.proposals.attempts)
         self.wire = Wire(plan, rng, trace, self.counts, self.arrive)
-        self.nodes = [SimNode(self, number, seat) for number, seat in self.seats.items()]
+        self.nodes = [SimNode(self, number, seat) for number, seat in seats.items()]
         self.workers = [worker for node in self.nodes for worker in node.workers]
+        self.quorums = Quorums(self)
+        self.leases = LeaseWatch(self)
         self.faults = Faults(self)
         if "clock_drift" in plan.faults:
             self.counts["clock_drift"] += 1

@@ -31,9 +31,9 @@ class Faults:
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
         self._kinds = [kind for kind in cluster.plan.faults if kind in STRIKES]
-        self._spare = cluster.plan.nodes - cluster.plan.majority
-        """So many nodes may be lost for good."""
         self.ended = False
+        self.ruined = False
+        """More may be lost than any cluster can bear."""
 
     @property
     def injected(self) -> int:
@@ -65,7 +65,7 @@ class Faults:
                 worker.disk.full = None
                 worker.disk.platter.disarm()
             if node.paused_until:
-                node.paused_until = 0
+                node.paused_until = node.asleep_until = 0
                 node.resume()
             for worker in node.workers:
                 worker.resumed_at = cluster.now
@@ -86,7 +86,7 @@ class Faults:
         self._doom("tail_flip", Point.APPENDED)
 
     def _wiped_disk(self) -> None:
-        if self._may_lose_a_node():
+        if any(map(self._cluster.quorums.may_lose, self._cluster.nodes)):
             self._doom("wiped_disk")
 
     def _doom(self, scope: Scope, point: Point | None = None) -> None:
@@ -94,8 +94,13 @@ class Faults:
         worker = self._a_worker()
         if worker is None or worker.doom is not None:
             return
-        at = Point(rng.randrange(len(Point))) if point is None else point
-        worker.doom = Doom(scope, at, rng.randrange(SKIP_MAX), DOOM_TURNS)
+        self.doom(worker, scope, Point(rng.randrange(len(Point))) if point is None else point)
+
+    def doom(self, worker: SimWorker, scope: Scope, at: Point) -> None:
+        """A worker is to die at one of the next moments of a kind, unless it is to die already."""
+        if worker.doom is not None:
+            return
+        worker.doom = Doom(scope, at, self._cluster.rng.randrange(SKIP_MAX), DOOM_TURNS)
         self._say(f"{worker.name} is to die: {scope} at {at.name.lower()}")
         if at is Point.IDLE:
             self.crash(worker, scope, at)
@@ -105,7 +110,7 @@ class Faults:
         cluster = self._cluster
         node = worker.node
         worker.doom = None
-        if scope == "wiped_disk" and not (self._may_lose_a_node() and node.votes):
+        if scope == "wiped_disk" and not cluster.quorums.may_lose(node):
             scope = "power_cut"
         cluster.points[point.name.lower()] += 1
         self._say(f"{worker.name}: {scope} at {point.name.lower()}")
@@ -118,18 +123,26 @@ class Faults:
         cluster.counts[scope] += 1
         node.crash(power=scope != "node_crash")
         if scope == "wiped_disk":
-            node.seat += 1000
-            node.hurt = False
-            cluster.witness.wiped(node.number)
-            for each in node.workers:
-                each.make_disk()
+            self._wipe(node)
+
+    def replace(self, node: SimNode) -> None:
+        """A node cannot start with what its disk has: it gets another, and another seat."""
+        node.crash(power=True)
+        self._wipe(node)
+
+    def _wipe(self, node: SimNode) -> None:
+        node.seat += 1000
+        node.hurt = False
+        self._cluster.witness.wiped(node.number, node.seat)
+        for each in node.workers:
+            each.make_disk()
 
     # Disks
 
     def _synced_flip(self) -> None:
         cluster = self._cluster
         node = cluster.rng.choice(cluster.nodes)
-        if not (node.hurt or (self._may_lose_a_node() and node.votes)):
+        if not (node.hurt or cluster.quorums.may_lose(node)):
             return
         worker = cluster.rng.choice(node.workers)
         if worker.disk.medium.notebook.spoilt:
@@ -143,6 +156,7 @@ class Faults:
 
     def ruin(self) -> None:
         """Bits of any disk turn, and often its owner dies, be there a majority left without damage or not."""
+        self.ruined = True
         cluster, rng = self._cluster, self._cluster.rng
         node = rng.choice([each for each in cluster.nodes if not each.failed])
         worker = rng.choice(node.workers)
@@ -169,7 +183,7 @@ class Faults:
         """A replica goes by a history that is not what its log says."""
         cluster = self._cluster
         worker = self._a_worker()
-        if worker is None or not (self._may_lose_a_node() and worker.node.votes):
+        if worker is None or not cluster.quorums.may_lose(worker.node):
             return
         group = worker.turn.groups[cluster.rng.choice(worker.groups)]
         if group.instance:
@@ -238,9 +252,15 @@ class Faults:
     def _clock_jump(self) -> None:
         rng = self._cluster.rng
         node = rng.choice(self._cluster.nodes)
-        ahead = int(rng.random() * rng.choice((100, 2000, 60_000)) * MS)
-        node.set_clock(ahead=ahead)
+        longest = 60_000 if not self._cluster.plan.lease_ms else 3 * self._cluster.plan.lease_ms
+        ahead = int(rng.random() * rng.choice((100, 2000, longest)) * MS)
         self._cluster.counts["clock_jump"] += 1
+        if self._cluster.plan.lease_ms:
+            # To others a clock that jumped would be one that gained more than any lease allows for.
+            self._say(f"n{node.number} is suspended for {ahead // MS} ms")
+            node.suspend(self._cluster.now + ahead)
+            return
+        node.set_clock(ahead=ahead)
         self._say(f"n{node.number}: its clock jumps by {ahead // MS} ms")
 
     def _clean_stop(self) -> None:
@@ -291,9 +311,6 @@ class Faults:
     def _a_node(self) -> SimNode | None:
         up = [node for node in self._cluster.nodes if node.up]
         return self._cluster.rng.choice(up) if up else None
-
-    def _may_lose_a_node(self) -> bool:
-        return sum(1 for node in self._cluster.nodes if node.hurt or not node.votes) < self._spare
 
     def _say(self, text: str) -> None:
         if self._cluster.trace.wordy:

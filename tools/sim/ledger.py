@@ -11,6 +11,8 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from paxmux.engine.errors import Code
+from paxmux.engine.paxos.system import Change, encode_change
+from paxmux.shards.membership import decode
 from paxmux.shards.requests import CallKind, Reply
 from paxmux.tools.linear import Kind, Operation, check
 from paxmux.tools.sim.breach import Breach
@@ -22,6 +24,11 @@ ABSENT = b""
 """What the register answers where a key has no value."""
 
 _WRITES = frozenset({Code.OK, Code.TIMEOUT, Code.OVERLOADED})
+_CHANGES = frozenset(
+    {
+        Code.OK, Code.TIMEOUT, Code.OVERLOADED, Code.OTHER_CLUSTER, Code.MEMBERSHIP_CHANGED, Code.BAD_OPTIONS,
+    }
+)  # fmt: skip
 _READS = frozenset({Code.OK, Code.TIMEOUT, Code.OVERLOADED})
 
 
@@ -103,6 +110,8 @@ class Ledger:
         self.reads = 0
         """Linearizable ones that were answered."""
         self.acked = 0
+        self.changed = 0
+        """Changes of members that their callers know to have taken place."""
         self._witness = witness
         self._codes = _WRITES | {Code.CONFLICT} if attempts else _WRITES
         self._time = 0
@@ -136,6 +145,8 @@ class Ledger:
         request.result = result
         if request.kind is None:
             self._proposal(request, code, instance, position)
+        elif request.kind == CallKind.CHANGE_MEMBERS:
+            self._change(request, code, instance)
         else:
             self._read(request, code, instance)
 
@@ -152,6 +163,13 @@ class Ledger:
         if request.smid == JOURNAL and request.result != CONTEXT + request.payload:
             raise Breach("results for the right life", f"{request.words()}: result {request.result!r}")
         self._acked_in[request.group] = max(self._acked_in.get(request.group, -1), instance)
+
+    def _change(self, request: Request, code: int, instance: int) -> None:
+        if code not in _CHANGES and not self._excused(request, code):
+            raise Breach("answers make sense", f"{request.words()} ended with {code}: {request.result!r}")
+        if code == Code.OK:
+            self.changed += 1
+            request.place = (request.group, instance, 0)
 
     def _read(self, request: Request, code: int, following: int) -> None:
         if code not in _READS and not self._excused(request, code):
@@ -175,8 +193,21 @@ class Ledger:
     def _excused(self, request: Request, code: int) -> bool:
         """Whether a node that was lost for good may say so."""
         if code == Code.NOT_A_MEMBER:
-            return request.node in self._witness.seatless
+            return self._unseated(request)
         return code == Code.SYSTEM_ERROR and request.node in self._witness.damaged
+
+    def _unseated(self, request: Request) -> bool:
+        """Whether its node may have taken itself for no member meanwhile."""
+        eras = self._witness.constitution(request.group).eras
+        seat = self._witness.disks[request.node].seat
+        # Who has lost what it knew stands at earlier ones.
+        since = 0 if request.node in self._witness.damaged else self._era_at(request)
+        return any(era.seats.get(request.node) != seat for era in eras[since:])
+
+    def _era_at(self, request: Request) -> int:
+        """The members that the request's node knew of at least, when it was asked."""
+        eras = self._witness.constitution(request.group).eras
+        return max(at for at, era in enumerate(eras) if era.since <= request.decided_before)
 
     # At the end
 
@@ -185,6 +216,8 @@ class Ledger:
         decided = self._witness.decided_as
         last: dict[tuple[int, int, int], Place] = {}
         for request in self.requests:
+            if request.kind == CallKind.CHANGE_MEMBERS:
+                self._check_change(request)
             if request.kind is not None:
                 continue
             place = decided.get(request.identity)
@@ -197,6 +230,17 @@ class Ledger:
             if before is not None and before > place:
                 raise Breach("bursts keep their order", f"{request.words()} is in {place}, after {before}")
             last[key] = place
+
+    def _check_change(self, request: Request) -> None:
+        wanted = decode(request.payload)
+        operation = encode_change(Change(wanted.cluster, wanted.version, wanted.members))
+        eras = self._witness.constitution(request.group).eras
+        made = [era.version for era in eras if era.operation == operation]
+        if request.place is not None and made != [request.place[1]]:
+            words = f"{request.words()}: {made}, told {request.place}"
+            raise Breach("changed where it was said", words)
+        if made and request.code not in (None, Code.OK, Code.TIMEOUT):
+            raise Breach("refused is not decided", f"{request.words()}: {request.code}, is in {made}")
 
     def check_registers(self) -> None:
         """The history of every key is linearizable."""

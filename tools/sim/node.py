@@ -16,7 +16,8 @@ from paxmux.shards.requests import CallKind
 from paxmux.tools.sim.breach import Breach
 from paxmux.tools.sim.clock import Clock
 from paxmux.tools.sim.ledger import CONTEXT, RegisterCall, Request
-from paxmux.tools.sim.worker import CLUSTER, SimWorker, State
+from paxmux.tools.sim.witness import CLUSTER
+from paxmux.tools.sim.worker import SimWorker, State
 
 if TYPE_CHECKING:
     from paxmux.tools.sim.cluster import Cluster
@@ -45,6 +46,7 @@ class SimNode:
         self.rate = cluster.plan.drift[number - 1]
         self.clock = self._new_clock()
         self.paused_until = 0
+        self.asleep_until = 0
         self.seq = 0
         self._arrived: list[tuple[bytes, bool]] = []
         """Frames that wait in the kernel while the node stands still."""
@@ -59,8 +61,13 @@ class SimNode:
 
     @property
     def votes(self) -> bool:
-        """Whether it counts towards a majority."""
-        return not self.failed and self.number not in self.cluster.witness.seatless
+        """Whether it counts towards a majority, in some group."""
+        return any(map(self.seated, range(self.cluster.plan.groups)))
+
+    def seated(self, group: int) -> bool:
+        """Whether it counts towards a majority of a group's last members that are known."""
+        seats = self.cluster.witness.constitution(group).eras[-1].seats
+        return not self.failed and seats.get(self.number) == self.seat
 
     def worker_of(self, group: int) -> SimWorker:
         """Who hosts a group here."""
@@ -73,6 +80,7 @@ class SimNode:
         cluster = self.cluster
         self.up = True
         self.life += 1
+        cluster.leases.ended(self)
         self.incarnation = cluster.rng.getrandbits(64) | 1
         self.seq = 0
         self._arrived.clear()
@@ -84,7 +92,8 @@ class SimNode:
     def crash(self, *, power: bool) -> None:
         """All processes are gone; with the power, what was not synced and the clock are, too."""
         self.up = False
-        self.paused_until = 0
+        self.paused_until = self.asleep_until = 0
+        self.cluster.leases.ended(self)
         for worker in self.workers:
             worker.die(power=power)
             worker.paused_until = worker.slow_until = 0
@@ -130,6 +139,14 @@ class SimNode:
 
     # Standing still, and other times
 
+    def suspend(self, until: int) -> None:
+        """The whole machine sleeps, but for its clock; what is sent to it is lost."""
+        if self.up:
+            self.paused_until = self.asleep_until = until
+            for worker in self.workers:
+                worker.resumed_at = until
+            self.cluster.at(until, self.resume, None)
+
     def resume(self, _: object = None) -> None:
         """After a pause everything comes at once."""
         if self.cluster.now >= self.paused_until:
@@ -156,6 +173,8 @@ class SimNode:
     def receive(self, frame: bytes, corrupted: bool) -> None:
         """A frame arrives at the node's port."""
         if not self.up:
+            return
+        if self.asleep_until > self.cluster.now:
             return
         if self.paused_until > self.cluster.now:
             self._arrived.append((frame, corrupted))

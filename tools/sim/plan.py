@@ -14,6 +14,7 @@ import msgspec
 
 from paxmux.engine.options import LayoutOptions, LimitOptions, ProposalOptions, StorageOptions, TimerOptions
 from paxmux.shards.layout import Layout
+from paxmux.tools.sim.politics import DRIFT_PPM, SMALL_DRIFT_PPM, Politics
 
 NODES_MAX: Final = 7
 GROUPS_MAX: Final = 8
@@ -76,6 +77,8 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
     groups: int | None = None
     proposals: int = VALUES_MIN
     faults: tuple[str, ...] | None = None
+    changes: bool | None = None
+    leases: bool | None = None
 
     def words(self) -> str:
         """As arguments of the command."""
@@ -88,6 +91,9 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
             parts.append(f"--proposals {self.proposals}")
         if self.faults is not None:
             parts.append(f"--faults {','.join(self.faults) or 'none'}")
+        for name, asked in (("changes", self.changes), ("leases", self.leases)):
+            if asked is not None:
+                parts.append(f"--{name} {'yes' if asked else 'no'}")
         return " ".join(parts)
 
 
@@ -130,14 +136,20 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """Decided values that an applier replays in a slice."""
     serve_count: int
     """Decided values read for a lagging peer in a turn."""
+    founders: int
+    """The first so many nodes are the members at first; the others learn, until they are added."""
+    changes: float
+    """Chance, with each round of the load, that somebody wants other members in a group; 0: nobody does."""
+    lease_ms: int
+    """Of the masters of all groups; 0: there are none."""
+    drift_ppm: int
+    """What a lease allows for clocks of different rates."""
+    drops: float
+    """Chance, with each round of the load, that a master gives its lease back."""
     timers: TimerOptions
     proposals: ProposalOptions
     limits: LimitOptions
     storage: StorageOptions
-
-    @property
-    def majority(self) -> int:
-        return self.nodes // 2 + 1
 
     def words(self) -> str:
         """For whoever reads a failing run."""
@@ -159,6 +171,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
                 f"readers: {self.readers}; "
                 f"a round of load each {self.pace_ms:g} ms; sync {self.sync_us} us; "
                 f"frames take {self.latency_us[0]}..{self.latency_us[1]} us",
+                f"founders: {self.founders}; other members: {self.changes:g} of the rounds; leases: "
+                f"{self.lease_ms} ms for a drift of {self.drift_ppm} ppm, given back: {self.drops:g}",
                 f"faults: {', '.join(self.faults) or 'none'}; {chances}",
                 f"options: {' '.join(changed) or 'as by default'}",
             )
@@ -184,7 +198,8 @@ def expand(names: Sequence[str]) -> tuple[str, ...]:
 
 def draw(seed: int, rng: random.Random, asked: Asked) -> Plan:
     """The plan of a seed; `rng` is the run's source, and goes on to drive the run."""
-    drawn = rng.choice(NODES)
+    politics = Politics(seed, asked.changes, asked.leases)
+    drawn = politics.nodes(rng.choice(NODES))
     nodes = drawn if asked.nodes is None else asked.nodes
     drawn = rng.choice((1, 2, 2, 3, 4))
     groups = drawn if asked.groups is None else asked.groups
@@ -200,7 +215,7 @@ def draw(seed: int, rng: random.Random, asked: Asked) -> Plan:
     small = rng.random() < 0.25
     layouts = _layouts(rng, nodes, groups)
     durable = rng.random() < 0.25
-    return Plan(
+    plan = Plan(
         seed=seed,
         nodes=nodes,
         groups=groups,
@@ -239,8 +254,14 @@ def draw(seed: int, rng: random.Random, asked: Asked) -> Plan:
             batch_max_bytes=400 if small else 1_048_576,
             catch_up_max_bytes=rng.choice((1_048_576, 65_536, 300)),
         ),
-        storage=_storage(seed, durable, faults),
+        storage=_storage(seed, durable and not politics.changes, faults),
+        founders=politics.founders(nodes),
+        changes=politics.changes,
+        lease_ms=0,
+        drift_ppm=DRIFT_PPM if "clock_drift" in faults else SMALL_DRIFT_PPM,
+        drops=politics.drops,
     )
+    return msgspec.structs.replace(plan, lease_ms=politics.lease_ms(plan.latency_us[1]))
 
 
 def planned(seed: int, asked: Asked) -> Plan:
@@ -272,7 +293,8 @@ def _faults(rng: random.Random, nodes: int, asked: tuple[str, ...] | None) -> tu
 
 
 def _storage(seed: int, durable: bool, faults: Sequence[str]) -> StorageOptions:
-    """What is kept of the logs: little, where nobody can ever need more. Who lost a disk needs it all."""
+    """What is kept of the logs: little, where nobody can ever need more. Who lost a disk, or joins, needs it
+    all."""
     if not durable or "wiped_disk" in faults or "synced_flip" in faults:
         return StorageOptions(segment_bytes=SEGMENT_BYTES)
     return StorageOptions(segment_bytes=SEGMENT_BYTES // 4, keep_instances=(0, 3, 20)[seed % 3])

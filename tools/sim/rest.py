@@ -15,6 +15,7 @@ from paxmux.engine.paxos.ballot import NULL
 from paxmux.engine.paxos.timers import MS
 from paxmux.shards.requests import CallKind
 from paxmux.tools.sim.breach import Breach
+from paxmux.tools.sim.changes import Changes
 from paxmux.tools.sim.cluster import Cluster
 from paxmux.tools.sim.ledger import Request
 from paxmux.tools.sim.load import Load
@@ -29,6 +30,7 @@ EVENTS_MAX = 1_000_000
 """Events of a whole run; a heavy one has a tenth."""
 LATE = 1000 * MS
 """So long after its deadline a request has been given up, by a worker that can turn."""
+RESTORE_MAX = 120_000 * MS
 SETTLE_MAX = 120_000 * MS
 PROGRESS_MAX = 30_000 * MS
 DUEL_MAX = 120_000 * MS
@@ -87,6 +89,19 @@ class Rest:
         self._cluster = cluster
         self._windows = windows
 
+    def restore(self, changes: Changes) -> None:
+        """Every group gets members that are there."""
+        self._wait(RESTORE_MAX, changes.restored, "has members that are all there")
+
+    def masters(self) -> None:
+        """Every group has a master within two leases, whatever became of the last one."""
+        plan = self._cluster.plan
+        self._wait(2 * plan.lease_ms * MS + plan.drift_ppm, self._mastered, "has a master in every group")
+
+    def _mastered(self) -> bool:
+        cluster = self._cluster
+        return all(len(cluster.leases.holders(group)) == 1 for group in range(cluster.plan.groups))
+
     def settle(self) -> None:
         """Let the cluster come to rest."""
         self._wait(SETTLE_MAX, self._settled, "comes to rest")
@@ -101,7 +116,7 @@ class Rest:
             (node, group)
             for node in cluster.nodes
             for group in range(cluster.plan.groups)
-            if node.votes and node.takes(group) and node.worker_of(group).turn.groups[group].voter
+            if node.seated(group) and node.takes(group) and node.worker_of(group).turn.groups[group].voter
         ]
         if not places:
             raise Breach("progress", "no healthy node is up after the faults")
@@ -216,7 +231,7 @@ class Rest:
                 # What a suspect has accepted waits for whoever may vote.
                 if here.acceptor.accepted != NULL and here.voter:
                     return False
-                if not here.voter and node.votes and self._curable(node, group):
+                if not here.voter and node.seated(group) and self._curable(node, group):
                     return False
                 instances.add(here.instance)
             if len(instances) != 1:
@@ -225,9 +240,11 @@ class Rest:
 
     def _curable(self, node: SimNode, group: int) -> bool:
         """Whether all others can vouch for what a group has promised."""
-        others = [other for other in self._cluster.nodes if other is not node]
+        cluster = self._cluster
+        members = cluster.witness.constitution(group).eras[-1].seats
+        others = [other for other in cluster.nodes if other is not node and other.number in members]
         return all(
-            other.votes and other.worker_of(group).turn.groups[group].doubt.suspect is None
+            other.seated(group) and other.worker_of(group).turn.groups[group].doubt.suspect is None
             for other in others
         )
 
@@ -239,7 +256,12 @@ class Rest:
                     parts.append(f"{worker.name} {worker.state.value}")
                     continue
                 groups = {
-                    index: (group.instance, group.acceptor.accepted, group.proposer.phase.name)
+                    index: (
+                        group.instance,
+                        group.acceptor.accepted,
+                        group.proposer.phase.name,
+                        "votes" if group.voter else group.doubt.words() or "no member",
+                    )
                     for index, group in worker.turn.groups.items()
                 }
                 waits = [

@@ -14,6 +14,7 @@ from paxmux.engine.paxos.timers import MS
 from paxmux.plugins.storage import scrub
 from paxmux.shards import applier, serving
 from paxmux.tools.sim.breach import Breach
+from paxmux.tools.sim.changes import Changes
 from paxmux.tools.sim.cluster import Cluster
 from paxmux.tools.sim.load import Load
 from paxmux.tools.sim.plan import FAULTS, Asked, Plan, draw, possible
@@ -48,6 +49,10 @@ class Report(msgspec.Struct, frozen=True):
     decided: int
     acked: int
     reads: int
+    changes: int
+    """Of members, that took place."""
+    reigns: int
+    """Masters that began."""
     simulated_ms: int
     faults: dict[str, int]
     points: dict[str, int]
@@ -95,11 +100,15 @@ def _settings(plan: Plan) -> Iterator[None]:
 
 def _run(plan: Plan, rng: random.Random, trace: Trace) -> Report:
     cluster = Cluster(plan, rng, trace)
-    load, windows = Load(cluster), Windows(cluster)
-    _stir(cluster, load, windows)
+    load, windows, changes = Load(cluster), Windows(cluster), Changes(cluster)
+    _stir(cluster, load, windows, changes)
     cluster.faults.end()
     rest = Rest(cluster, windows)
+    if plan.changes:
+        rest.restore(changes)
     rest.settle()
+    if plan.lease_ms:
+        rest.masters()
     voters = tuple(node.number for node in cluster.nodes if node.votes)
     while len(cluster.witness.decided_as) < plan.values:
         rest.advance(load.pause_ns() * (1 if load.round(voters) else PATIENCE))
@@ -118,6 +127,8 @@ def _run(plan: Plan, rng: random.Random, trace: Trace) -> Report:
         decided=len(cluster.witness.decided_as),
         acked=cluster.ledger.acked,
         reads=cluster.ledger.reads,
+        changes=sum(len(each.eras) - 1 for each in cluster.witness.constitutions.values()),
+        reigns=cluster.leases.reigns,
         simulated_ms=cluster.now // MS,
         faults=dict(cluster.counts),
         points=dict(cluster.points),
@@ -137,7 +148,7 @@ def _ruin(cluster: Cluster, load: Load, rest: Rest) -> None:
     cluster.ledger.check_registers()
 
 
-def _stir(cluster: Cluster, load: Load, windows: Windows) -> None:
+def _stir(cluster: Cluster, load: Load, windows: Windows, changes: Changes) -> None:
     """The phase with faults: until enough is decided and enough has gone wrong."""
     plan, rng = cluster.plan, cluster.rng
     decided, still = 0, 0
@@ -153,6 +164,8 @@ def _stir(cluster: Cluster, load: Load, windows: Windows) -> None:
         waits = not load.round(plan.callers)
         if rng.random() < plan.strike:
             cluster.faults.strike()
+        if plan.changes:
+            changes.round()
         cluster.run(cluster.now + load.pause_ns() * (PATIENCE if waits or still > STALLED else 1))
         windows.look()
     if cluster.faults.injected < min(plan.kinds_min, len(possible(plan.nodes))):

@@ -7,7 +7,7 @@ opinion, so a mistake in the core cannot talk it round. Whatever is wrong is a `
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import combinations
 from typing import Any, Protocol
 
@@ -15,9 +15,13 @@ from paxmux.engine.frame import parse_header
 from paxmux.engine.paxos import value as values
 from paxmux.engine.paxos.effects import ACCEPT, CLEARED, LEARNED, PROMISE, SYSTEM
 from paxmux.engine.paxos.messages import KINDS
+from paxmux.engine.paxos.system import MASTER_SMID, MEMBERSHIP_SMID, decode_reign_op, decode_state
 from paxmux.engine.storage import HardState, Record
 from paxmux.shards.codec import decode_sections
 from paxmux.tools.sim.breach import Breach
+from paxmux.tools.sim.constitution import Constitution, Era
+
+CLUSTER = 77
 
 Ballot = tuple[int, int]
 Identity = tuple[int, int, int]
@@ -46,7 +50,8 @@ class Batches(Protocol):
 class Disk:
     """What one node's disks say, record by record."""
 
-    def __init__(self) -> None:
+    def __init__(self, seat: int) -> None:
+        self.seat = seat
         self.read: dict[int, int] = {}
         """Worker -> batches of its log that were read."""
         self.promised: dict[int, Ballot] = {}
@@ -65,20 +70,24 @@ class Disk:
         """Groups that may have lost promises, and know it."""
         self.vowed: dict[int, Ballot] = {}
         """Group -> the highest ballot of another that was ever promised, whatever was lost since."""
-        self.systems: dict[int, list[tuple[bytes, int]]] = {}
-        """Group -> every state of its inner machines, and from which instance on."""
+        self.system: dict[int, tuple[int, bytes]] = {}
+        """Group -> (instance, state) of the newest record of its members and its master."""
+        self.system_lost: set[int] = set()
+        """Groups of which a newer one may be lost."""
 
 
 class Witness:
     """Judges one cluster."""
 
-    def __init__(self, nodes: Iterable[int]) -> None:
-        self.seatless: set[int] = set()
-        """Nodes without their seat, which must learn and never vote."""
+    def __init__(self, seats: Mapping[int, int], founders: Mapping[int, int] | None = None) -> None:
+        """`seats`: of all nodes; `founders`: of those that found the cluster, if not all do."""
+        self._founders = dict(seats if founders is None else founders)
+        self.constitutions: dict[int, Constitution] = {}
+        self.wished: set[bytes] = set()
+        """Every change of members that was ever asked for, as an operation."""
         self.damaged: set[int] = set()
         """Nodes with a wrong bit on disk or in memory, whose groups may find that out."""
-        self.disks = {node: Disk() for node in nodes}
-        self.majority = len(self.disks) // 2 + 1
+        self.disks = {node: Disk(seat) for node, seat in seats.items()}
         self.chosen: dict[tuple[int, int], bytes] = {}
         """(group, instance) -> the value that a majority of disks holds under one ballot."""
         self.entries: dict[tuple[int, int], list[values.Entry]] = {}
@@ -102,6 +111,26 @@ class Witness:
         self._last_body: tuple[int, bytes] = (0, b"")
         self._last_parts: Sequence[Sequence[Any]] = ()
 
+    def constitution(self, group: int) -> Constitution:
+        """What the log of a group says of its members and its master, as far as it is chosen."""
+        found = self.constitutions.get(group)
+        if found is None:
+            found = self.constitutions[group] = Constitution(self._founders, CLUSTER)
+        return found
+
+    def seated(self, node: int, group: int, instance: int) -> bool:
+        """Whether a node's disk is in the seat of a member that decides an instance."""
+        return self.constitution(group).era(instance).seats.get(node) == self.disks[node].seat
+
+    def _era(self, group: int, instance: int) -> Era:
+        if instance:
+            self.known(group, instance - 1)
+        return self.constitution(group).era(instance)
+
+    def _wins(self, group: int, instance: int, voters: Collection[int]) -> bool:
+        era = self.constitution(group).era(instance)
+        return len([node for node in voters if node in era.seats]) >= era.majority
+
     # Disks
 
     def synced(self, node: int, worker: int, disk: Batches) -> None:
@@ -117,6 +146,8 @@ class Witness:
                     self._vote(node, mine, kind, group, instance, (round, voter), value)
                 elif kind == CLEARED:
                     self._cleared(node, mine, group, instance, (round, voter))
+                elif kind == SYSTEM:
+                    self._system(node, mine, group, instance, value)
                 elif kind == LEARNED:
                     current = mine.instance.get(group, 0)
                     if instance < current:
@@ -126,9 +157,7 @@ class Witness:
                     mine.last[group, instance] = value
                     mine.last_ballot[group, instance] = NULL
                     self._pass(node, mine, group, instance + 1)
-                elif kind == SYSTEM:
-                    mine.systems.setdefault(group, []).append((value, instance))
-                else:
+                elif kind != SYSTEM:
                     self._pass(node, mine, group, instance + 1)
         mine.read[worker] = end
 
@@ -138,19 +167,18 @@ class Witness:
         instance = disk.instance.get(group, 0)
         ballot = disk.last_ballot.get((group, instance), NULL)
         value = disk.last[group, instance] if ballot != NULL else b""
-        systems = disk.systems.get(group, [(b"", 0)])
-        system, system_from = systems[-1]
+        since, system = disk.system.get(group, (0, b""))
         durable = HardState(
-            instance, disk.promised.get(group, NULL), ballot, value, system=system, system_from=system_from
+            instance, disk.promised.get(group, NULL), ballot, value, system=system, system_from=since
         )
         self._end_life(node, group)
         if node in self.damaged:
-            if state.system_lost and (state.system, state.system_from) in [(b"", 0), *systems]:
-                # It knows that it may be an older one.
+            if state.system_lost:
+                self._system_lost(node, disk, group, state)
                 durable = durable._replace(
                     system=state.system, system_from=state.system_from, system_lost=True
                 )
-            if state[6:] != durable[6:]:
+            elif state.system != system:
                 raise Breach("recovery", f"node {node}, group {group}: read {state}, durable is {durable}")
             if state.suspect:
                 self._doubts(node, disk, group, state, durable)
@@ -159,6 +187,26 @@ class Witness:
                 durable = durable._replace(value=b"", lost=True)
         if state != durable or group in disk.suspect:
             raise Breach("recovery", f"node {node}, group {group}: read {state}, durable is {durable}")
+
+    def _system(self, node: int, disk: Disk, group: int, instance: int, value: bytes) -> None:
+        """The log says who the members are from an instance on, and who is master."""
+        constitution = self.constitution(group)
+        if instance:
+            self.known(group, instance - 1)
+        if not constitution.says(decode_state(value), instance):
+            words = f"node {node}, group {group}: from {instance} on {decode_state(value)}"
+            raise Breach("the log names the members", words)
+        disk.system[group] = instance, value
+        disk.system_lost.discard(group)
+
+    def _system_lost(self, node: int, disk: Disk, group: int, state: HardState) -> None:
+        """What is left of such records must have been one."""
+        since, value = state.system_from, state.system
+        whole = self.constitution(group).says(decode_state(value), since) if value else not since
+        if not whole:
+            raise Breach("recovery", f"node {node}, group {group}: the members from {since} on: {value!r}")
+        disk.system[group] = since, value
+        disk.system_lost.add(group)
 
     def _end_life(self, node: int, group: int) -> None:
         """Nobody counts any more what was sent to an earlier life of a node."""
@@ -216,21 +264,21 @@ class Witness:
         if (group, instance) not in self.chosen:
             for key, ghosts in self._ghosts.items():
                 voters = self._voters.get(key, set()) | ghosts
-                if key[:2] == (group, instance) and len(voters) >= self.majority:
+                if key[:2] == (group, instance) and self._wins(group, instance, voters):
                     self._choose(min(voters), *key, self._value_of[key])
                     break
         return self.chosen.get((group, instance))
 
-    def wiped(self, node: int) -> None:
-        """A node lost its disks, and with them its seat."""
-        self.disks[node] = Disk()
-        self.seatless.add(node)
+    def wiped(self, node: int, seat: int) -> None:
+        """A node lost its disks, and with them its seat: it has another one now."""
+        self.disks[node] = Disk(seat)
 
     def _vote(
         self, node: int, disk: Disk, kind: int, group: int, instance: int, ballot: Ballot, value: bytes
     ) -> None:
         promised = disk.promised.get(group, NULL)
-        if node in self.seatless:
+        self._era(group, instance)
+        if not self.seated(node, group, instance):
             raise Breach("no vote without a seat", _where(node, group, instance, ballot))
         if group in disk.suspect:
             raise Breach("no vote in doubt", _where(node, group, instance, ballot))
@@ -241,6 +289,10 @@ class Witness:
         if instance != current:
             words = f"{_where(node, group, instance, ballot)}: it stood at {current}"
             raise Breach("vote at the current instance", words)
+        named, _ = disk.system.get(group, (0, b""))
+        if named < self.constitution(group).changed(instance):
+            words = f"{_where(node, group, instance, ballot)}: its log names those from {named} on"
+            raise Breach("the log names the members", words)
         if kind == PROMISE:
             if ballot <= promised:
                 words = f"{_where(node, group, instance, ballot)}: {promised} was promised before"
@@ -258,7 +310,7 @@ class Witness:
             self._same_value(node, (group, instance, ballot), value)
             voters = self._voters.setdefault((group, instance, ballot), set())
             voters.add(node)
-            if len(voters) >= self.majority:
+            if self._wins(group, instance, voters):
                 self._choose(node, group, instance, ballot, value)
         disk.promised[group] = ballot
         disk.ballots.add((group, ballot))
@@ -274,7 +326,7 @@ class Witness:
     def _fresh(self, node: int, key: tuple[int, int, Ballot], value: bytes) -> None:
         """Whoever proposes something in an instance knows that it is decided in none below."""
         group, instance, _ = key
-        for entry in values.decode(value):
+        for entry in _proposals(value):
             place = self.decided_as.get(entry[:3])
             if place is not None and place < (group, instance, 0):
                 words = f"{_where(node, *key)}: {entry[:3]} is decided in {place}"
@@ -295,7 +347,11 @@ class Witness:
             )
         self.chosen[group, instance] = value
         entries = self.entries[group, instance] = values.decode(value)
-        for position, entry in enumerate(entries):
+        inner = values.inner_of(value, entries)
+        for entry in inner:
+            self._operation(_where(node, group, instance, ballot), entry)
+        self.constitution(group).take(instance, inner)
+        for position, entry in enumerate(entries[len(inner) :]):
             identity, place = entry[:3], (group, instance, position)
             twice = self.decided_as.setdefault(identity, place)
             if twice != place:
@@ -305,6 +361,17 @@ class Witness:
             if made != (group, entry[4], entry[5]):
                 words = f"{_where(node, group, instance, ballot)}: {identity} is {entry[4:]!r}, was {made!r}"
                 raise Breach("decided as proposed", words)
+
+    def _operation(self, where: str, entry: values.Entry) -> None:
+        """An operation of an inner state machine: its origin made it, or somebody asked for it there."""
+        origin, incarnation, _, born, smid, payload = entry
+        if smid == MEMBERSHIP_SMID:
+            made = payload in self.wished
+        else:
+            op = decode_reign_op(payload) if smid == MASTER_SMID else None
+            made = op is not None and op.node == origin
+        if incarnation or born or not made:
+            raise Breach("decided as proposed", f"{where}: {entry!r}")
 
     def _pass(self, node: int, disk: Disk, group: int, instance: int) -> None:
         """The disk claims that everything below `instance` is decided, and holds it."""
@@ -327,6 +394,8 @@ class Witness:
     def leaves(self, frame: bytes) -> None:
         """A frame leaves its node: whatever it says must rest on what is durable now."""
         header = parse_header(frame)
+        if header.seat != self.disks[header.sender].seat:
+            raise Breach("frames name their seat", f"node {header.sender} speaks in seat {header.seat}")
         body = (header.sender, frame[header.start :])
         if body == self._last_body:
             # Another copy of what was judged a moment ago: only what names its receiver is new.
@@ -351,11 +420,12 @@ class Witness:
             key = (group, instance, (round, node))
             voters = self._voters.get(key, set()) | self._ghosts.get(key, set())
             self.known(group, instance)
-            if len(voters) < self.majority:
+            if not self._wins(group, instance, voters):
                 raise Breach(
                     "chosen by a majority", f"{_where(node, group, instance, (round, node))}: {voters}"
                 )
         for group, instance, round in body[_AT["prepares"]]:
+            self._bids(node, group, instance, (round, node))
             if group in disk.suspect:
                 raise Breach("no vote in doubt", _where(node, group, instance, (round, node)))
             if disk.promised.get(group, NULL) < (round, node):
@@ -364,6 +434,7 @@ class Witness:
                 )
                 raise Breach("nothing before its sync", words)
         for group, instance, round, value in body[_AT["accepts"]]:
+            self._bids(node, group, instance, (round, node))
             if disk.promised.get(group, NULL) < (round, node):
                 words = f"{_where(node, group, instance, (round, node))}: Accept before its promise is synced"
                 raise Breach("nothing before its sync", words)
@@ -379,10 +450,20 @@ class Witness:
             if disk.promised.get(group, NULL) < (round, ballot_node):
                 words = f"node {node}, group {group}: tells of {(round, ballot_node)} before its sync"
                 raise Breach("nothing before its sync", words)
-        for group, _, top, _ in body[_AT["top_replies"]]:
+        for group, _, top, since in body[_AT["top_replies"]]:
+            era = self._era(group, since)
+            if era.since != since or era.seats.get(node) != disk.seat:
+                raise Breach(
+                    "tops of members", f"node {node}, group {group}: as one of those from {since} on"
+                )
             if top < disk.voted.get(group, -1):
                 words = f"node {node}, group {group}: says {top}, has accepted in {disk.voted[group]}"
                 raise Breach("tops name every vote", words)
+
+    def _bids(self, node: int, group: int, instance: int, ballot: Ballot) -> None:
+        self._era(group, instance)
+        if not self.seated(node, group, instance):
+            raise Breach("no vote without a seat", _where(node, group, instance, ballot))
 
     def _replies(self, node: int, dest: int, body: Sequence[Sequence[Any]]) -> None:
         disk = self.disks[node]
@@ -424,18 +505,23 @@ class Witness:
         with one before since which it has decided every instance under the same ballot."""
         if (group, instance, ballot) in self._value_of:
             return  # judged when it left first; that it is the same value is judged elsewhere
-        told = list(self._promises.get((group, instance, ballot), {}).values())
-        if 1 + len(told) >= self.majority:
+        era = self._era(group, instance)
+        promises = self._promises.get((group, instance, ballot), {})
+        told = [each for voter, each in promises.items() if voter in era.seats]
+        if 1 + len(told) >= era.majority:
             self._led_from[group, ballot] = instance
             held = disk.accepts.get((group, instance), {})
             mine = max((accepted for accepted in held if accepted < ballot), default=NULL)
             own = (mine, held.get(mine, b""))
-            best = [max([own, *others]) for others in combinations(told, self.majority - 1)]
+            best = [max([own, *others]) for others in combinations(told, era.majority - 1)]
             if all(accepted != NULL and value != adopted for accepted, adopted in best):
                 words = f"{_where(node, group, instance, ballot)}: {value!r}, but one of {best} was accepted"
                 raise Breach("adopt the highest accepted", words)
             return
         first = self._led_from.get((group, ballot))
+        if first is not None and first < era.since:
+            words = f"{_where(node, group, instance, ballot)}: others promised it, in {first}"
+            raise Breach("a majority's promise", words)
         if first is None:
             words = f"{_where(node, group, instance, ballot)}: no majority has promised this ballot"
             raise Breach("a majority's promise", words)
@@ -447,6 +533,12 @@ class Witness:
                 f"{_where(node, group, instance, ballot)}: no Prepare, but {foreign} went to other ballots"
             )
             raise Breach("a majority's promise", words)
+
+
+def _proposals(value: bytes) -> list[values.Entry]:
+    """The entries of a value that somebody has numbered."""
+    entries = values.decode(value)
+    return entries[len(values.inner_of(value, entries)) :]
 
 
 def _where(node: int, group: int, instance: int, ballot: Ballot) -> str:

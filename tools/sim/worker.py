@@ -13,11 +13,12 @@ from itertools import count
 from typing import TYPE_CHECKING
 
 from paxmux.engine.errors import StorageFailed
+from paxmux.engine.paxos.master import LeaseTerms
 from paxmux.engine.paxos.quorum import Members
 from paxmux.engine.paxos.timers import MS, NEVER
 from paxmux.engine.storage import LogIdentity, StorageDamaged, unknown_state
 from paxmux.shards.backlog import SLICE_NS
-from paxmux.shards.requests import Batch
+from paxmux.shards.requests import Batch, CallKind
 from paxmux.shards.slice import Identity, build_turn
 from paxmux.shards.turn import Turn
 from paxmux.tools.sim.breach import Breach
@@ -27,12 +28,13 @@ from paxmux.tools.sim.ledger import Request
 from paxmux.tools.sim.machines import JOURNAL, REGISTER, Journal, Register, Shelf
 from paxmux.tools.sim.points import Crash, Doom, Point, WatchedLog, WatchedReplies
 from paxmux.tools.sim.trace import MARK_BOOT, MARK_REPLY, MARK_TURN, spell
+from paxmux.tools.sim.witness import CLUSTER
 
 if TYPE_CHECKING:
     from paxmux.tools.sim.node import SimNode
 
-CLUSTER = 77
 HOUSEKEEP_NS = 100 * MS
+QUERIES = (CallKind.QUERY, CallKind.LINEARIZABLE_QUERY)
 DAMAGE_BUDGET = 3
 """After so many deaths of a damaged log nobody starts it again."""
 LONG_NS = 100 * MS
@@ -146,7 +148,7 @@ class SimWorker:
                 log,
                 self,
                 self.replies,
-                members=Members(cluster.seats),
+                members=Members(cluster.founders),
                 rng=cluster.rng,
                 now=local,
                 timers=plan.timers,
@@ -154,6 +156,7 @@ class SimWorker:
                 limits=plan.limits,
                 storage=plan.storage,
                 clock=count(0, EXECUTE_NS).__next__,
+                leases={group: self._lease() for group in self.groups},
             )
         except StorageDamaged as error:
             self._refuse(error)
@@ -176,7 +179,12 @@ class SimWorker:
             found = [state[:3] for state in states.values()]
             cluster.trace.say(f"{self.name} boots, generation {self.generation}, recovered {found}")
         self.turn.start(local)
+        cluster.leases.look(self)
         self._run(cluster.now + LOOP_NS)
+
+    def _lease(self) -> LeaseTerms:
+        plan = self.node.cluster.plan
+        return LeaseTerms(plan.lease_ms > 0, plan.lease_ms * MS, plan.drift_ppm)
 
     def die(self, *, power: bool) -> None:
         """The process is gone, or the machine; what nobody answered is lost."""
@@ -208,8 +216,21 @@ class SimWorker:
         except StorageFailed as error:
             self.node.cluster.trace.say(f"{self.name}: {error}")
 
+    def _lone(self) -> bool:
+        """Whether there is nobody who could tell it what it has lost."""
+        witness, me = self.node.cluster.witness, self.node.number
+        eras = [
+            witness.constitution(group).era(witness.disks[me].instance.get(group, 0)) for group in self.groups
+        ]
+        return any(list(era.seats) == [me] for era in eras)
+
     def _refuse(self, error: StorageDamaged) -> None:
-        if not self.node.failed:
+        cluster = self.node.cluster
+        if self.node.hurt and list(cluster.founders) == [self.node.number] and not cluster.faults.ruined:
+            # Its log does not say that there is anybody else: the operator gives it a new one, and a new seat.
+            cluster.faults.replace(self.node)
+            return
+        if not (self.node.failed or self._lone()):
             raise Breach("damage is repaired", f"{self.name} refuses to boot: {error}")
         self.state = State.REFUSED
         self.disk.crash(self.node.cluster.rng, power=False)
@@ -295,6 +316,7 @@ class SimWorker:
     def _first_half(self, local: int, frames: list[bytes], batches: list[Batch]) -> None:
         cluster, turn = self.node.cluster, self.turn
         turn.step(local, frames, batches)
+        cluster.leases.look(self)
         self.reached(Point.STEPPED)
         self._sending = Point.SENDING
         turn.send_now()
@@ -334,6 +356,7 @@ class SimWorker:
             self.reached(Point.SYNCED)
         self._sending = Point.REPLYING
         turn.finish(local)
+        cluster.leases.look(self)
         if cluster.witness.swallowed is not None:
             raise cluster.witness.swallowed
         self.reached(Point.FINISHED)
@@ -368,7 +391,7 @@ class SimWorker:
             if cluster.trace.wordy:
                 cluster.trace.say(f"{self.name} answers {request.words()}: {reply[1:]}")
             cluster.ledger.answered(request, reply)
-            if request.kind is not None and not reply[1]:
+            if request.kind in QUERIES and not reply[1]:
                 shown = self._shown.get(request.group, 0)
                 if reply[2] < shown:
                     raise Breach(
@@ -400,7 +423,7 @@ class SimWorker:
             self.die(power=False)
             self.node.worker_died(self)
         except StorageDamaged as error:
-            if not self.node.failed:
+            if not (self.node.failed or self._lone()):
                 raise Breach("damage is repaired", f"{self.name}: {error}") from error
             self.node.cluster.trace.say(f"{self.name} dies of {error}")
             self.die(power=False)
