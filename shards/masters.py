@@ -116,25 +116,26 @@ class Masters:
             if clock_ns() >= until_ns:
                 raise self.not_master(group, "did not become the master of")
 
-    async def drop(self, group: int, heir: int, until_ns: int) -> int:
-        """Give the lease of a group back; returns the version of that. Raises NotMaster, Timeout."""
+    async def drop(self, group: int, heir: int, until_ns: int) -> None:
+        """Give the lease of a group back. Raises NotMaster, Timeout."""
         if heir and (heir == self.me or heir not in self._members(group)):
             raise InvalidRequest(f"expected the id of another member, got {heir}")
         before = self.recorded(group).version
         await self.ask(CallKind.DROP_MASTER, group, heir, until_ns)
-        while (row := self.recorded(group)).version == before:
-            if not await self.watch.wait(until_ns) and self.recorded(group).version == before:
+        while self._stands(group, before):
+            if not await self.watch.wait(until_ns) and self._stands(group, before):
                 raise Timeout(
                     f"this node counts on its lease of group {group} no more; the others may not know"
                 )
-        return row.version
 
     async def transfer(self, group: int, heir: int, until_ns: int) -> int:
         """Give the lease to another member, if that wants it; returns who is master then."""
-        version = await self.drop(group, heir, until_ns)
+        # What follows may be there before this node has seen its own operation.
+        before = self.recorded(group).version
+        await self.drop(group, heir, until_ns)
         while True:
             row = self.held(group)
-            if row.node and row.version > version:
+            if row.node and row.version > before:
                 return row.node
             if not await self.watch.wait(until_ns):
                 raise Timeout(f"group {group} has no other master yet")
@@ -192,9 +193,14 @@ class Masters:
     async def given_back(self, versions: dict[int, int], timeout_s: float) -> None:
         """Wait until that is decided, for a moment."""
         until_ns = clock_ns() + int(min(timeout_s, HAND_OVER_S) * 1e9)
-        while any(self.recorded(group).version == version for group, version in versions.items()):
+        while any(self._stands(group, version) for group, version in versions.items()):
             if not await self.watch.wait(until_ns):
                 break
+
+    def _stands(self, group: int, version: int) -> bool:
+        """Whether nothing is known to have been decided about the lease since that version."""
+        row = None if self._board is None else self._board.look(group)
+        return row is None or row.version == version
 
     async def ask(self, kind: CallKind, group: int, argument: int, until_ns: int) -> Reply:
         """Ask the group's worker. Raises what its reply says, or why it cannot be asked."""
