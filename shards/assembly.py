@@ -39,6 +39,7 @@ from paxmux.shards.lag import LagWatch
 from paxmux.shards.layout import Layout
 from paxmux.shards.lease_board import LeaseBoard
 from paxmux.shards.log_directories import remove, set_unused_aside
+from paxmux.shards.master_control import MasterControl
 from paxmux.shards.masters import Masters
 from paxmux.shards.member_changes import MemberChanges
 from paxmux.shards.member_control import MemberControl
@@ -302,7 +303,7 @@ class Assembly:
                 "compiled": COMPILED,
             },
             "layout": self._layout_picture(),
-            "groups": groups,
+            "groups": [{**row, "master": self._masters.picture(row["group"])} for row in groups],
             "groups_unknown_of_workers": silent,
             "workers": self._supervisor.status(),
             "rings": {
@@ -357,6 +358,7 @@ class Assembly:
         )
         return {
             **members.operations(),
+            **MasterControl(self._masters, self._options.groups, self._require_serving).operations(),
             "status": self._on_status,
             "cleaning": self._on_cleaning,
             "layout": self._on_layout,

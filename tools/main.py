@@ -30,6 +30,8 @@ COMMANDS = {
     "chaos": "kill processes of a cluster under load, and check that nothing is lost",
     "sim": "simulate clusters with faults, from seeds, and judge every one",
     "demo": "show a cluster on this machine: load, a crash, the comparison of replicas",
+    "master": "show who is master of the groups of a running node, and give that away",
+    "election": "run one node of a cluster that says who is master",
     "echo": "run one node of a cluster that echoes what is typed",
 }
 
