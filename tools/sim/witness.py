@@ -83,6 +83,8 @@ class Witness:
         """`seats`: of all nodes; `founders`: of those that found the cluster, if not all do."""
         self._founders = dict(seats if founders is None else founders)
         self.constitutions: dict[int, Constitution] = {}
+        self.busy_to: dict[int, int] = {}
+        """Group -> the first instance from which on nothing but leases is decided."""
         self.wished: set[bytes] = set()
         """Every change of members that was ever asked for, as an operation."""
         self.damaged: set[int] = set()
@@ -351,6 +353,8 @@ class Witness:
         for entry in inner:
             self._operation(_where(node, group, instance, ballot), entry)
         self.constitution(group).take(instance, inner)
+        if len(entries) > len(inner) or any(entry[4] == MEMBERSHIP_SMID for entry in inner):
+            self.busy_to[group] = instance + 1
         for position, entry in enumerate(entries[len(inner) :], len(inner)):
             identity, place = entry[:3], (group, instance, position)
             twice = self.decided_as.setdefault(identity, place)
