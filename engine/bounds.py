@@ -45,6 +45,8 @@ BOUNDS: Final[dict[str, tuple[int, int]]] = {
     "proposals.max_waiting": (-1, 16 * MIB),
     "proposals.wait_time_threshold_ms": (0, _HOUR_MS),
     "proposals.attempts": (0, 1_000_000),
+    "master.lease_ms": (1000, _HOUR_MS),
+    "master.drift_ppm": (0, 500_000),
     "limits.max_value_bytes": (1, MAX_VALUE_BYTES),
     "limits.max_pending": (1, 16 * MIB),
     "limits.max_pending_bytes": (1, 1024 * GIB),

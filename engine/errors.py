@@ -42,6 +42,9 @@ class Code(IntEnum):
     STORAGE_FAILED = 2004
     RESULT_TOO_LARGE = 2005
     QUERY_FAILED = 2006
+    STALE_TERM = 2007
+    NOT_MASTER = 2008
+    LEADERSHIP_LOST = 2009
     MEMBER_NOT_HEARD = 2020
     LAST_MEMBER = 2021
     GROUPS_FAILED = 2022
@@ -172,6 +175,35 @@ class QueryFailed(PaxmuxError):
     code = Code.QUERY_FAILED
 
 
+class StaleTerm(ProposeError):
+    """The value is decided, and was executed nowhere: it named a term that does not hold in its instance.
+    Whoever proposed it is not the master any more, or has begun a new reign since."""
+
+    code = Code.STALE_TERM
+
+
+class NotMaster(PaxmuxError):
+    """This node is not the master of the group, or its lease has ended. Nothing was done."""
+
+    code = Code.NOT_MASTER
+    retryable = True
+
+    def __init__(self, message: str, master: int = 0, version: int = -1, address: str | None = None) -> None:
+        super().__init__(message)
+        self.master = master
+        """Node id of the master, as far as is known here; 0: nobody."""
+        self.version = version
+        """Of that knowledge: the instance of the last operation; -1: none."""
+        self.address = address
+        """Where it is, `host:port`; None if that is not known."""
+
+
+class LeadershipLost(NotMaster):
+    """The lease ended before the work that was to be done under it."""
+
+    code = Code.LEADERSHIP_LOST
+
+
 class MembershipError(PaxmuxError):
     """A change of membership that did not take place. Nothing has changed."""
 
@@ -287,6 +319,8 @@ _BY_CODE: dict[int, type[PaxmuxError]] = {
         StorageFailed,
         ResultTooLarge,
         QueryFailed,
+        StaleTerm,
+        NotMaster,
         NotFounded,
         MemberExists,
         MemberMissing,

@@ -11,8 +11,19 @@ import re
 from paxmux.engine.errors import ConfigError
 
 ALL = "all"
+NONE = "none"
 
 _PART = re.compile(r"([0-9]{1,9})(?:-([0-9]{1,9}))?")
+
+
+def parse_groups_or_none(text: str, count: int) -> tuple[int, ...]:
+    """As `parse_groups`, where `none` is a set too."""
+    if text == NONE:
+        return ()
+    try:
+        return parse_groups(text, count)
+    except ConfigError as error:
+        raise ConfigError(str(error).replace("expected `all`", "expected `none`, `all`", 1)) from None
 
 
 def parse_groups(text: str, count: int) -> tuple[int, ...]:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 from paxmux.engine.address import Member, parse_member
 from paxmux.engine.errors import ConfigError
-from paxmux.engine.groups import parse_groups
+from paxmux.engine.groups import parse_groups, parse_groups_or_none
 from paxmux.engine.layout_rules import layout_problems
 from paxmux.engine.options import MachineOptions, Options
 from paxmux.engine.plugin import split_path
@@ -50,6 +50,10 @@ def rule_problems(options: Options) -> Iterator[Problem]:
     yield from layout_problems(options.layout, options.groups)
     for position, machine in enumerate(options.state_machines):
         yield from _machine_problems(("state_machines", position), machine, options.groups)
+    try:
+        parse_groups_or_none(options.master.groups, options.groups)
+    except ConfigError as error:
+        yield Problem(("master", "groups"), str(error))
     for low, high in NOT_ABOVE:
         least, most = _value(options, low), _value(options, high)
         if least > most:
@@ -112,7 +116,31 @@ def _member_problems(options: Options) -> Iterator[Problem]:
                 break
         members.append(member)
     if own is not None and readable and members and own not in members:
-        yield Problem(("members",), _own_missing(own, members))
+        named = any(
+            member.node_id == own.node_id or (member.host, member.port) == (own.host, own.port)
+            for member in members
+        )
+        if options.founds or named:
+            yield Problem(("members",), _own_missing(own, members))
+    if (
+        own is not None
+        and readable
+        and not options.founds
+        and {member.node_id for member in members} == {own.node_id}
+    ):
+        yield Problem(
+            ("members",), f"expected other members to learn from, got this node ({own.address}) alone"
+        )
+    yield from _follow_problems(options)
+
+
+def _follow_problems(options: Options) -> Iterator[Problem]:
+    if options.follow and not options.follower:
+        yield Problem(("follow",), "expected nothing where `follower` is off")
+    for position, text in enumerate(options.follow):
+        if text not in options.members:
+            listed = ", ".join(options.members)
+            yield Problem(("follow", position), f"expected one of the members ({listed}), got {text!r}")
 
 
 def _own_missing(own: Member, members: list[Member]) -> str:

@@ -100,6 +100,19 @@ class ProposalOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
     reference has 3. 0: it is proposed again until its deadline. Needs `forward: false`."""
 
 
+class MasterOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Which groups this node wants to be master of, and for how long at a time."""
+
+    groups: str = "none"
+    """`none`, `all`, or indices and ranges: `0-9,20`. Normally the same on every node."""
+    lease_ms: int = 10_000
+    """Who is master is so for that long, and renews it four times meanwhile: after the death of a master a
+    new one comes about that much later. `Node.set_master_lease` sets it for single groups."""
+    drift_ppm: int = 10_000
+    """By how many millionths the clocks of two members may run at different rates. The master counts on its
+    lease for that much less than the others wait for its end."""
+
+
 class LimitOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Bounds of queues and sizes."""
 
@@ -187,8 +200,9 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     node: str
     """This node's own `host:port`. The node id packs IPv4 and port unless `node_id` is given."""
     members: list[str]
-    """`host:port` of all members, this node's included; an entry may be `id@host:port`. Seeds the
-    first start only: afterwards the stored membership counts and a difference is reported."""
+    """`host:port` of all members, this node's included unless it joins or follows; an entry may be
+    `id@host:port`. Seeds the first start only: afterwards the stored membership counts and a difference is
+    reported."""
     data_dir: str
     node_id: int | None = None
     """Explicit 64-bit id; required where the host is no IPv4 literal."""
@@ -196,6 +210,17 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     """Number of Paxos groups, 1 .. 1024. Fixed when the cluster is founded."""
     bootstrap: bool = False
     """Create the data directory if it is missing. Otherwise `paxmux init` must have made it."""
+    join: bool = False
+    """This node comes to a cluster that is founded already: it founds none, learns, and votes in a group once
+    a membership operation has seated it there. Without effect once it belongs to the cluster."""
+    follower: bool = False
+    """This node never votes: it learns what is decided, and nothing more. It founds no cluster either."""
+    follow: list[str] = []
+    """Only for a follower: those of `members` that it learns from, as they stand there. Empty: all."""
+    rejoin: Literal["manual", "auto"] = "manual"
+    """What becomes of a member that has lost its data directory, and comes back with a new one under its old
+    id. `manual`: it learns, until `paxmux member change` seats it anew. `auto`: it asks for that by itself,
+    and members that are set to `auto` too do it, once the old directory is not heard any more."""
     router: Literal["inline", "process"] = "inline"
     """`inline`: in the embedding event loop. `process`: in a process of its own, for servers whose
     handlers block."""
@@ -204,6 +229,7 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     network: NetworkOptions = NetworkOptions()
     timers: TimerOptions = TimerOptions()
     proposals: ProposalOptions = ProposalOptions()
+    master: MasterOptions = MasterOptions()
     limits: LimitOptions = LimitOptions()
     storage: StorageOptions = StorageOptions()
     worker: WorkerOptions = WorkerOptions()
@@ -232,6 +258,11 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     def own_member(self) -> Member:
         """This node's id and address; ConfigError if `node` is no address."""
         return parse_member(self.node, self.node_id)
+
+    @property
+    def founds(self) -> bool:
+        """Whether this node may be one of those that found the cluster."""
+        return not (self.join or self.follower)
 
     def seed_members(self) -> tuple[Member, ...]:
         """Ids and addresses of all members, in the order of the options; ConfigError as above."""

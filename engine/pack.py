@@ -16,6 +16,8 @@ from itertools import accumulate, pairwise
 from operator import le
 from typing import TYPE_CHECKING, Final
 
+from paxmux.engine.fence import FENCED, split
+
 if TYPE_CHECKING:
     import pyarrow
 
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
 
 PACK: Final = 1 << 31
 """Added to the state machine id of an entry that holds a pack: far above every such id."""
+MARKS: Final = PACK | FENCED
+"""What may be added to a state machine id."""
 COUNT_MAX: Final = 1 << 16
 """Values of one pack."""
 VERSION: Final = 1
@@ -72,6 +76,13 @@ def count_of(payload: bytes) -> int:
     return count
 
 
+def count_in(smid: int, payload: bytes) -> int:
+    """How many values an entry has."""
+    if smid < PACK:
+        return 1
+    return count_of(split(payload)[1] if smid & FENCED else payload)
+
+
 def decode(payload: bytes) -> list[bytes]:
     """The values; none if the bytes are no pack."""
     count = count_of(payload)
@@ -85,13 +96,20 @@ def decode(payload: bytes) -> list[bytes]:
 
 
 def expand(entries: Iterable[Entry]) -> list[Entry]:
-    """The entries of a value with the values of packs one by one, in the order in which they are executed."""
+    """The entries of a value with the values of packs one by one, in the order in which they are executed,
+    and without the terms that fenced ones name."""
     expanded: list[Entry] = []
     for entry in entries:
-        if entry[4] < PACK:
+        smid, payload = entry[4], entry[5]
+        if smid < FENCED:
             expanded.append(entry)
+            continue
+        if smid & FENCED:
+            smid, payload = smid - FENCED, split(payload)[1]
+        if smid < PACK:
+            expanded.append((*entry[:4], smid, payload))
         else:
-            expanded += [(*entry[:4], entry[4] - PACK, payload) for payload in decode(entry[5])]
+            expanded += [(*entry[:4], smid - PACK, each) for each in decode(payload)]
     return expanded
 
 

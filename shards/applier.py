@@ -12,9 +12,11 @@ from collections.abc import Callable, Iterable, Mapping
 from types import NoneType
 
 from paxmux.engine.errors import Code, ConfigError, Refused
+from paxmux.engine.fence import FENCED, split
 from paxmux.engine.pack import PACK, column, count_of, decode
 from paxmux.engine.paxos import value as values
 from paxmux.engine.paxos.group import Owned
+from paxmux.engine.paxos.system import MASTER_SMID, MEMBERSHIP_SMID, NO_TERM
 from paxmux.engine.paxos.timers import NEVER
 from paxmux.engine.paxos.value import Entry
 from paxmux.engine.state_machine import NO_STATE_MACHINE, StateMachine
@@ -29,8 +31,18 @@ REPLAY_BYTES = 1 << 20
 """Decided values read back from the log in one slice, so that votes never wait for a replay."""
 STOPPED = b"the node stopped before it had executed the value, which is decided"
 LATE = b"deadline passed before this node had executed the value, which is decided"
+INNER_SMIDS = frozenset((MEMBERSHIP_SMID, MASTER_SMID))
+"""Operations of the group itself, which were applied where they were decided."""
+TermAt = Callable[[int], int | None]
+"""Takes an instance; returns the term that fenced values in it must name, -1 if none will do, or None if that
+is not known any more."""
 WORDS_MAX = 1000
 """Characters of an exception's text that travel to the caller."""
+
+
+def no_term(_instance: int) -> int | None:
+    """Of a group that has never had a master."""
+    return NO_TERM
 
 
 class Applier:
@@ -50,6 +62,7 @@ class Applier:
         "machines",
         "next",
         "stopped",
+        "term_at",
     )
 
     def __init__(
@@ -60,8 +73,10 @@ class Applier:
         replies: Callable[[Reply], None],
         identity: tuple[int, int],
         max_result_bytes: int,
+        term_at: TermAt = no_term,
     ) -> None:
-        """`identity`: (node id, incarnation) of the proposals that are answered here.
+        """`identity`: (node id, incarnation) of the proposals that are answered here. `term_at`: of the group
+        that the values are decided in.
 
         Raises:
             ConfigError: a machine's `applied_instance_id` makes no sense.
@@ -74,6 +89,7 @@ class Applier:
         self._log = storage
         self._replies = replies
         self._max_result_bytes = max_result_bytes
+        self.term_at = term_at
         self._first = {smid: _first_instance(machine) for smid, machine in self.machines.items()}
         self._commits = {
             smid for smid, machine in self.machines.items() if type(machine).commit is not StateMachine.commit
@@ -214,21 +230,37 @@ class Applier:
             context = proposal[4] if proposal is not None else None
             at = position
             position += 1
-            packed = smid >= PACK
-            if packed:
-                smid -= PACK
-                position = at + count_of(payload)
+            packed = stale = False
+            if smid >= FENCED:
+                if smid >= PACK:
+                    packed, smid = True, smid - PACK
+                if smid >= FENCED:
+                    smid -= FENCED
+                    term, payload = split(payload)
+                    now = self.term_at(instance)
+                    stale = term != now
+                    first = self._first.get(smid, instance + 1)
+                    if now is None and first <= instance and smid not in stopped:
+                        self._stop(smid, instance, _forgotten(term))
+                if packed:
+                    position = at + count_of(payload)
             code: int = Code.OK
             result: bytes | None = None
             if smid != NO_STATE_MACHINE:
                 machine = machines.get(smid)
                 if machine is None:
+                    if smid in INNER_SMIDS:
+                        position = at
+                        continue
                     code, result = Code.UNKNOWN_STATE_MACHINE, f"no state machine {smid}".encode()
                 elif smid in stopped:
                     code, result = Code.EXECUTE_FAILED, stopped[smid].encode()
                 elif instance < self._first[smid]:
                     if proposal is not None:
                         code, result = Code.EXECUTE_FAILED, self._ahead(smid, instance)
+                elif stale:
+                    if proposal is not None:
+                        code, result = Code.STALE_TERM, self._stale(instance)
                 else:
                     if smid in self._commits:
                         touched = touched or set()
@@ -245,6 +277,8 @@ class Applier:
                     except BaseException as error:  # noqa: BLE001 - user code, where even SystemExit and
                         # CancelledError come from: they stop this machine, not the groups beside it.
                         code, result = Code.EXECUTE_FAILED, self._stop(smid, instance, error)
+            elif stale and proposal is not None:
+                code, result = Code.STALE_TERM, self._stale(instance)
             if proposal is not None:
                 if not code and result is not None and len(result) > self._max_result_bytes:
                     code, result = Code.RESULT_TOO_LARGE, f"result of {len(result)} bytes".encode()
@@ -289,11 +323,23 @@ class Applier:
         log.error("%s", reason, exc_info=error)
         return reason.encode()
 
+    def _stale(self, instance: int) -> bytes:
+        term = self.term_at(instance)
+        words = "nobody was master" if term == NO_TERM else f"the term was {term}"
+        return f"not executed: {words} in instance {instance} of group {self.group}".encode()
+
     def _ahead(self, smid: int, instance: int) -> bytes:
         return (
             f"not executed: state machine {smid} of group {self.group} said at its start that it had "
             f"executed instance {self._first[smid] - 1}; this is {instance}"
         ).encode()
+
+
+def _forgotten(term: int) -> RuntimeError:
+    return RuntimeError(
+        f"a value is to be executed only in term {term}, and whether that held then is not known any more: "
+        "there have been too many elections since"
+    )
 
 
 def close_machines(group: int, machines: Iterable[StateMachine]) -> None:

@@ -10,11 +10,12 @@ neither votes nor answers for it.
 from __future__ import annotations
 
 from collections.abc import Callable
+from time import monotonic_ns
 from typing import Literal
 
-from paxmux.engine.clock import clock_ns
 from paxmux.engine.paxos.effects import LEARNED, Record
 from paxmux.engine.paxos.group import Owned
+from paxmux.engine.paxos.system import term_in
 from paxmux.engine.paxos.timers import MS
 from paxmux.engine.storage import HardState, Log, unknown_state
 from paxmux.shards import handover
@@ -72,7 +73,7 @@ class Arrival:
         socket: HandoverSocket,
         log: Log,
         build: Build,
-        clock: Callable[[], int] = clock_ns,
+        clock: Callable[[], int] = monotonic_ns,
     ) -> None:
         """The log must know nothing of the group. `clock`: in ns.
 
@@ -108,7 +109,9 @@ class Arrival:
         """The fewest instances that were left to do since the other worker first said how many there are,"""
         self._nearest_at = 0
         """and when."""
+        self._terms = handover.Terms([], 0)
         self.applier = build(group, False)
+        self.applier.term_at = self._term_at
         socket.send(Begin())
 
     def take(self, records: list[Record]) -> bool:
@@ -149,6 +152,7 @@ class Arrival:
             return more
         if self._durable is None:
             self._durable = self._build(self.group, True)
+            self._durable.term_at = self._term_at
         if self._durable.machines:
             if self._pace.replay(self._durable, self._applied):
                 return True
@@ -156,6 +160,9 @@ class Arrival:
             self.applier.join(self._durable)
         self._joined = True
         return True
+
+    def _term_at(self, instance: int) -> int | None:
+        return term_in(self._terms.terms, self._terms.unclear_before, instance)
 
     def _is_near(self, behind: int) -> bool:
         """Whether little is left of what is to come and of the `behind` instances that are to be executed."""
@@ -202,6 +209,8 @@ class Arrival:
                     records.append((LEARNED, self.group, instance, round_, node, value))
                     self._have = instance + 1
                 self._left = left
+            case handover.Terms():
+                self._terms = message
             case LetGo(applied):
                 if not self.applier.next <= applied <= self._have:
                     raise HandoverLost(f"executed up to {applied}, though {self._have} values came")

@@ -26,7 +26,7 @@ from paxmux.engine.errors import ConfigError, InvalidRequest, NodeStopped, Paxmu
 from paxmux.engine.groups import parse_groups
 from paxmux.engine.options import Options
 from paxmux.shards.admission import Admission
-from paxmux.shards.boot import Founding, MoverBoot, RouterBoot, WorkerBoot
+from paxmux.shards.boot import Founding, MoverBoot, RouterBoot, SetPeers, WorkerBoot
 from paxmux.shards.child import absolute
 from paxmux.shards.control import ControlServer, Handler
 from paxmux.shards.exchange import Exchange
@@ -35,7 +35,9 @@ from paxmux.shards.identity import DataDir, Identity, open_data_dir
 from paxmux.shards.inline_router import InlineRouter
 from paxmux.shards.lag import LagWatch
 from paxmux.shards.layout import Layout
+from paxmux.shards.lease_board import LeaseBoard
 from paxmux.shards.log_directories import remove, set_unused_aside
+from paxmux.shards.masters import Masters
 from paxmux.shards.member_changes import MemberChanges
 from paxmux.shards.member_control import MemberControl
 from paxmux.shards.memberships import Memberships
@@ -46,6 +48,7 @@ from paxmux.shards.outcomes import error_of
 from paxmux.shards.pending import Pending
 from paxmux.shards.post import Post
 from paxmux.shards.rearranging import Rearranger, layout_with
+from paxmux.shards.rejoin import Rejoin
 from paxmux.shards.requests import CallKind, Reply
 from paxmux.shards.router_child import RouterChild
 from paxmux.shards.router_host import RouterHost
@@ -69,9 +72,10 @@ class Assembly:
         admission: Admission,
         worker_of: list[int],
         memberships: Memberships,
+        masters: Masters,
     ) -> None:
         """`options`: validated, with an absolute `data_dir`. `worker_of`: where requests of each group go;
-        changed in place. `memberships`: filled."""
+        changed in place. `memberships`: filled. `masters`: opened and closed."""
         loop = asyncio.get_running_loop()
         self.admission = admission
         self.pending = Pending(loop, admission)
@@ -82,9 +86,15 @@ class Assembly:
         self._worker_of = worker_of
         self._rearranger: Rearranger
         self._own = options.own_member()
+        self._seeds = {member.node_id: member.address for member in options.seed_members()}
+        self._peers = self._seeds
+        """Where the members are dialled."""
         self._incarnation = secrets.randbits(64) or 1
         self._founding: Founding | None = None
         self._store: DataDir
+        self._masters = masters
+        self._board: LeaseBoard
+        self._board_fd = -1
         self._mover: MoverChild | None = None
         self._seat = 0
         self._sys_path = absolute(sys.path)
@@ -93,7 +103,6 @@ class Assembly:
         self._lag = LagWatch(loop, inline_router=options.router == "inline")
         self.exchange = Exchange(loop, admission, self.pending, layout.workers, self._on_broken)
         self._memberships = memberships
-        memberships.on_addresses = self._on_addresses
         self.member_changes = MemberChanges(self._ask, self._heard, memberships)
         self.cleaning = True
         """Whether the workers forget, and make room: those that start from now on too."""
@@ -124,18 +133,30 @@ class Assembly:
         )
         stack.callback(store.close)
         self._store = store
+        self._board_fd = LeaseBoard.create(options.groups)
+        stack.callback(os.close, self._board_fd)
+        self._board = LeaseBoard(self._board_fd, options.groups)
+        stack.callback(self._board.close)
+        self._masters.open(self._board, self.exchange, self.admission, self._worker_of)
+        stack.callback(self._masters.close)
         control = ControlServer(Path(options.data_dir), self._operations())
         control.start()
         stack.push_async_callback(control.stop)
         await self._move_groups(store)
         self._seat, self._founding = store.identity.seat, store.identity.founding
         if options.router == "inline":
-            self._router = InlineRouter(options, store, self._incarnation, self._on_broken)
+            self._router = InlineRouter(options, store, self._incarnation, self._on_broken, self._on_peers)
         else:
             self._router = RouterChild(
-                options.worker, self._router_boot, self._on_router_lost, self._on_router_back, self._on_broken
+                options.worker,
+                self._router_boot,
+                self._on_router_lost,
+                self._on_router_back,
+                self._on_broken,
+                self._on_peers,
             )
         stack.push_async_callback(self._router.stop)
+        self._memberships.on_places = self._router.set_members
         self._rearranger = Rearranger(
             self._layout,
             self._worker_of,
@@ -166,6 +187,10 @@ class Assembly:
             memory = MemoryWatch(options.limits.memory_percent, self.admission.set_memory)
             memory.start(self._loop)
             stack.callback(memory.stop)
+        if options.rejoin == "auto":
+            rejoin = Rejoin(self._own.node_id, self.member_changes, self._heard, self._memberships)
+            seating = asyncio.create_task(rejoin.run())
+            stack.push_async_callback(_ended, seating)
         self.admission.open_node()
         self.serving = True
         log.info(
@@ -230,8 +255,11 @@ class Assembly:
 
     async def stop(self, drain_s: float) -> None:
         """Refuse new work, wait for open requests within `drain_s`, take everything apart."""
+        leases = self._masters.give_back() if self.serving else {}
         self.admission.close_node("the node is stopping, or stopped")
         self._drain_until_s = self._loop.time() + drain_s
+        if leases:
+            await self._masters.given_back(leases, drain_s)
         if self.serving:
             await self._rearranger.stop(drain_s)
         left_s = max(self._drain_until_s - self._loop.time(), 0.0)
@@ -365,10 +393,17 @@ class Assembly:
             self._worker_boot,
             self.exchange,
             self._router,
+            self._board_fd,
             self._rearranger.told,
             self._memberships.take,
-            self._rearranger.lost,
+            self._on_gone,
         )
+
+    def _on_gone(self, worker: int) -> None:
+        # Nobody renews what it had, and what it left behind may be half written.
+        for group in self._rearranger.layout.groups_of(worker):
+            self._board.expire(group, worker)
+        self._rearranger.lost(worker)
 
     def _worker_boot(self, worker: int, generation: int) -> WorkerBoot:
         if self._founding is None:
@@ -387,8 +422,9 @@ class Assembly:
             create_log=not self._store.identity.logs or worker not in (self._store.identity.hosts or ()),
             cleaning=self.cleaning,
             log_sync={group: on for group, on in self.log_sync.items() if group in groups},
+            leases_ms=self._masters.leases_ms,
             cpus=list(self._rearranger.layout.cpus_of(worker)),
-            peers=dict(self._memberships.addresses),
+            peers=self._peers,
             direct=getattr(plugin.load(self._options.network.plugin), "direct", None),
             sys_path=self._sys_path,
         )
@@ -416,19 +452,19 @@ class Assembly:
     async def _heard(self) -> dict[int, Heard]:
         return heard_of(await self._router.status(STATUS_S))
 
-    def _on_addresses(self, addresses: dict[int, str]) -> None:
-        self._router.set_members(addresses)
-        for post in self._supervisor.posts:
-            post.set_peers(addresses)
-
     def _on_broken(self, worker: int, generation: int, reason: str) -> None:
         self._supervisor.replace(worker, generation, reason)
 
+    def _on_peers(self, peers: dict[int, str]) -> None:
+        self._peers = peers
+        self._supervisor.tell(SetPeers(peers=peers))
+
     def _on_router_lost(self, reason: str) -> None:
         self._supervisor.hold_all(reason)
+        # Its successor begins with the options again.
+        self._peers = self._seeds
 
     def _on_router_back(self) -> None:
-        self._router.set_members(dict(self._memberships.addresses))
         self._supervisor.resume_all()
 
     async def _stop_workers(self) -> None:
@@ -437,3 +473,8 @@ class Assembly:
     def _end_requests(self) -> None:
         self.pending.fail_all("the node stopped: it is not known whether this took effect")
         self.pending.close()
+
+
+async def _ended(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.wait([task])

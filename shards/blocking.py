@@ -10,17 +10,23 @@ import asyncio
 import atexit
 import logging
 import threading
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import CancelledError
+from contextlib import contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from paxmux.engine import pack
-from paxmux.engine.errors import NodeStopped
+from paxmux.engine.errors import LeadershipLost, NodeStopped
 from paxmux.engine.options import Options
+from paxmux.shards.deadline import deadline_ns
 from paxmux.shards.done import Done
 from paxmux.shards.event_loop import new_loop
+from paxmux.shards.master_watch import OnChange as OnMasterChange
+from paxmux.shards.membership import Member
+from paxmux.shards.memberships import OnChange
 from paxmux.shards.node import Node
+from paxmux.shards.node_members import CHANGE_S
 from paxmux.shards.outcomes import Outcomes
 
 if TYPE_CHECKING:
@@ -102,9 +108,10 @@ class BlockingNode:
         smid: int = 0,
         context: bytes | None = None,
         timeout_s: float | None = 5.0,
+        term: int | None = None,
     ) -> Done:
         """See `Node.propose`."""
-        return self._wait(self._node.propose(group, value, smid, context, timeout_s))
+        return self._wait(self._node.propose(group, value, smid, context, timeout_s, term))
 
     def propose_many(
         self,
@@ -113,9 +120,10 @@ class BlockingNode:
         smid: int = 0,
         contexts: Sequence[bytes | None] | None = None,
         timeout_s: float | None = 5.0,
+        term: int | None = None,
     ) -> Outcomes:
         """See `Node.propose_many`."""
-        return self._wait(self._node.propose_many(group, values, smid, contexts, timeout_s))
+        return self._wait(self._node.propose_many(group, values, smid, contexts, timeout_s, term))
 
     def batch_propose(
         self,
@@ -168,6 +176,93 @@ class BlockingNode:
     def set_log_sync(self, group: int, on: bool, timeout_s: float | None = 5.0) -> None:
         """See `Node.set_log_sync`: what it gives up is said there."""
         self._wait(self._node.set_log_sync(group, on, timeout_s))
+
+    def master(self, group: int) -> int:
+        """See `Node.master`."""
+        return self._node.master(group)
+
+    def master_with_version(self, group: int) -> tuple[int, int]:
+        """See `Node.master_with_version`."""
+        return self._node.master_with_version(group)
+
+    def is_master(self, group: int) -> bool:
+        """See `Node.is_master`."""
+        return self._node.is_master(group)
+
+    def term(self, group: int) -> int | None:
+        """See `Node.term`."""
+        return self._node.term(group)
+
+    def on_master_change(self, callback: OnMasterChange) -> Callable[[], None]:
+        """See `Node.on_master_change`. It is called in the node's thread, and must not wait for the node."""
+
+        async def add() -> Callable[[], None]:
+            return self._node.on_master_change(callback)
+
+        with self._lock:
+            started = self._loop is not None
+        off = self._wait(add()) if started else self._node.on_master_change(callback)
+
+        def take_off() -> None:
+            with self._lock:
+                if self._loop is not None:
+                    self._loop.call_soon_threadsafe(off)
+
+        return take_off
+
+    @contextmanager
+    def leadership(self, group: int, timeout_s: float | None = None) -> Iterator[int]:
+        """As `Node.leadership`; but nobody can cancel a thread: the body has to look at `term` itself. That
+        the lease ended before it did shows as `LeadershipLost` behind it."""
+        until_ns = deadline_ns(timeout_s)
+        term = self._wait(self._node.begin_leadership(group, until_ns))
+        yield term
+        if self._node.term(group) != term:
+            raise LeadershipLost(f"this node was the master of group {group} in term {term}, and is not now")
+
+    def set_master_lease(self, group: int, lease_ms: int, timeout_s: float | None = 5.0) -> None:
+        """See `Node.set_master_lease`."""
+        self._wait(self._node.set_master_lease(group, lease_ms, timeout_s))
+
+    def drop_master(self, group: int, timeout_s: float | None = 5.0) -> None:
+        """See `Node.drop_master`."""
+        self._wait(self._node.drop_master(group, timeout_s))
+
+    def transfer_master(self, group: int, node: int, timeout_s: float | None = 5.0) -> int:
+        """See `Node.transfer_master`."""
+        return self._wait(self._node.transfer_master(group, node, timeout_s))
+
+    def members(self, group: int, timeout_s: float | None = 5.0) -> list[Member]:
+        """See `Node.members`."""
+        return self._wait(self._node.members(group, timeout_s))
+
+    def add_member(self, group: int | None, node: str | int, timeout_s: float | None = CHANGE_S) -> list[int]:
+        """See `Node.add_member`."""
+        return self._wait(self._node.add_member(group, node, timeout_s))
+
+    def remove_member(
+        self, group: int | None, node: str | int, timeout_s: float | None = CHANGE_S
+    ) -> list[int]:
+        """See `Node.remove_member`."""
+        return self._wait(self._node.remove_member(group, node, timeout_s))
+
+    def change_member(
+        self, group: int | None, old: str | int, new: str | int, timeout_s: float | None = CHANGE_S
+    ) -> list[int]:
+        """See `Node.change_member`."""
+        return self._wait(self._node.change_member(group, old, new, timeout_s))
+
+    def on_membership_change(self, callback: OnChange) -> Callable[[], None]:
+        """See `Node.on_membership_change`; the callback runs in the node's thread, and must not call the
+        node. May be called before `start`."""
+        with self._lock:
+            loop = self._loop
+        if loop is None:
+            return self._node.on_membership_change(callback)
+        return self._wait(self._watch(callback))
+
+    async def _watch(self, callback: OnChange) -> Callable[[], None]:
+        return self._node.on_membership_change(callback)
 
     def my_node_id(self) -> int:
         """See `Node.my_node_id`."""

@@ -24,6 +24,15 @@ class Founding(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Node id -> seat."""
 
 
+class MemberPlace(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What the memberships of all groups together say about a node."""
+
+    seats: list[int]
+    """Seats in which it is a member of a group; several while some groups have changed and others not."""
+    address: str
+    """`host:port` that a membership operation gave it last; empty if none did."""
+
+
 class StoppedMachine(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A state machine that a worker is not to execute."""
 
@@ -35,7 +44,7 @@ class StoppedMachine(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class WorkerBoot(msgspec.Struct, tag="worker", forbid_unknown_fields=True, kw_only=True):
     """First message to a worker. Descriptors with it, in this order: counters memfd, client ring in
     (node to worker), client ring out, network ring in (router to worker), network ring out,
-    own doorbell, node's doorbell, router's doorbell."""
+    own doorbell, node's doorbell, router's doorbell, lease board."""
 
     options: Options
     worker: int
@@ -51,6 +60,8 @@ class WorkerBoot(msgspec.Struct, tag="worker", forbid_unknown_fields=True, kw_on
     """Whether anything is forgotten, and room made from it, until the worker is told otherwise."""
     log_sync: dict[int, bool] = {}
     """What `Node.set_log_sync` last said of groups."""
+    leases_ms: dict[int, int] = {}
+    """What `Node.set_master_lease` last said of groups, of any worker."""
     stopped: list[StoppedMachine] = []
     """State machines in which earlier workers of this life of the node have hung."""
     cpus: list[int]
@@ -123,6 +134,13 @@ class ReleaseFrames(msgspec.Struct, tag="release_frames", forbid_unknown_fields=
     """To the router process: this worker has the group that frames are kept for."""
 
     worker: int
+
+
+class SetMembers(msgspec.Struct, tag="set_members", forbid_unknown_fields=True, kw_only=True):
+    """To the router process: who is a member of any group from now on, this node included if it is."""
+
+    members: dict[int, MemberPlace]
+    """By node id."""
 
 
 class SetPeers(msgspec.Struct, tag="set_peers", forbid_unknown_fields=True, kw_only=True):
@@ -205,6 +223,13 @@ class Founded(msgspec.Struct, tag="founded", forbid_unknown_fields=True, kw_only
     founding: Founding
 
 
+class PeersTold(msgspec.Struct, tag="peers_told", forbid_unknown_fields=True, kw_only=True):
+    """From the router process: where the members are dialled from now on."""
+
+    peers: dict[int, str]
+    """Node id -> `host:port`."""
+
+
 class StatusReply(msgspec.Struct, tag="status_reply", forbid_unknown_fields=True, kw_only=True):
     """From the router process: what `Router.status` says."""
 
@@ -251,6 +276,7 @@ ToChild = (
     | SetGroups
     | HoldFrames
     | ReleaseFrames
+    | SetMembers
     | SetPeers
     | MoveOut
     | MoveIn
@@ -259,4 +285,4 @@ ToChild = (
     | StatusAsk
     | Stop
 )
-FromChild = Ready | Founded | Copied | RingBroken | StatusReply | MoveTold | MembersTold | Failed
+FromChild = Ready | Founded | PeersTold | Copied | RingBroken | StatusReply | MoveTold | MembersTold | Failed

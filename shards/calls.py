@@ -21,12 +21,17 @@ from paxmux.engine.paxos.timers import NEVER
 from paxmux.engine.storage import Log, StorageDamaged
 from paxmux.shards.applier import Applier
 from paxmux.shards.log_sync import LogSync
+from paxmux.shards.master_calls import MasterCalls
 from paxmux.shards.member_calls import MemberCalls
 from paxmux.shards.pace import Pace
 from paxmux.shards.repairs import Repairs
 from paxmux.shards.requests import OF_NO_GROUP, ORDERS, Call, CallKind, Reply
 from paxmux.shards.retention import Retention
 
+_LOCAL = frozenset({CallKind.QUERY, CallKind.MASTER_QUERY, CallKind.MASTER})
+"""Requests that are answered from what this node has executed."""
+_QUERIES = frozenset({CallKind.QUERY, CallKind.LINEARIZABLE_QUERY, CallKind.MASTER_QUERY})
+_OF_PEERS = frozenset({CallKind.LINEARIZABLE_QUERY, CallKind.DROP_MASTER, CallKind.CHANGE_MEMBERS})
 _OF_NO_STATE = OF_NO_GROUP | {CallKind.SET_LOG_SYNC, CallKind.MEMBERS}
 """Requests that have nothing to do with what a machine has executed."""
 
@@ -49,6 +54,7 @@ class Calls:
         "_repairs",
         "_replies",
         "_retention",
+        "masters",
         "members",
         "orders",
     )
@@ -74,6 +80,7 @@ class Calls:
         self._replies = replies
         self._repairs = repairs
         self._pace = pace
+        self.masters = MasterCalls(replies)
         self.members = members
         self._calls: list[Call] = []
         """Those that can be answered as soon as their group has executed what it knows."""
@@ -94,10 +101,12 @@ class Calls:
             group = self._groups.get(index)
             if kind in ORDERS:
                 self.orders.append(call)
+            elif kind == CallKind.DROP_MASTER and group is not None:
+                self.masters.drop(call, group, now, fx)
             elif kind == CallKind.CHANGE_MEMBERS and group is not None:
                 self.members.change(call, now, fx)
             elif kind != CallKind.LINEARIZABLE_QUERY or group is None:
-                if kind == CallKind.QUERY and group is not None:
+                if kind in _LOCAL and group is not None:
                     self._note(seq, group)
                 self._calls.append(call)
             elif group.inquiry.fenced is not None:
@@ -116,10 +125,10 @@ class Calls:
         for call in calls:
             if call[1] in ORDERS:
                 self.orders.append(call)
-            elif call[1] in (CallKind.LINEARIZABLE_QUERY, CallKind.CHANGE_MEMBERS):
+            elif call[1] in _OF_PEERS:
                 self._fail(call[0], Code.OVERLOADED, reason)
             else:
-                if call[1] == CallKind.QUERY and call[2] in self._groups:
+                if call[1] in _LOCAL and call[2] in self._groups:
                     self._note(call[0], self._groups[call[2]])
                 self._calls.append(call)
 
@@ -207,14 +216,25 @@ class Calls:
         elif kind == CallKind.SET_CLEANING:
             self.set_cleaning(bool(argument))
             self._replies.append((seq, Code.OK, 0, 0, None))
+        elif kind == CallKind.SET_MASTER_LEASE:
+            self.masters.set_lease(call, group)
         elif group is None:
             self._fail(seq, Code.GROUP_WRONG, f"group {index} is not on this worker")
-        elif kind in (CallKind.QUERY, CallKind.LINEARIZABLE_QUERY):
+        elif kind in _QUERIES:
             if group.inquiry.fenced is not None:
                 self._fail(seq, Code.SYSTEM_ERROR, f"group {index} is fenced here: {group.inquiry.fenced}")
                 return
+            of_master = kind == CallKind.MASTER_QUERY
+            if of_master and not self.masters.holds(group, now):
+                self.masters.refuse(seq, group, now)
+                return
             code, answer = self._appliers[index].query(argument, payload)
+            if of_master and not self.masters.holds(group, now):
+                self.masters.refuse(seq, group, now)  # reach: lease-ended-meanwhile
+                return
             self._replies.append((seq, code, self._appliers[index].next, 0, answer))
+        elif kind == CallKind.MASTER:
+            self.masters.tell(seq, group, now)
         elif kind == CallKind.NOW_INSTANCE:
             self._replies.append((seq, Code.OK, group.instance, 0, None))
         elif kind == CallKind.INSTANCE_VALUE:

@@ -63,6 +63,8 @@ class Departure:
         self.next = -1
         """The first instance that is not sent; -1: the other worker has not said where to begin."""
         self._told = False
+        self._terms: list[tuple[int, int]] = []
+        """As the other worker knows them."""
         self.handed_over = False
 
     def step(self, group: Group, applier: Applier) -> bool:
@@ -76,6 +78,7 @@ class Departure:
         end = min(applier.next, group.instance)
         if self.next >= 0 and self.socket.backlog < BACKLOG_BYTES and (self.next < end or not self._told):
             self._told = True
+            self._send_terms(group)
             self._send_slice(end, group.instance)
         self.socket.flush()
         return 0 <= self.next < end and not self.socket.backlog
@@ -91,6 +94,7 @@ class Departure:
         if self.next < 0:
             return
         applied = min(gone.applier.next, state.instance)
+        self._send_terms(gone.group)
         while self.next < applied:
             self._send_slice(applied, state.instance)
         gone.applier.give_up_durable()
@@ -119,6 +123,12 @@ class Departure:
             if not isinstance(message, Begin) or self.next >= 0:
                 raise HandoverLost(f"{type(message).__name__} is not expected now")
             self.next = self._log.first(self.group)
+
+    def _send_terms(self, group: Group) -> None:
+        master = group.master
+        if master.terms != self._terms:
+            self._terms = list(master.terms)
+            self.socket.send(handover.Terms(self._terms, master.unclear_before))
 
     def _send_slice(self, end: int, instance: int) -> None:
         count = min(SLICE_COUNT, end - self.next)

@@ -44,6 +44,11 @@ class Exchange:
         """This process's doorbell: workers ring it when the node sleeps."""
         loop.add_reader(self.bell.fileno(), self._on_bell)
 
+    @property
+    def workers(self) -> list[int]:
+        """Those that there are, down or not."""
+        return [worker for worker in self._links if worker != WAITING_ROOM]
+
     def propose(
         self,
         worker: int,

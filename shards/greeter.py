@@ -1,8 +1,9 @@
 """The exchange of hellos: drives the founding of the cluster, then goes on telling peers who we are.
 
 Decides when a hello is sent: to each peer as soon as it is connected, to all of them again and again
-until this node is active, and as an answer to whoever asks, at most every `ANSWER_PAUSE_S` for each
-peer. What a hello means is decided in shards/founding.py; each step is durable before it is told.
+(often until this node is active, then rarely, so that guests stay and addresses get around), and as an
+answer to whoever asks, at most every `ANSWER_PAUSE_S` for each peer. What a hello means is decided in
+shards/founding.py; each step is durable before it is told.
 """
 
 from __future__ import annotations
@@ -17,12 +18,14 @@ from paxmux.engine.errors import PaxmuxError
 from paxmux.engine.frame_header import Header
 from paxmux.shards.boot import Founding
 from paxmux.shards.founding import Founder
-from paxmux.shards.hello import OtherVersion, pack_hello, parse_hello
+from paxmux.shards.hello import Hello, OtherVersion, pack_hello, parse_hello
 from paxmux.shards.identity import FoundingStore
 
 FIRST_PAUSE_S = 0.1
 MAX_PAUSE_S = 2.0
 ANSWER_PAUSE_S = 0.05
+ACTIVE_PAUSE_S = 20.0
+"""Between hellos to everybody, once this node is active: a third of what a guest may be silent."""
 
 _log = logging.getLogger("paxmux.founding")
 
@@ -41,6 +44,7 @@ class Greeter:
         *,
         send: SendTo,
         reachable: Callable[[], Iterable[int]],
+        addresses: Callable[[], dict[int, str]],
         on_founded: OnFounded,
         on_failed: OnFailed,
     ) -> None:
@@ -49,7 +53,8 @@ class Greeter:
             founder: knows what `store` has recorded.
             store: where steps are made durable.
             send: queues one frame for a node.
-            reachable: the nodes that are connected now.
+            reachable: the members and guests that are connected now.
+            addresses: what to tell of others, see `Hello`.
             on_founded: called once, when this node is active.
             on_failed: called at most once, when a step could not be made durable; nothing more is
                 said to anybody then.
@@ -58,6 +63,7 @@ class Greeter:
         self._store = store
         self._send = send
         self._reachable = reachable
+        self._addresses = addresses
         self._on_founded = on_founded
         self._on_failed = on_failed
         self._pause_s = FIRST_PAUSE_S
@@ -75,8 +81,7 @@ class Greeter:
         self._loop = loop
         self._running = True
         self._advance()
-        if not self._founder.active:
-            self._again()
+        self._again()
 
     def stop(self) -> None:
         """Say nothing more."""
@@ -86,33 +91,47 @@ class Greeter:
 
     def connected(self, peer: int) -> None:
         """A connection to a peer is made: it learns first who is speaking."""
-        if self._running and self._founder.knows(peer):
+        if self._running:
             self._say(peer, ask=not self._founder.active)
 
-    def heard(self, header: Header, body: bytes | memoryview) -> None:
-        """Take in a frame of kind HELLO; the sender is a known peer, the frame is checked.
+    def read(self, header: Header, body: bytes | memoryview) -> Hello:
+        """The hello in a frame of a member or guest; the frame is checked.
 
         Raises:
             FrameError: it is no hello that this node can use.
         """
-        if not self._running:
-            return
         try:
-            hello = parse_hello(header, body)
+            return parse_hello(header, body)
         except OtherVersion as error:
             self._founder.refuse(error.node_id, error.detail)
             self._report()
             raise
+
+    def heard(self, hello: Hello) -> None:
+        """Take in what a member or guest says."""
+        if not self._running:
+            return
         self._founder.heard(hello)
         self._advance()
         if hello.ask:
             self._answer(hello.node_id)
+
+    def forget(self, peer: int) -> None:
+        """A guest has gone."""
+        self._founder.forget(peer)
+        self._answer_at.pop(peer, None)
+
+    def say_all(self) -> None:
+        """Tell everybody now: what this node says of itself has changed."""
+        if self._running:
+            self._say_all()
 
     def status(self) -> dict[str, Any]:
         """What `Router.status` says about the founding."""
         founder = self._founder
         return {
             "active": founder.active,
+            "role": founder.role,
             "unseated": founder.unseated,
             "cluster": founder.founding and f"{founder.founding.cluster:#018x}",
             "waiting_for": founder.waiting_for(),
@@ -138,15 +157,16 @@ class Greeter:
             self._say_all()
         if founder.active and not self._told_active and founder.founding is not None:
             self._told_active = True
-            if self._timer is not None:
-                self._timer.cancel()
             self._on_founded(founder.founding)
 
     def _again(self) -> None:
         """Ask all, and come back."""
-        if not self._running or self._founder.active:
+        if not self._running:
             return
         self._say_all()
+        if self._founder.active:
+            self._timer = self._loop.call_later(ACTIVE_PAUSE_S, self._again)
+            return
         if self._pause_s >= MAX_PAUSE_S:
             waiting = self._founder.waiting_for()
             if waiting != self._told_waiting:
@@ -157,8 +177,7 @@ class Greeter:
 
     def _say_all(self) -> None:
         for peer in self._reachable():
-            if self._founder.knows(peer):
-                self._say(peer, ask=not self._founder.active)
+            self._say(peer, ask=not self._founder.active)
 
     def _answer(self, peer: int) -> None:
         now = self._loop.time()
@@ -170,13 +189,14 @@ class Greeter:
 
     def _say(self, peer: int, *, ask: bool) -> None:
         # A hello that is dropped is sent again: by the timer here, or since the peer asks again.
-        self._send(peer, pack_hello(self._founder.hello(ask=ask), peer))
+        hello = self._founder.hello(ask=ask, addresses=self._addresses())
+        self._send(peer, pack_hello(hello, peer))
 
     def _report(self) -> None:
         """Log what is wrong with a peer, once for each new text, and once if this node lost its seat."""
         founder = self._founder
         now = {**founder.notices, **founder.refusals}
-        if founder.unseated:
+        if founder.lost_seat:
             now[founder.node_id] = (
                 f"node {node_text(founder.node_id)} runs in another data directory than the one that the "
                 "cluster was founded with: it learns, but neither votes nor proposes. Bring the old "

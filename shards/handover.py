@@ -3,7 +3,7 @@
 The node makes a pair of stream sockets for each move and gives an end to each worker. Towards the
 worker that has the group goes one `Begin`; from it come `Values`, and, once the node has told it to let
 go, what else the group is: `LetGo`, `Owned`, `Waiting`, `Forwards`, the last `Values`, and `State` as the
-last word.
+last word. `Terms` come before the values that they are about.
 Each message is `u32 length | msgpack`. Nothing here blocks; how much waits in a sender is its user's to
 bound, by `backlog`.
 """
@@ -66,6 +66,14 @@ class Forwards(msgspec.Struct, tag=7, array_like=True, forbid_unknown_fields=Tru
     taken: dict[int, list[Entry]]
 
 
+class Terms(msgspec.Struct, tag=8, array_like=True, forbid_unknown_fields=True):
+    """In which instances fenced values are executed that come from here on: each (first instance, term). What
+    came before that is not affected. Before `unclear_before` nobody knows."""
+
+    terms: list[tuple[int, int]]
+    unclear_before: int
+
+
 class State(msgspec.Struct, tag=6, array_like=True, forbid_unknown_fields=True):
     """Where the group stands, as `HardState` says it: all of it is durable at the sender."""
 
@@ -80,7 +88,7 @@ class State(msgspec.Struct, tag=6, array_like=True, forbid_unknown_fields=True):
     """State of the inner state machines, from that instance on."""
 
 
-Message = Begin | Values | LetGo | Owned | Waiting | Forwards | State
+Message = Begin | Values | LetGo | Owned | Waiting | Forwards | Terms | State
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Message).decode

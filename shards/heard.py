@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 
@@ -12,27 +12,16 @@ class Heard(NamedTuple):
     node_id: int
     seat: int
     address: str
-    """As it says itself; empty if it does not."""
-    guest: bool
-    """It is no member of any group, in this seat."""
-    wants_seat: bool
-    """It asks to be seated anew by itself (`rejoin: auto`)."""
+    """As it says itself."""
+    rejoin: bool
+    """It asks for the place of the seat that its node id had."""
 
 
 def heard_of(status: Mapping[str, Any] | None) -> dict[int, Heard]:
-    """By node id; a guest goes before a member, whose seat it would have. `status`: of the router."""
-    if status is None:
-        return {}
-    found: dict[int, Heard] = {}
-    for name, guest in (("peers", False), ("guests", True)):
-        for heard in _read(status.get(name) or {}, guest):
-            found[heard.node_id] = heard
-    return found
-
-
-def _read(rows: Mapping[str, Mapping[str, Any]], guest: bool) -> Iterator[Heard]:
-    for node, row in rows.items():
-        seat = row.get("seat")
-        if seat is not None:
-            wants = guest and bool(row.get("wants_seat"))
-            yield Heard(int(node), int(seat, 16), row.get("address") or "", guest, wants)
+    """By node id. `status`: of the router; None if it did not answer."""
+    rows: Mapping[str, Mapping[str, Any]] = (status or {}).get("peers") or {}
+    return {
+        int(node): Heard(int(node), int(row["seat"], 16), row["announced"], row["rejoin"])
+        for node, row in rows.items()
+        if row["seat"] is not None
+    }

@@ -9,9 +9,12 @@ Decides only whether the bytes are a hello; what follows from it is decided in s
 
 from __future__ import annotations
 
+from typing import Literal
+
 import msgspec
 
-from paxmux.engine.address import node_text
+from paxmux.engine.address import node_text, parse_member
+from paxmux.engine.errors import ConfigError
 from paxmux.engine.frame import VERSION, WIDE_VERSION, FrameKind, pack_frame, version_for
 from paxmux.engine.frame_header import FrameError, Header
 from paxmux.shards.boot import Founding
@@ -19,6 +22,13 @@ from paxmux.shards.cluster import is_sound, is_u64
 from paxmux.shards.identity import FORMAT
 
 MAX_HELLO_BYTES = 64 * 1024
+ADDRESSES_MAX = 64
+"""Addresses of others in one hello."""
+MAX_ADDRESS_CHARS = 320
+"""No address is longer."""
+
+Role = Literal["member", "follower", "joining"]
+"""`member`: it votes, or founds. `follower`: it never will. `joining`: not yet, or not in this seat."""
 
 
 class Hello(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -32,8 +42,15 @@ class Hello(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     seat: int
     incarnation: int
     groups: int
+    address: str
+    """`host:port` at which it wants to be dialled."""
+    role: Role
+    rejoin: bool
+    """It wants a seat in the place of the one that its node id had; see the option of this name."""
     members: list[int]
-    """Node ids of the configured members, ascending, the sender's own included."""
+    """Node ids of the configured members, ascending."""
+    addresses: dict[int, str]
+    """Where it dials members, as a hint for whoever does not know better."""
     founding: Founding | None
     """What it has recorded durably."""
     active: bool
@@ -108,14 +125,31 @@ def parse_hello(header: Header, body: bytes | memoryview) -> Hello:
         raise _bad("members out of range or order")
     if hello.wire != version_for(hello.groups):
         raise _bad("a wire version that goes with another number of groups")
-    if hello.node_id not in hello.members:
-        raise _bad("the sender is not among its members")
     if hello.founding is None:
         if hello.active:
             raise _bad("active without a founding")
-    elif not is_sound(hello.founding, hello.groups) or hello.node_id not in hello.founding.seats:
+        if hello.role == "member" and hello.node_id not in hello.members:
+            raise _bad("the sender is not among its members")
+    elif not is_sound(hello.founding, hello.groups):
         raise _bad("the founding contradicts itself")
+    elif not hello.active and hello.node_id not in hello.founding.seats:
+        raise _bad("the sender is not in a founding that is not complete")
+    if hello.rejoin and hello.role != "joining":
+        raise _bad("who has a seat asks for one")
+    if len(hello.addresses) > ADDRESSES_MAX or not all(map(is_u64, hello.addresses)):
+        raise _bad("addresses of too many nodes, or of none")
+    for node, address in (*hello.addresses.items(), (hello.node_id, hello.address)):
+        _check_address(node, address)
     return hello
+
+
+def _check_address(node: int, address: str) -> None:
+    if len(address) > MAX_ADDRESS_CHARS or "@" in address:
+        raise _bad("an address that is none")
+    try:
+        parse_member(address, node)
+    except ConfigError as error:
+        raise _bad(str(error)) from None
 
 
 def _bad(detail: str) -> FrameError:

@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from typing import Any
 
 from paxmux.engine.errors import PaxmuxError
 from paxmux.engine.options import Options
-from paxmux.shards.boot import Founding
+from paxmux.shards.boot import Founding, MemberPlace
 from paxmux.shards.channel import Receiver, Sender
 from paxmux.shards.doorbell import Doorbell
 from paxmux.shards.identity import FoundingStore
 from paxmux.shards.router import Router, left_to_peer
-from paxmux.shards.router_host import OnBroken
+from paxmux.shards.router_host import OnBroken, OnPeers
 
 
 class InlineRouter:
     """Keeps `RouterHost`. Used in the node's event loop only."""
 
-    def __init__(self, options: Options, store: FoundingStore, incarnation: int, on_broken: OnBroken) -> None:
+    def __init__(
+        self,
+        options: Options,
+        store: FoundingStore,
+        incarnation: int,
+        on_broken: OnBroken,
+        on_peers: OnPeers,
+    ) -> None:
         self.bell = Doorbell.create()
         self._backlog_bytes = options.limits.ring_backlog_bytes
         self._generations: dict[int, int] = {}
@@ -34,6 +42,7 @@ class InlineRouter:
                 on_founded=self._on_founded,
                 on_failed=self._on_failed,
                 on_broken=self._on_broken,
+                on_peers=on_peers,
             )
         except BaseException:
             self.bell.close()
@@ -73,6 +82,10 @@ class InlineRouter:
     def release_frames(self, worker: int) -> None:
         """See `RouterHost`."""
         self._router.release_frames(worker)
+
+    def set_members(self, members: Mapping[int, MemberPlace]) -> None:
+        """See `RouterHost`."""
+        self._router.set_members(members)
 
     def detach_worker(self, worker: int) -> None:
         """See `RouterHost`."""

@@ -39,13 +39,13 @@ class MembersTeller:
             return
         groups = self._turn.groups
         # Who has moved away meanwhile is told of by the worker that has it.
-        self._changed &= groups.keys()
+        self._changed.intersection_update(groups)
         for message in messages(groups[index] for index in sorted(self._changed)):
             try:
                 self._tell(message)
             except ControlError:
                 return
-            self._changed -= message.versions.keys()
+            self._changed.difference_update(message.versions)
 
 
 def messages(groups: Iterable[Group]) -> list[MembersTold]:

@@ -10,8 +10,9 @@ import logging
 from collections.abc import Callable, Mapping
 
 from paxmux.engine.address import parse_member
+from paxmux.engine.clock import clock_ns
 from paxmux.engine.errors import ConfigError
-from paxmux.shards.boot import MembersTold
+from paxmux.shards.boot import MemberPlace, MembersTold
 from paxmux.shards.membership import Member, Seats
 
 OnChange = Callable[[int, list[Member]], None]
@@ -23,19 +24,22 @@ log = logging.getLogger("paxmux")
 class Memberships:
     """Of one node. Used in its event loop only."""
 
-    def __init__(self, seeds: Mapping[int, str]) -> None:
+    def __init__(self, seeds: Mapping[int, str], clock: Callable[[], int] = clock_ns) -> None:
         """`seeds`: node id -> `host:port` in the options: where a node is of which no operation has told an
-        address."""
+        address. `clock`: in ns."""
+        self._clock = clock
         self._seeds = dict(seeds)
-        self.on_addresses: Callable[[dict[int, str]], None] | None = None
-        """Called when the members of all groups, or where they are, are others than before."""
+        self.on_places: Callable[[dict[int, MemberPlace]], None] | None = None
+        """Called when the members of all groups together, by node id, are others than before."""
         self._groups: dict[int, tuple[int, dict[int, tuple[int, str]]]] = {}
         self._told: dict[int, str] = {}
         """The address that an operation has last been seen to give each node."""
         self._callbacks: list[OnChange] = []
-        self.addresses = dict(seeds)
-        """Node id -> `host:port` of every member of any group, or of the options as long as no worker has
-        said who they are; empty where nobody has told it."""
+        self.reseated: dict[int, tuple[int, int]] = {}
+        """Node id -> the seat that a group has last given to a member in the place of another, and when, in
+        ns."""
+        self.places: dict[int, MemberPlace] = {}
+        """By node id, every member of any group."""
 
     def take(self, told: MembersTold) -> None:
         """A worker says who the members of some groups are."""
@@ -45,13 +49,15 @@ class Memberships:
             if before is not None and before[0] >= version:
                 continue  # of a worker that has moved the group on, or has started again
             self._note_addresses(before[1] if before is not None else {}, told.members, before is None)
+            if before is not None:
+                self._note_seats(before[1], told.members)
             self._groups[group] = version, told.members
             changed.append(group)
-        addresses = self._union() if self._groups else self.addresses
-        if addresses != self.addresses:
-            self.addresses = addresses
-            if self.on_addresses is not None:
-                self.on_addresses(dict(addresses))
+        places = self._union() if changed else self.places
+        if places != self.places:
+            self.places = places
+            if self.on_places is not None:
+                self.on_places(dict(places))
         for group in changed:
             for callback in list(self._callbacks):
                 self._call(callback, group)
@@ -67,6 +73,14 @@ class Memberships:
             Member(node, seat, address or self._seeds.get(node, ""))
             for node, (seat, address) in sorted(members.items())
         ]
+
+    def in_other_seat(self, node: int, seat: int) -> dict[int, int]:
+        """The groups that have a node as a member in another seat -> that seat."""
+        return {
+            group: members[node][0]
+            for group, (_, members) in self._groups.items()
+            if node in members and members[node][0] != seat
+        }
 
     def watch(self, callback: OnChange) -> Callable[[], None]:
         """Call `callback` for each group now, if it is known, and at each change; the function that is
@@ -87,6 +101,11 @@ class Memberships:
         except Exception:
             log.exception("group %d: what is to be called when its members change has failed", group)
 
+    def _note_seats(self, before: Seats, now: Seats) -> None:
+        for node, (seat, _) in now.items():
+            if node in before and before[node][0] != seat:
+                self.reseated[node] = seat, self._clock()
+
     def _note_addresses(self, before: Seats, now: Seats, first: bool) -> None:
         """What changes last is what holds: groups learn of a new address one after the other."""
         for node, (_, address) in now.items():
@@ -96,33 +115,24 @@ class Memberships:
                 else:
                     self._told[node] = address
 
-    def _union(self) -> dict[int, str]:
+    def _union(self) -> dict[int, MemberPlace]:
+        seats: dict[int, set[int]] = {}
         said: dict[int, set[str]] = {}
         for _, members in self._groups.values():
-            for node, (_, address) in members.items():
+            for node, (seat, address) in members.items():
+                seats.setdefault(node, set()).add(seat)
                 said.setdefault(node, set()).add(address)
         self._told = {node: address for node, address in self._told.items() if address in said.get(node, ())}
         return {
-            node: self._told.get(node) or max(addresses) or self._seeds.get(node, "")
+            node: MemberPlace(sorted(seats[node]), _checked(node, self._told.get(node) or max(addresses)))
             for node, addresses in sorted(said.items())
         }
 
 
-def places(addresses: Mapping[int, str]) -> dict[int, tuple[str, int]]:
-    """Host and port of each node whose address is known, and is one."""
-    found: dict[int, tuple[str, int]] = {}
-    for node, address in addresses.items():
-        if address:
-            try:
-                member = parse_member(address, node)
-            except ConfigError as error:
-                # An operation may name anything; who cannot be reached is not reached.
-                log.warning("node %d has no address that it can be reached at: %s", node, error)
-            else:
-                found[node] = member.host, member.port
-    return found
-
-
-def others(addresses: Mapping[int, str], own: int) -> dict[int, str]:
-    """All but this node."""
-    return {node: address for node, address in addresses.items() if node != own}
+def _checked(node: int, address: str) -> str:
+    """The address, if it can be one: an operation of another node may have named anything."""
+    try:
+        return parse_member(address, node).address if address and "@" not in address else ""
+    except ConfigError as error:
+        log.warning("node %d cannot be reached where an operation says that it is: %s", node, error)
+        return ""

@@ -34,7 +34,9 @@ from paxmux.shards.done import Done
 from paxmux.shards.exchange import Exchange
 from paxmux.shards.group_settings import GroupSettings
 from paxmux.shards.layout import Layout
+from paxmux.shards.masters import Masters
 from paxmux.shards.memberships import Memberships
+from paxmux.shards.node_masters import NodeMasters
 from paxmux.shards.node_members import NodeMembers
 from paxmux.shards.outcomes import Outcomes, error_of
 from paxmux.shards.packer import Packer
@@ -44,12 +46,16 @@ if TYPE_CHECKING:
     import pyarrow
 
 _MAX_INSTANCE = 2**64 - 1
-_CONSISTENCIES = {"local": CallKind.QUERY, "linearizable": CallKind.LINEARIZABLE_QUERY}
+_CONSISTENCIES = {
+    "local": CallKind.QUERY,
+    "master": CallKind.MASTER_QUERY,
+    "linearizable": CallKind.LINEARIZABLE_QUERY,
+}
 
 _decode_values = msgspec.msgpack.Decoder(list[tuple[bytes, int]]).decode
 
 
-class Node(GroupSettings, NodeMembers):
+class Node(GroupSettings, NodeMembers, NodeMasters):
     """One member of a cluster, embedded in an asyncio program.
 
     All methods are for the event loop that `start` was called in. It starts once:
@@ -76,6 +82,7 @@ class Node(GroupSettings, NodeMembers):
         self._locks = self._admission.locks.locks
         seeds = {member.node_id: member.address for member in options.seed_members()}
         self._memberships = Memberships(seeds)
+        self._masters = Masters(self._options, self._memberships)
         self._assembly: Assembly | None = None
         self._exchange: Exchange
         self._batcher: Batcher | None = None
@@ -108,7 +115,12 @@ class Node(GroupSettings, NodeMembers):
         if self._assembly is not None:
             raise RuntimeError("a Node starts once; make a new one")
         assembly = self._assembly = Assembly(
-            self._options, self._layout, self._admission, self._worker_of, self._memberships
+            self._options,
+            self._layout,
+            self._admission,
+            self._worker_of,
+            self._memberships,
+            self._masters,
         )
         self._exchange = assembly.exchange
         self._batcher = Batcher(
@@ -166,6 +178,7 @@ class Node(GroupSettings, NodeMembers):
         smid: int = 0,
         context: bytes | None = None,
         timeout_s: float | None = 5.0,
+        term: int | None = None,
     ) -> Done:
         """Have a value decided by its group, executed by its state machine, and get the result.
 
@@ -177,20 +190,28 @@ class Node(GroupSettings, NodeMembers):
             smid: the state machine that executes it; 0 for none.
             context: passed to `execute` on this node alone.
             timeout_s: None waits until there is an outcome, or the node stops.
+            term: execute it only if this is the term of the instance that decides it, see `term`.
 
         Raises:
             InvalidRequest: the call is wrong (GroupWrong, ValueTooLarge, UnknownStateMachine).
             NodeStopped, Overloaded: nothing was proposed.
             Timeout: unknown outcome (404): it may be executed or not, now or later.
+            StaleTerm: it was decided in another term, and is executed nowhere.
             Conflict, Refused, ExecuteFailed, ResultTooLarge, NotAMember, Follower: as they say.
         """
-        reply = await self.submit(group, value, smid, context, timeout_s)
+        reply = await self.submit(group, value, smid, context, timeout_s, term)
         if reply[1]:
             raise error_of(reply)
         return Done(reply[2], reply[4], reply[3])
 
     def submit(
-        self, group: int, value: bytes, smid: int, context: bytes | None, timeout_s: float | None
+        self,
+        group: int,
+        value: bytes,
+        smid: int,
+        context: bytes | None,
+        timeout_s: float | None,
+        term: int | None = None,
     ) -> asyncio.Future[Reply]:
         """As `propose`, without a coroutine: for callers that have thousands under way and no task for each.
 
@@ -198,6 +219,8 @@ class Node(GroupSettings, NodeMembers):
         an error is a reply with another code than 0, and its message as the result.
         """
         size = self._check_value(group, value, smid, context)
+        if term is not None:
+            smid, value = self._fence(term, smid, value)
         deadline_ns = _deadline_ns(timeout_s)
         worker = self._worker_of[group]
         if self._locks:
@@ -212,6 +235,7 @@ class Node(GroupSettings, NodeMembers):
         smid: int = 0,
         contexts: Sequence[bytes | None] | None = None,
         timeout_s: float | None = 5.0,
+        term: int | None = None,
     ) -> Outcomes:
         """Propose many values of one group in this order; all are admitted, or none is.
 
@@ -219,7 +243,7 @@ class Node(GroupSettings, NodeMembers):
         the state machine: hardly anything is done for each value by itself.
 
         Args:
-            group, smid, timeout_s: as in `propose`, for all of them.
+            group, smid, timeout_s, term: as in `propose`, for all of them.
             values: in the order in which they are to be decided; bytes, or a `pyarrow.BinaryArray`.
             contexts: one for each value.
 
@@ -246,10 +270,13 @@ class Node(GroupSettings, NodeMembers):
             )
         worker = self._worker_of[group]
         self._admission.enter(worker, sum(one.size for one in packs), len(packs), group)
-        propose, smid = self._exchange.propose, smid | pack.PACK
-        futures = [
-            propose(worker, group, deadline_ns, smid, one.payload, one.contexts, one.size) for one in packs
-        ]
+        propose, marked = self._exchange.propose, smid | pack.PACK
+        futures = []
+        for one in packs:
+            payload = one.payload
+            if term is not None:
+                marked, payload = self._fence(term, marked, payload)
+            futures.append(propose(worker, group, deadline_ns, marked, payload, one.contexts, one.size))
         return Outcomes([(one.count, await future) for one, future in zip(packs, futures, strict=True)])
 
     async def batch_propose(
@@ -294,19 +321,23 @@ class Node(GroupSettings, NodeMembers):
                 `linearizable` asks a majority first how far decisions may have gone, and reads only
                 when this node has executed that much: every write acknowledged anywhere before the
                 call is in the answer. It costs a round trip, and writes nothing.
+                `master` reads on the group's master alone, without asking anybody: what was acknowledged at
+                this node, and all that was decided before its term; not what other nodes propose unfenced
+                meanwhile (docs/master.md).
 
         Raises:
             InvalidRequest: the call is wrong, or this consistency is not offered.
             QueryFailed, ExecuteFailed: the machine's `query` raised; the machine has stopped.
             ResultTooLarge: the answer has more bytes than `limits.max_value_bytes`.
             NotAMember: this node has lost its seat, and cannot read linearizably.
+            NotMaster: this node is not the master, or was not any more when the answer was built.
             NodeStopped, Overloaded: it was not asked.
             Timeout: no answer in time.
             PaxmuxError: code -1: the group is fenced here; its status says why.
         """
         reply = await self.submit_query(group, request, smid, consistency, timeout_s)
         if reply[1]:
-            raise error_of(reply)
+            raise self._masters.error_of(reply)
         return reply[4] or b""
 
     def submit_query(
@@ -350,35 +381,6 @@ class Node(GroupSettings, NodeMembers):
             raise InvalidRequest(f"expected an instance id of 0 .. 2^64-1, got {instance_id!r}")
         reply = await self._call(CallKind.INSTANCE_VALUE, group, instance_id, b"", timeout_s)
         return _decode_values(reply[4] or b"\x90")
-
-    async def set_log_sync(self, group: int, on: bool, timeout_s: float | None = 5.0) -> None:
-        """Have a group's votes wait for this node's disk, as they do by default, or not.
-
-        Switched off, the group's promises, votes and results leave before they are durable here. That
-        gives up what the log is for: after a power cut or a crash of the system this node may have
-        forgotten them, and what the cluster acknowledged can be undone by it. The group then learns only,
-        and never votes again with this data directory. The death of a process loses nothing. Groups of
-        one worker share a log: a turn is synced if any group with records in it is.
-
-        Switched on again, everything said so far is durable before the call returns and before anything
-        else leaves. It holds until the node stops, also where the worker is restarted; the option
-        `storage.sync` is what a start begins with. With `storage.sync_skip_count` above 0, on means as
-        that says.
-
-        Raises:
-            StorageFailed: it could not be recorded; switched off, nothing has changed.
-            Timeout: unknown outcome.
-            GroupWrong, NodeStopped, Overloaded: as in `query`; nothing has changed.
-        """
-        self._check_group(group)
-        if not isinstance(on, bool):
-            raise InvalidRequest(f"expected True or False, got {on!r}")
-        if on and self._assembly is not None:
-            # Whatever becomes of the call, a worker that starts from now on is safe.
-            self._assembly.log_sync[group] = True
-        await self._call(CallKind.SET_LOG_SYNC, group, int(on), b"", timeout_s)
-        if self._assembly is not None:
-            self._assembly.log_sync[group] = on
 
     def my_node_id(self) -> int:
         """This node's 64-bit id."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import overload
 
-from paxmux.engine.errors import Code, PaxmuxError, error_for
+from paxmux.engine.errors import Code, NotMaster, PaxmuxError, error_for
 from paxmux.shards.done import Done
 from paxmux.shards.packer import decode_results
 from paxmux.shards.requests import Reply
@@ -99,4 +99,7 @@ class _Part:
 
 def error_of(reply: Reply) -> PaxmuxError:
     """The error that a reply with a code other than OK stands for."""
-    return error_for(reply[1], (reply[4] or b"").decode("utf-8", "replace"))
+    words = (reply[4] or b"").decode("utf-8", "replace")
+    if reply[1] == Code.NOT_MASTER:
+        return NotMaster(words, master=reply[2], version=reply[3] - 1)
+    return error_for(reply[1], words)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import msgspec
 
-from paxmux.engine.pack import PACK
+from paxmux.engine.pack import MARKS
 from paxmux.engine.paxos.effects import Decided
 from paxmux.engine.state_machine import NO_STATE_MACHINE
 from paxmux.shards.applier import Applier
@@ -110,7 +110,7 @@ class Pace:
 
     def _charge(self, group: int, part: int, decided: Sequence[Decided]) -> None:
         smids = {
-            smid & ~PACK for each in decided if each[0] == group for smid in [entry[4] for entry in each[2]]
+            smid & ~MARKS for each in decided if each[0] == group for smid in [entry[4] for entry in each[2]]
         }
         machines = self._appliers[group].machines
         named = sorted((smids or machines.keys()) & machines.keys() - {NO_STATE_MACHINE})

@@ -24,7 +24,6 @@ from paxmux.shards.boot import (
     MembersTold,
     MoveTold,
     Ready,
-    SetPeers,
     StoppedMachine,
     ToChild,
     WorkerBoot,
@@ -71,13 +70,14 @@ class Post:
         make_boot: Callable[[int, int], WorkerBoot],
         exchange: Exchange,
         router: RouterHost,
+        lease_board: int,
         on_told: Callable[[int, MoveTold], None],
         on_members: Callable[[MembersTold], None],
         on_gone: Callable[[int], None],
     ) -> None:
-        """`make_boot` takes (worker, generation), and may raise `NotYet`. `on_told`: what the worker says of
-        a move. `on_members`: what it says of members. `on_gone`: it is dead, before a successor is
-        started."""
+        """`make_boot` takes (worker, generation), and may raise `NotYet`. `lease_board`: its descriptor.
+        `on_told`: what the worker says of a move. `on_members`: what it says of members. `on_gone`: it is
+        dead, before a successor is started."""
         self.worker = worker
         self.name = f"worker {worker}"
         self.state: State = "held"
@@ -93,6 +93,7 @@ class Post:
         self._make_boot = make_boot
         self._exchange = exchange
         self._router = router
+        self._lease_board = lease_board
         self._on_told = on_told
         self._on_members = on_members
         self._on_gone = on_gone
@@ -137,10 +138,10 @@ class Post:
         """Say something to the worker, if it serves; False if it does not."""
         return self.state == "serving" and self._child is not None and self._child.send(message, fds)
 
-    def set_peers(self, addresses: dict[int, str]) -> None:
-        """Where other nodes are from now on; a worker that starts later has it from its boot message."""
-        if self._child is not None:
-            self._child.send(SetPeers(peers=addresses))
+    def tell(self, message: ToChild) -> None:
+        """Say what every life of the worker is told when it boots, and what is different now."""
+        if self.state in ("starting", "serving") and self._child is not None:
+            self._child.send(message)
 
     def replace(self, generation: int, reason: str) -> None:
         """This life of the worker cannot be talked to any more: kill it; its death is handled as any
@@ -273,7 +274,8 @@ class Post:
             )
             self._router.attach_worker(self.worker, generation, boot.groups, net_out, net_in, bell)
             bells = (bell.fileno(), self._exchange.bell.fileno(), self._router.bell.fileno())
-            self._child.boot(boot, [counters, client_in, client_out, net_in, net_out, *bells])
+            rings = (client_in, client_out, net_in, net_out)
+            self._child.boot(boot, [counters, *rings, *bells, self._lease_board])
         log.info("%s: process %d, generation %d", self.name, self._child.pid, generation)
 
     def _on_message(self, message: FromChild) -> None:

@@ -35,6 +35,17 @@ class CallKind(IntEnum):
     """Argument is 1 or 0: whether the worker forgets, and makes room; group and payload are ignored."""
     SET_LOG_SYNC = 7
     """Argument 1: sync the turns that the group has records in; 0: do not wait for the disk."""
+    MASTER_QUERY = 12
+    """As `QUERY`, of the group's master; refused by any other node."""
+    MASTER = 13
+    """In which term this node is master: the answer's `instance_id`. It comes once all below is executed
+    here; refused as above."""
+    DROP_MASTER = 14
+    """Give the lease back; argument is the node that is to be the next master, or 0; refused as above. The
+    answer comes before that is decided: this node does not count on its lease from there on."""
+    SET_MASTER_LEASE = 15
+    """Leases of the group have another length from the next one on, argument in ms; also where the group is
+    not hosted."""
     LET_GO = 8
     """Orders, which have no answer; argument is the number of the move. This one: take no part in the group
     from now on, and hand it over. Nothing that concerns the group follows in the ring."""
@@ -48,8 +59,8 @@ class CallKind(IntEnum):
 
 
 ORDERS = frozenset({CallKind.LET_GO, CallKind.TAKE_UP})
-OF_NO_GROUP = frozenset({CallKind.GROUP_STATUS, CallKind.SET_CLEANING})
-"""About the whole worker; the group that they name is none."""
+OF_NO_GROUP = frozenset({CallKind.GROUP_STATUS, CallKind.SET_CLEANING, CallKind.SET_MASTER_LEASE})
+"""About the whole worker, which need not host the group that they name, if any."""
 
 Call = tuple[int, int, int, int, int, bytes]
 """(seq, kind, group, deadline_ns, argument, payload); the deadline as in a proposal."""
@@ -63,7 +74,8 @@ class Batch(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
 
 
 Reply = tuple[int, int, int, int, bytes | None]
-"""(seq, code, instance_id, batch_index, result); for an error the result is its message in UTF-8."""
+"""(seq, code, instance_id, batch_index, result); for an error the result is its message in UTF-8. With
+`Code.NOT_MASTER` the master's node id, or 0, and its version + 1 stand in the place of instance and index."""
 
 
 class Replies(msgspec.Struct, array_like=True, forbid_unknown_fields=True):

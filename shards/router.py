@@ -11,17 +11,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple
 
 from paxmux.engine import plugin
-from paxmux.engine.address import node_text
 from paxmux.engine.errors import PaxmuxError
 from paxmux.engine.frame import (
     MAX_BODY_BYTES,
     FrameKind,
     header_bytes,
-    parse_frame,
     parse_route,
     read_label,
     set_bytes,
@@ -30,14 +28,14 @@ from paxmux.engine.frame import (
 from paxmux.engine.frame_header import HEADER_BYTES, FrameError
 from paxmux.engine.network import Frame, Network
 from paxmux.engine.options import LimitOptions, Options
-from paxmux.shards.boot import Founding
+from paxmux.shards.boot import Founding, MemberPlace
 from paxmux.shards.channel import Receiver, Sender
 from paxmux.shards.doorbell import Doorbell
-from paxmux.shards.founding import Founder
-from paxmux.shards.greeter import Greeter
 from paxmux.shards.held_frames import HeldFrames
 from paxmux.shards.identity import FoundingStore
+from paxmux.shards.reception import Reception
 from paxmux.shards.ring import RingCorrupt
+from paxmux.shards.router_host import OnPeers
 
 RECEIVE_BYTES: Final = 1 << 20
 """Taken from a worker's ring before the next one and the sockets have their turn."""
@@ -102,6 +100,7 @@ class Router:
         on_founded: Callable[[Founding], None],
         on_failed: Callable[[PaxmuxError], None],
         on_broken: OnBroken,
+        on_peers: OnPeers,
     ) -> None:
         """
         Args:
@@ -114,55 +113,44 @@ class Router:
                 within `start` if it already is.
             on_failed: the founding could not be made durable: the node must stop.
             on_broken: see `OnBroken`.
+            on_peers: see `router_host.OnPeers`.
 
         Raises:
             ConfigError: the network plugin cannot be loaded, or addresses are wrong.
         """
         identity = store.identity
         own = options.own_member()
-        members = {member.node_id: member for member in options.seed_members()}
         self._node_id = identity.node_id
         self._groups = identity.groups
         version = version_for(identity.groups)
         self._set_bytes = set_bytes(version)
         self._max_body_bytes = max_body_bytes(options.limits)
-        self._addresses = {node: member.address for node, member in members.items()}
         self._counters = counters
         for name in ("frames_in", "bytes_in", "frames_out", "bytes_out", "hellos_in", "delivered"):
             counters.setdefault(name, 0)
-        self._founder = Founder(
-            node_id=identity.node_id,
-            seat=identity.seat,
+        self._reception = Reception(
+            options,
+            store,
             incarnation=incarnation,
-            groups=identity.groups,
-            members=members,
-            founding=identity.founding,
-            active=identity.active,
+            on_founded=self._on_active,
+            on_failed=on_failed,
+            on_peers=on_peers,
         )
+        self._members = self._reception.peers.members
+        self._guests = self._reception.peers.guests
         self._network: Network = plugin.load(options.network.plugin)(
             node_id=identity.node_id,
             listen=(own.host, own.port),
-            peers={
-                node: (member.host, member.port) for node, member in members.items() if node != own.node_id
-            },
+            peers=self._reception.sockets(),
             options=options.network,
             max_frame_bytes=header_bytes(version) + self._max_body_bytes,
             on_frame=self._on_frame,
-            on_peer=self._on_peer,
-        )
-        self._greeter = Greeter(
-            self._founder,
-            store,
-            send=self._send_hello,
-            reachable=self._reachable,
-            on_founded=self._on_active,
-            on_failed=on_failed,
+            on_peer=self._reception.on_peer,
         )
         self._on_founded = on_founded
         self._on_broken = on_broken
         self._bell = bell
         self._cluster = _NO_CLUSTER
-        self._senders = frozenset(node for node in members if node != identity.node_id)
         self._links: dict[int, _Link] = {}
         self._targets: dict[bytes, tuple[_Link | _Hold, ...]] = {}
         self._hold: _Hold | None = None
@@ -182,7 +170,7 @@ class Router:
         await self._network.start()
         self._loop.add_reader(self._bell.fileno(), self._on_bell)
         self._look()
-        self._greeter.start(self._loop)
+        self._reception.start(self._loop, self._network)
 
     async def stop(self) -> None:
         """Send what workers left in their rings, then close the port and every link."""
@@ -190,7 +178,7 @@ class Router:
             return
         self._drain()
         self._running = False
-        self._greeter.stop()
+        self._reception.stop()
         if self._timer is not None:
             self._timer.cancel()
         self._loop.remove_reader(self._bell.fileno())
@@ -233,6 +221,10 @@ class Router:
             for data in hold.sender.frames:
                 self._deliver(link, data)
 
+    def set_members(self, members: Mapping[int, MemberPlace]) -> None:
+        """These are the members of all groups from now on, with this node if it is one; see `RouterHost`."""
+        self._reception.set_members(members)
+
     def detach_worker(self, worker: int) -> None:
         """The worker is dead, or never was attached: forget it and unmap its rings."""
         link = self._links.pop(worker, None)
@@ -243,19 +235,6 @@ class Router:
 
     def status(self) -> dict[str, Any]:
         """Everything for the operator; JSON-able."""
-        founder = self._founder
-        connected = self._network.peers()
-        peers = {}
-        for node in sorted(self._senders):
-            seat = founder.seat_of(node)
-            peers[str(node)] = {
-                "name": node_text(node),
-                "address": self._addresses.get(node),
-                "connected": bool(connected.get(node, False)),
-                "seat": None if seat is None else f"{seat:#018x}",
-                "refused": founder.refusals.get(node),
-                "notice": founder.notices.get(node),
-            }
         drops = {
             name.removeprefix("drop_"): count
             for name, count in self._counters.items()
@@ -263,8 +242,8 @@ class Router:
         }
         return {
             "node_id": self._node_id,
-            "founding": self._greeter.status(),
-            "peers": peers,
+            "founding": self._reception.status_of_founding(),
+            "peers": self._reception.status_of_peers(),
             "counters": {name: n for name, n in self._counters.items() if not name.startswith("drop_")},
             "drops": drops,
             "network": dict(self._network.counters()),
@@ -297,7 +276,7 @@ class Router:
             self._drop("dest")
         elif cluster != self._cluster:
             self._drop("cluster")
-        elif sender not in self._senders:
+        elif sender not in self._members and not self._is_guest(sender):
             self._drop("sender")
         else:
             targets = self._targets.get(groups)
@@ -307,6 +286,14 @@ class Router:
                     return
             for link in targets:
                 self._deliver(link, data)
+
+    def _is_guest(self, sender: int) -> bool:
+        """Whether it is one, which has been heard from just now."""
+        guest = self._guests.get(sender)
+        if guest is None:
+            return False
+        guest.heard_at = self._loop.time()
+        return True
 
     def _deliver(self, link: _Link | _Hold, data: Frame) -> None:
         try:
@@ -362,15 +349,17 @@ class Router:
             self._drop("kind")
         elif dest != self._node_id:
             self._drop("dest")
-        elif sender not in self._senders:
-            self._drop("sender")
         else:
-            self._counters["hellos_in"] += 1
             try:
-                header = parse_frame(data)
-                self._greeter.heard(header, memoryview(data)[header.start :])
+                self._reception.on_hello(sender, data)
             except FrameError as error:
                 self._drop(error.reason)
+            else:
+                self._counters["hellos_in"] += 1
+
+    def _on_active(self, founding: Founding) -> None:
+        self._cluster = founding.cluster
+        self._on_founded(founding)
 
     def _drop(self, reason: str) -> None:
         name = "drop_" + reason
@@ -448,31 +437,3 @@ class Router:
         # Attached again since then: the worker was replaced for another reason.
         if worker not in self._links:
             self._on_broken(worker, reason)
-
-    # Peers
-
-    def _on_peer(self, node_id: int, connected: bool) -> None:
-        if connected:
-            self._greeter.connected(node_id)
-
-    def _reachable(self) -> list[int]:
-        return [node for node, connected in self._network.peers().items() if connected]
-
-    def _send_hello(self, dest: int, frame: bytes) -> bool:
-        return self._network.send(dest, frame, reliable=True)
-
-    def _on_active(self, founding: Founding) -> None:
-        self._cluster = founding.cluster
-        self._senders = frozenset(
-            node for node in (*self._addresses, *founding.seats) if node != self._node_id
-        )
-        unreachable = [node for node in founding.seats if node not in self._addresses]
-        added = [node for node in self._addresses if node not in founding.seats]
-        if unreachable or added:
-            _log.warning(
-                "the members in the options are not those of the cluster, which count: "
-                "not in the options: %s; only in the options: %s",
-                ", ".join(map(node_text, unreachable)) or "none",
-                ", ".join(map(node_text, added)) or "none",
-            )
-        self._on_founded(founding)

@@ -12,7 +12,7 @@ import contextlib
 import itertools
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from paxmux.engine.clock import clock_ns
@@ -26,11 +26,14 @@ from paxmux.shards.boot import (
     Founding,
     FromChild,
     HoldFrames,
+    MemberPlace,
+    PeersTold,
     Ready,
     ReleaseFrames,
     RingBroken,
     RouterBoot,
     SetGroups,
+    SetMembers,
     StatusAsk,
     StatusReply,
 )
@@ -38,7 +41,7 @@ from paxmux.shards.child import ControlError, spawn_child
 from paxmux.shards.counters import ROUTER, Block
 from paxmux.shards.doorbell import Doorbell
 from paxmux.shards.restarts import RestartPolicy
-from paxmux.shards.router_host import OnBroken
+from paxmux.shards.router_host import OnBroken, OnPeers
 from paxmux.shards.standstill import WATCH_S, Standstill
 from paxmux.shards.watched_child import WatchedChild, exit_text
 
@@ -58,6 +61,7 @@ class RouterChild:
         on_lost: Callable[[str], None],
         on_back: Callable[[], None],
         on_broken: OnBroken,
+        on_peers: OnPeers,
     ) -> None:
         """
         Args:
@@ -65,7 +69,7 @@ class RouterChild:
             make_boot: the boot message, made anew for each life.
             on_lost: the process died, with the reason; no worker can run now.
             on_back: its successor serves.
-            on_broken: see there.
+            on_broken, on_peers: see there.
         """
         self.bell = Doorbell.create()
         self.generation = 0
@@ -73,6 +77,9 @@ class RouterChild:
         self._on_lost = on_lost
         self._on_back = on_back
         self._on_broken = on_broken
+        self._on_peers = on_peers
+        self._members: dict[int, MemberPlace] | None = None
+        """What every life of the process is told, once anybody knows it."""
         self._loop = asyncio.get_running_loop()
         self._policy = RestartPolicy(options)
         self._ready: asyncio.Future[PaxmuxError | None] = self._loop.create_future()
@@ -130,6 +137,11 @@ class RouterChild:
         """See `RouterHost`."""
         if self._child is not None:
             self._child.send(ReleaseFrames(worker=worker))
+
+    def set_members(self, members: Mapping[int, MemberPlace]) -> None:
+        """See `RouterHost`."""
+        self._members = dict(members)
+        self._tell_members()
 
     def detach_worker(self, worker: int) -> None:
         """See `RouterHost`."""
@@ -202,6 +214,7 @@ class RouterChild:
     def _on_message(self, message: FromChild) -> None:
         match message:
             case Ready():
+                self._tell_members()
                 if self._ready.done():
                     log.warning("the router process serves again")
                     self._on_back()
@@ -209,6 +222,8 @@ class RouterChild:
                     self._ready.set_result(None)
             case Founded() if not self._founded.done():
                 self._founded.set_result(message.founding)
+            case PeersTold():
+                self._on_peers(message.peers)
             case RingBroken():
                 self._on_broken(message.worker, message.generation, message.reason)
             case Failed():
@@ -219,6 +234,10 @@ class RouterChild:
                     answer.set_result(message.status)
             case _:
                 log.debug("the router process said %s", type(message).__name__)
+
+    def _tell_members(self) -> None:
+        if self._child is not None and self._members is not None:
+            self._child.send(SetMembers(members=self._members))
 
     def _on_exit(self, code: int) -> None:
         self._child = None

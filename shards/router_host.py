@@ -6,14 +6,17 @@ in a process of its own.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
-from paxmux.shards.boot import Founding
+from paxmux.shards.boot import Founding, MemberPlace
 from paxmux.shards.doorbell import Doorbell
 
 OnBroken = Callable[[int, int, str], None]
 """(worker, generation, reason): the network rings of that life of a worker make no sense."""
+
+OnPeers = Callable[[dict[int, str]], None]
+"""Node id -> `host:port`: where the members are dialled from now on; first it is what the options say."""
 
 
 class RouterHost(Protocol):
@@ -61,6 +64,11 @@ class RouterHost(Protocol):
 
     def release_frames(self, worker: int) -> None:
         """The worker has the group that frames were kept for: it gets them."""
+        ...
+
+    def set_members(self, members: Mapping[int, MemberPlace]) -> None:
+        """These are the members of all groups together from now on, with this node if it is one, in whatever
+        seat: who may talk to it, and what it is to the others. Until the first call the founders count."""
         ...
 
     def detach_worker(self, worker: int) -> None:

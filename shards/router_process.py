@@ -26,11 +26,13 @@ from paxmux.shards.boot import (
     Founding,
     FromChild,
     HoldFrames,
+    PeersTold,
     Ready,
     ReleaseFrames,
     RingBroken,
     RouterBoot,
     SetGroups,
+    SetMembers,
     StatusAsk,
     StatusReply,
     Stop,
@@ -83,6 +85,7 @@ class RouterProcess:
             on_founded=self._on_founded,
             on_failed=self._fail,
             on_broken=self._on_broken,
+            on_peers=self._on_peers,
         )
         self._ready = False
 
@@ -141,6 +144,8 @@ class RouterProcess:
                 self._router.hold_frames(message.group)
             case ReleaseFrames():
                 self._router.release_frames(message.worker)
+            case SetMembers():
+                self._router.set_members(message.members)
             case StatusAsk():
                 if not self._outbox:
                     self._say(StatusReply(ask=message.ask, status=self._router.status()))
@@ -179,6 +184,9 @@ class RouterProcess:
 
     def _on_founded(self, founding: Founding) -> None:
         self._say(Founded(founding=founding))
+
+    def _on_peers(self, peers: dict[int, str]) -> None:
+        self._say(PeersTold(peers=peers))
 
     def _on_broken(self, worker: int, reason: str) -> None:
         self._say(RingBroken(worker=worker, generation=self._generations[worker], reason=reason))

@@ -185,7 +185,8 @@ def build_turn(
         index: maker.group(index, states.get(index, unknown), now, lost=index in lost) for index in machines
     }
     appliers = {index: maker.applier(index, machines[index]) for index in machines}
-    for applier in appliers.values():
+    for index, applier in appliers.items():
+        applier.term_at = groups[index].master.term_at
         check_replay(applier, log)
     if strays is not None:
         strays += [index for index in states if index not in groups]

@@ -14,6 +14,7 @@ from typing import Any
 
 from paxmux.engine.clock import clock_ns
 from paxmux.engine.errors import NodeStopped
+from paxmux.shards.boot import ToChild
 from paxmux.shards.post import Post
 from paxmux.shards.standstill import WATCH_S
 
@@ -73,6 +74,11 @@ class Supervisor:
             self._watch.cancel()
             self._watch = None
         await asyncio.gather(*(post.stop(drain_s) for post in self.posts))
+
+    def tell(self, message: ToChild) -> None:
+        """Say something to every worker that runs; see `Post.tell`."""
+        for post in self.posts:
+            post.tell(message)
 
     def replace(self, worker: int, generation: int, reason: str) -> None:
         """The rings of this life of a worker are broken: another process takes its post."""

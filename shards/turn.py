@@ -20,7 +20,7 @@ from typing import Final
 
 from paxmux.engine.errors import Code
 from paxmux.engine.options import StorageOptions
-from paxmux.engine.pack import PACK, count_of
+from paxmux.engine.pack import MARKS, PACK, count_in
 from paxmux.engine.paxos.effects import Decided, Effects, Outbox, Record
 from paxmux.engine.paxos.group import Group
 from paxmux.engine.paxos.messages import Chosen
@@ -36,9 +36,9 @@ from paxmux.shards.held_turn import NO_ENDS, HeldTurn
 from paxmux.shards.intake import Intake
 from paxmux.shards.log_sync import LogSync
 from paxmux.shards.member_calls import MemberCalls
+from paxmux.shards.member_peers import MemberPeers
 from paxmux.shards.outlet import Outlet
 from paxmux.shards.pace import Pace
-from paxmux.shards.peers import Peers
 from paxmux.shards.repairs import Repairs
 from paxmux.shards.requests import Batch, Call, Proposal, Reply
 from paxmux.shards.retention import Retention
@@ -88,7 +88,7 @@ class Turn:
         self._reply = replies.append
         self.repairs = Repairs(self.groups, log)
         self.intake = Intake(self.groups, self.repairs)
-        self.peers = Peers(self.groups, self.intake, outlet)
+        self.peers = MemberPeers(self.groups, self.intake, outlet)
         members = MemberCalls(self.groups, self.intake.heard, replies)
         self.serving = Serving(self.groups, log, serve_max_bytes, self.repairs)
         self.retention = Retention(self.groups, self.appliers, log, storage)
@@ -139,6 +139,7 @@ class Turn:
 
     def _start(self, index: int, group: Group, now: int) -> None:
         group.start(now, self.fx)
+        self.master_changed.append(group)
         words = group.doubt.words()
         if words is not None:
             _log.error("group %d gives no votes for now: %s", index, words)
@@ -151,6 +152,7 @@ class Turn:
         index = group.index
         self.groups[index] = group
         self.appliers[index] = applier
+        applier.term_at = group.master.term_at
         self.log_sync.host(index)
         self._set_hosted(now)
         self.peers.changed.add(index)
@@ -388,7 +390,7 @@ class Turn:
             elif not group.voter:
                 words = f"group {index} gives no votes on this node for now: {group.doubt.words()}"
                 self._fail(seq, Code.OVERLOADED, words)
-            elif (named := smid & ~PACK) != NO_STATE_MACHINE and named not in self.appliers[index].machines:
+            elif (named := smid & ~MARKS) != NO_STATE_MACHINE and named not in self.appliers[index].machines:
                 self._fail(seq, Code.UNKNOWN_STATE_MACHINE, f"group {index} has no state machine {named}")
             else:
                 group.propose(seq, deadline, smid, payload, context, fx)
@@ -494,5 +496,5 @@ class Turn:
         for index, _instance, entries, _owned in decided:
             self._unmarked.add(index)
             self.entries += len(entries) + sum(
-                [count_of(entry[5]) - 1 for entry in entries if entry[4] >= PACK]
+                [count_in(entry[4], entry[5]) - 1 for entry in entries if entry[4] >= PACK]
             )

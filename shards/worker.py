@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from paxmux.engine import plugin
+from paxmux.engine.address import parse_member
 from paxmux.engine.clock import clock_ns
 from paxmux.engine.errors import ConfigError, ExitCode, PaxmuxError, StorageFailed
 from paxmux.engine.frame import is_intact, version_for
@@ -38,10 +39,11 @@ from paxmux.shards.channel import Receiver, Sender
 from paxmux.shards.child import Parent, ParentGone, be_child
 from paxmux.shards.counters import WORKER, Block, Phase
 from paxmux.shards.doorbell import Doorbell
+from paxmux.shards.lease_board import LeaseBoard
+from paxmux.shards.leases import LeaseWriter, lease_terms
 from paxmux.shards.log_directories import make_log_directory
 from paxmux.shards.log_sync import LogSync
 from paxmux.shards.members_teller import MembersTeller
-from paxmux.shards.memberships import others, places
 from paxmux.shards.requests import Reply
 from paxmux.shards.slice import GroupMaker, Identity, build_turn
 from paxmux.shards.sync_mark import SyncMark
@@ -115,8 +117,9 @@ class Worker:
             # First of all: threads that the log starts inherit it.
             os.sched_setaffinity(0, boot.cpus)
         self._parent = parent
-        counters, client_in, client_out, net_in, net_out, own_bell, node_bell, router_bell = fds
+        counters, client_in, client_out, net_in, net_out, own_bell, node_bell, router_bell, leases = fds
         self._block = Block(counters, WORKER)
+        self._leases = LeaseWriter(LeaseBoard(leases, options.groups), boot.worker)
         self._bell = Doorbell(own_bell)
         node, router = Doorbell(node_bell), Doorbell(router_bell)
         backlog = options.limits.ring_backlog_bytes
@@ -167,6 +170,7 @@ class Worker:
             boot.founding.cluster, boot.node_id, boot.seat, boot.incarnation, boot.worker, boot.generation
         )
         members, rng = Members(boot.founding.seats), random.Random(secrets.randbits(64))
+        leases = lease_terms(options, boot.leases_ms)
         strays: list[int] = []
         turn = build_turn(
             identity,
@@ -186,7 +190,9 @@ class Worker:
             direct=self._direct,
             version=version_for(options.groups),
             clock=clock_ns,
+            leases=leases,
         )
+        turn.calls.masters.clock, turn.calls.masters.leases = clock_ns, leases
         if options.worker.slow_warn_ms:
             turn.pace.start(clock_ns, options.worker.slow_warn_ms * MS)
         for hung in boot.stopped:
@@ -203,7 +209,7 @@ class Worker:
             options.timers,
             options.proposals,
             options.limits,
-            {},
+            leases,
         )
 
         def build(group: int, durable: bool) -> dict[int, StateMachine]:
@@ -241,6 +247,7 @@ class Worker:
         phase = slot["phase"]
         turn, replies = self._turn, self._replies
         turn.start(clock_ns())
+        self._leases.write(turn.master_changed, turn.groups)
         while True:
             slots[phase] = Phase.DRAIN
             frames = self._frames.receive(RECEIVE_BYTES)
@@ -291,6 +298,9 @@ class Worker:
             turn.finish(now)
             if (transit.active or turn.calls.orders) and not turn.held:
                 transit.after_turn(now)
+                self._leases.leave(turn.groups)
+            if turn.master_changed:
+                self._leases.write(turn.master_changed, turn.groups)
             if self._members.waiting:
                 self._members.tell()
             if replies:
@@ -346,7 +356,7 @@ class Worker:
                         self._stop_by = clock_ns() + int(message.drain_s * 1e9)
                 case SetPeers(peers=peers):
                     if self._direct is not None:
-                        self._direct.set_peers(places(others(peers, self._node_id)))
+                        self._direct.set_peers(_sockets_of(peers, self._node_id))
                 case MoveOut(group=group, move=move):
                     self._transit.depart(group, move, fds.pop())
                 case MoveIn(group=group, move=move):
@@ -428,7 +438,13 @@ def _open_direct(boot: WorkerBoot) -> Direct | None:
     if boot.direct is None:
         return None
     open_direct: OpenDirect = plugin.load(boot.direct)
-    return open_direct(places(others(boot.peers, boot.node_id)), boot.options.network)
+    return open_direct(_sockets_of(boot.peers, boot.node_id), boot.options.network)
+
+
+def _sockets_of(peers: dict[int, str], own: int) -> dict[int, tuple[str, int]]:
+    """Host and port of every node but the own one."""
+    members = [parse_member(address, node) for node, address in peers.items() if node != own]
+    return {member.node_id: (member.host, member.port) for member in members}
 
 
 def _log_identity(boot: WorkerBoot) -> LogIdentity:

@@ -2,7 +2,8 @@
 
 What a value says decides its fate: `code:14` is answered with that code, `silent` never, `late:300`
 after so many milliseconds, `twice` twice; `exit:71` ends the process with that code, `garbage` sends
-bytes that are no replies, `hang` stops the loop for good. Anything else is its own result.
+bytes that are no replies, `hang` stops the loop for good. `master:7,3,2,500` writes node, version, term
+and lease in ms of the group's master on the lease board. Anything else is its own result.
 
 Files in the data directory decide how it boots: `boot_exit` holds an exit code, `ignore_stop` makes it
 deaf to `Stop`.
@@ -28,6 +29,7 @@ from paxmux.shards.channel import Receiver, Sender
 from paxmux.shards.child import Parent, ParentGone, be_child
 from paxmux.shards.counters import WORKER, Block, Phase
 from paxmux.shards.doorbell import Doorbell
+from paxmux.shards.lease_board import LeaseBoard, LeaseRow
 from paxmux.shards.packer import encode_results
 from paxmux.shards.requests import Call, CallKind, Proposal, Reply
 
@@ -38,10 +40,11 @@ class FakeWorker:
     """One life of it."""
 
     def __init__(self, boot: WorkerBoot, fds: list[int], parent: Parent) -> None:
-        counters, client_in, client_out, _, _, own_bell, node_bell, _ = fds
+        counters, client_in, client_out, _, _, own_bell, node_bell, _, leases = fds
         self.boot = boot
         self.parent = parent
         self.block = Block(counters, WORKER)
+        self.board = LeaseBoard(leases, boot.options.groups)
         self.bell = Doorbell(own_bell)
         node = Doorbell(node_bell)
         self.requests = Receiver(client_in, node)
@@ -109,12 +112,29 @@ class FakeWorker:
             os._exit(int(argument))
         elif word == b"garbage":
             self.answers.send(b"no replies at all", droppable=False)
+        elif word == b"master":
+            node, version, term, lease_ms = map(int, argument.split(b","))
+            until_ns = clock_ns() + lease_ms * 1_000_000
+            row = LeaseRow(node, version, term, until_ns, lease_ms * 1_000_000)
+            self.board.write(group, row, self.boot.worker)
+            self.replies.append(done)
         elif word == b"hang":
             time.sleep(1000)
         else:
             self.decided[group, instance] = [(each, smid & ~PACK) for each in values]
             self.instances[group] += 1
             self.replies += [done] * (2 if word == b"twice" else 1)
+
+    def as_master(self, call: Call) -> Reply:
+        """Goes by the lease board alone; a lease is given back at once."""
+        seq, kind, group, _deadline, argument, payload = call
+        row = self.board.held(group, clock_ns())
+        if row.node != self.boot.node_id:
+            return (seq, Code.NOT_MASTER, row.node, row.version + 1, b"as the board says")
+        if kind == CallKind.DROP_MASTER:
+            given = LeaseRow(argument, row.version + 1, row.version + 1, row.until_ns, row.lease_ns)
+            self.board.write(group, given, self.boot.worker)
+        return (seq, Code.OK, row.term, row.version + 1, payload[::-1])
 
     def call(self, call: Call) -> None:
         seq, kind, group, _deadline, argument, payload = call
@@ -133,6 +153,10 @@ class FakeWorker:
                 reply = (seq, Code.INSTANCE_NOT_CHOSEN, 0, 0, b"not yet")
             else:
                 reply = (seq, Code.OK, argument, 0, msgspec.msgpack.encode(values))
+        elif kind in (CallKind.MASTER, CallKind.MASTER_QUERY, CallKind.DROP_MASTER):
+            reply = self.as_master(call)
+        elif kind == CallKind.SET_MASTER_LEASE:
+            reply = (seq, Code.OK, 0, 0, None)
         else:
             rows = [{"group": index, "instance": count} for index, count in self.instances.items()]
             reply = (seq, Code.OK, 0, 0, msgspec.json.encode(rows))

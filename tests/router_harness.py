@@ -117,6 +117,7 @@ class RouterNode:
         self.founded: list[Founding] = []
         self.failed: list[PaxmuxError] = []
         self.broken: list[tuple[int, str]] = []
+        self.peers: list[dict[int, str]] = []
         self.incarnation = incarnation
         self.router = Router(
             options,
@@ -127,6 +128,7 @@ class RouterNode:
             on_founded=self.founded.append,
             on_failed=self.failed.append,
             on_broken=lambda worker, reason: self.broken.append((worker, reason)),
+            on_peers=self.peers.append,
         )
 
     @property

@@ -20,6 +20,7 @@ from paxmux.engine.options import (
     LayoutOptions,
     LimitOptions,
     MachineOptions,
+    MasterOptions,
     Options,
     ProposalOptions,
     TimerOptions,
@@ -398,6 +399,18 @@ def test_any_content_is_options_or_a_config_error(content: Any) -> None:
         ({"timers": LimitOptions()}, "timers: expected TimerOptions, got a LimitOptions"),
         ({"timers": {}}, "timers: expected TimerOptions, got a mapping"),
         ({"timers": TimerOptions(ask_ms=0)}, "timers.ask_ms: expected a whole number of 1 .. 600000"),
+        (
+            {"master": MasterOptions(groups="0-1")},
+            "master.groups: expected groups of 0 .. 0, got '0-1' in '0-1'",
+        ),
+        (
+            {"master": MasterOptions(groups="x")},
+            "master.groups: expected `none`, `all`, or groups",
+        ),
+        (
+            {"master": MasterOptions(lease_ms=999)},
+            "master.lease_ms: expected a whole number of 1000 ..",
+        ),
         ({"layout": LayoutOptions(workers=2)}, "layout.workers: expected at most one worker per group (1)"),
         (
             {"state_machines": [MachineOptions(class_="a:B", args={"x": b"y"})]},

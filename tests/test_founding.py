@@ -20,7 +20,7 @@ from paxmux.shards.founding import Founder, Step
 from paxmux.shards.hello import MAX_HELLO_BYTES, Hello, OtherVersion, pack_hello, parse_hello
 
 GROUPS = 7
-A, B, C = 1, 2, 3
+A, B, C, D = 1, 2, 3, 4
 
 
 def founder(
@@ -30,6 +30,8 @@ def founder(
     members: tuple[int, ...] = (A, B, C),
     groups: int = GROUPS,
     step: Step | None = None,
+    founds: bool = True,
+    follower: bool = False,
 ) -> Founder:
     return Founder(
         node_id=node,
@@ -39,6 +41,9 @@ def founder(
         members=members,
         founding=step.founding if step else None,
         active=step.active if step else False,
+        address=f"127.0.0.1:{node % 60_000 + 1}",
+        founds=founds,
+        follower=follower,
     )
 
 
@@ -127,7 +132,7 @@ def test_a_wiped_node_learns_once_a_majority_is_active() -> None:
     assert c.unseated
     a.heard(c.hello(ask=False))
     assert "its votes do not count" in a.notices[C]
-    assert a.seat_of(C) == 99
+    assert a.heard_from(C) == c.hello(ask=False)
 
 
 def test_an_unseated_node_does_not_count_as_a_seat_that_recorded() -> None:
@@ -204,7 +209,6 @@ def test_other_groups_versions_members_and_clusters_are_refused_by_name() -> Non
 def test_a_stored_founding_counts_and_not_the_members_of_the_config() -> None:
     a = founder(A, 11, members=(A, B), step=Step(F, False))
     b = founder(B, 12, step=Step(F, True))
-    assert a.knows(C)
     a.heard(b.hello(ask=False))
     assert a.refusals == {}
     assert settle(a) == [Step(F, True)]
@@ -214,10 +218,116 @@ def test_a_recorded_founding_is_never_replaced() -> None:
     a = founder(A, 11, step=Step(F, False))
     with pytest.raises(ValueError, match="never replaced"):
         a.recorded(Step(make_founding({A: 11, B: 22, C: 23}, GROUPS), False))
-    with pytest.raises(ValueError, match="not for the founding"):
+    with pytest.raises(ValueError, match="this node's own"):
         a.heard(founder(A, 11).hello(ask=True))
     with pytest.raises(ValueError, match="not among the members"):
         founder(4, 14)
+    with pytest.raises(ValueError, match="not in the founding that it recorded"):
+        founder(4, 14, founds=False, step=Step(F, False))
+
+
+# --- who comes later --------------------------------------------------------------------------------
+
+
+def active_three() -> list[Founder]:
+    return [founder(node, seat, step=Step(F, True)) for node, seat in F.seats.items()]
+
+
+@pytest.mark.parametrize("members", [(A, B, C), (A, B, C, D), (B, C)])
+@pytest.mark.parametrize("follower", [False, True])
+def test_who_joins_waits_for_a_majority_that_is_active(members: tuple[int, ...], follower: bool) -> None:
+    late = founder(D, 14, members=members, founds=False, follower=follower)
+    assert late.role == ("follower" if follower else "joining")
+    fresh = [founder(node, seat) for node, seat in F.seats.items()]
+    for node in fresh:
+        late.heard(node.hello(ask=True))
+        assert not node.admits(late.hello(ask=True)), "there is no cluster to be a guest of"
+        recorded = founder(node.node_id, node.seat, step=Step(F, False))
+        assert not recorded.admits(late.hello(ask=True))
+        late.heard(recorded.hello(ask=True))
+        assert late.wanted() is None
+    assert late.waiting_for() == "the members have not founded a cluster yet"
+    active = active_three()
+    assert all(node.admits(late.hello(ask=True)) == (node.node_id in members) for node in active)
+    late.heard(active[2].hello(ask=False))
+    assert late.wanted() is None, "one may be wrong"
+    assert late.waiting_for() == "too few members say that they are in a founded cluster: only 3"
+    late.heard(active[1].hello(ask=False))
+    assert settle(late) == [Step(F, True)]
+    assert late.unseated
+    assert not late.lost_seat
+    assert late.role == ("follower" if follower else "joining")
+    for node in active:
+        assert node.admits(late.hello(ask=True))
+        node.heard(late.hello(ask=True))
+        assert node.refusals == node.notices == {}
+    again = founder(D, 14, members=members, founds=False, follower=follower, step=Step(F, True))
+    assert again.active, "what it has recorded stays"
+
+
+def test_a_joiner_is_in_no_founding() -> None:
+    a, b, late = founder(A, 11, members=(A, B)), founder(B, 12, members=(A, B)), founder(C, 13, founds=False)
+    exchange(a, b)
+    assert a.active
+    assert set(a.founding.seats if a.founding else ()) == {A, B}
+    other = [founder(node, seat) for node, seat in ((A, 11), (B, 12))]
+    exchange(*other, late)
+    assert all(node.founding is None for node in (*other, late)), "the third founder does not want to be one"
+
+
+def test_what_is_seated_later_is_a_member_and_counts_as_one() -> None:
+    """All founders were replaced: who comes then learns of the founding from their successors."""
+    successors = [
+        founder(node, 10 + node, members=(A, B, C), founds=False, step=Step(F, True)) for node in (4, 5, 6)
+    ]
+    late = founder(7, 17, members=(4, 5, 6), founds=False)
+    for node in successors:
+        late.heard(node.hello(ask=False))
+    assert late.wanted() is None, "none of them votes, as founded"
+    for node in successors:
+        node.seated = True
+        assert node.role == "member"
+        late.heard(node.hello(ask=False))
+    assert settle(late) == [Step(F, True)]
+    wiped = founder(B, 98, members=(A, B, C), step=Step(F, True))
+    assert (wiped.role, wiped.lost_seat) == ("joining", True)
+    successors[0].heard(wiped.hello(ask=False))
+    assert "until a membership operation has seated it" in successors[0].notices[B]
+    wiped.seated = True
+    successors[0].heard(wiped.hello(ask=False))
+    assert (wiped.role, wiped.lost_seat, successors[0].notices) == ("member", False, {})
+    removed = founder(A, 11, step=Step(F, True))
+    removed.seated = False
+    assert removed.role == "joining"
+
+
+def test_lists_that_differ_later_refuse_nobody() -> None:
+    a, b, c = active_three()
+    others = [
+        founder(B, 12, members=(B,), step=Step(F, True)),
+        founder(B, 12, members=(B, 7, 8), step=Step(F, True)),
+        founder(B, 99, members=(A, B)),
+        founder(D, 14, members=(A, B, C, D)),
+        founder(D, 14, members=(A,), founds=False),
+        founder(D, 14, members=(C,), founds=False, step=Step(F, True)),
+    ]
+    for other in others:
+        a.heard(other.hello(ask=True))
+        assert a.refusals == {}
+        other.heard(c.hello(ask=False))
+        assert other.refusals == {}
+    other = make_founding({A: 31, B: 12, C: 33}, GROUPS)
+    for stranger in (
+        founder(D, 14, members=(B, C), founds=False),
+        founder(D, 14, members=(A,), founds=False, groups=8),
+        founder(D, 14, members=(A,), founds=False, step=Step(other, True)),
+    ):
+        assert not a.admits(stranger.hello(ask=True))
+    configured_for_four = founder(D, 14, members=(A, B, C, D))
+    for node in (a, b):
+        configured_for_four.heard(node.hello(ask=False))
+    assert settle(configured_for_four) == [Step(F, True)], "it comes too late to found, and joins"
+    assert configured_for_four.unseated
 
 
 def test_the_cluster_id_depends_on_all_it_names() -> None:
@@ -254,6 +364,10 @@ def test_a_hello_survives_the_wire() -> None:
         for ask in (True, False):
             hello = founder(A, 11, step=step).hello(ask=ask)
             assert read(pack_hello(hello, B)) == hello
+    hello = founder(A, 11).hello(ask=True, addresses={2**64 - 1: "[::1]:5", 7: "db-1.example:65535"})
+    assert read(pack_hello(hello, B)) == hello
+    hello = founder(D, 11, founds=False, step=Step(F, True)).hello(ask=True)
+    assert read(pack_hello(hello, B)) == hello
     big = make_founding({A: 2**64 - 1, 2**64 - 1: 5}, 256)
     hello = founder(A, 2**64 - 1, members=(A, 2**64 - 1), groups=256, step=Step(big, True)).hello(ask=True)
     assert read(pack_hello(hello, B)) == hello
@@ -291,12 +405,23 @@ def _bad_bodies() -> Iterator[tuple[str, bytes]]:
     yield "member too large", changed(members=[A, B, C, 2**64])
     yield "members not sorted", changed(members=[B, A, C])
     yield "members doubled", changed(members=[A, A, B, C])
-    yield "not a member", changed(members=[B, C])
+    yield "a founder that is not a member", changed(members=[B, C], founding=None, active=False)
+    yield "another role", changed(role="master")
+    yield "a member that asks for a seat", changed(rejoin=True)
+    yield "too many addresses", changed(addresses=dict.fromkeys(range(1, 66), "127.0.0.1:1"))
+    yield "an address of nobody", changed(addresses={0: "127.0.0.1:1"})
+    yield "an address without a port", changed(addresses={5: "127.0.0.1"})
+    yield "an address that names a node", changed(address="1@127.0.0.1:1")
+    yield "an address that nobody reaches", changed(address="0.0.0.0:1")
+    yield "an endless address", changed(address="a" * 400 + ":1")
     yield "active without founding", changed(founding=None)
     yield "wrong cluster", changed(founding={"cluster": 5, "seats": {"1": 11, "2": 12, "3": 13}})
     yield "other groups", changed(groups=8)
     yield "seat 0", changed(founding=msgspec.to_builtins(make_founding({A: 0, B: 12}, GROUPS)))
-    yield "sender not in the founding", changed(founding=msgspec.to_builtins(make_founding({B: 12}, GROUPS)))
+    yield (
+        "sender not in the founding that it waits for",
+        changed(founding=msgspec.to_builtins(make_founding({B: 12}, GROUPS)), active=False),
+    )
 
 
 @pytest.mark.parametrize("body", [pytest.param(body, id=name) for name, body in _bad_bodies()])
@@ -327,10 +452,11 @@ class Disk(NamedTuple):
 class World:
     """Nodes with disks, and a network that may deliver any hello ever sent, at any time, to anybody,
     any number of times, or never. Nodes crash (also between a write and what follows it) and are
-    wiped at any point."""
+    wiped at any point. One more node may join, which is in nobody's list."""
 
-    def __init__(self, size: int) -> None:
-        self.nodes = tuple(range(1, size + 1))
+    def __init__(self, size: int, *, joiner: bool = False) -> None:
+        self.founders = tuple(range(1, size + 1))
+        self.nodes = (*self.founders, size + 1) if joiner else self.founders
         self.next_seat = 100
         self.disks: dict[int, Disk] = {}
         self.up: dict[int, Founder] = {}
@@ -361,16 +487,20 @@ class World:
 
     def restart(self, node: int) -> None:
         disk = self.disks[node]
-        self.up[node] = founder(node, disk.seat, members=self.nodes, step=disk.step)
+        founds = node in self.founders
+        self.up[node] = founder(node, disk.seat, members=self.founders, step=disk.step, founds=founds)
         self._say(node)
 
     def deliver(self, node: int, hello: Hello, *, crash: str | None = None) -> None:
         me = self.up[node]
-        me.heard(hello)
+        if hello.node_id in self.founders or me.admits(hello):
+            me.heard(hello)
         while (step := me.wanted()) is not None:
             if crash == "before the write":
                 self.restart(node)
                 break
+            assert step.active or node in self.founders, "a joiner records what is complete"
+            assert step.founding.seats.keys() == set(self.founders)
             self.disks[node] = Disk(self.disks[node].seat, step)
             self.check()
             if crash == "after the write":
@@ -390,7 +520,7 @@ class World:
         voters = {
             node: disk.step.founding
             for node, disk in self.disks.items()
-            if disk.step is not None and disk.step.active and disk.step.founding.seats[node] == disk.seat
+            if disk.step is not None and disk.step.active and disk.step.founding.seats.get(node) == disk.seat
         }
         assert len({founding.cluster for founding in voters.values()}) <= 1
         for node, founding in voters.items():
@@ -401,9 +531,9 @@ class World:
                 other = disk.step is not None and disk.step.founding != founding
                 if other and disk.step is not None and disk.step.active:
                     # Only a learner, and only by hellos of dead directories, may be behind.
-                    assert disk.step.founding.seats[node] != disk.seat
+                    assert disk.step.founding.seats.get(node) != disk.seat
         for founding in self.voted.values():
-            alive = [n for n in self.nodes if founding.seats[n] == self.disks[n].seat]
+            alive = [n for n in self.founders if founding.seats[n] == self.disks[n].seat]
             believed = [f for f in voters.values() if f != founding]
             assert not (alive and believed), "a seat of an older founding outlived it"
 
@@ -432,23 +562,31 @@ def _id(founding: Founding | None) -> int:
 CRASHES = (None, "before the write", "after the write")
 
 
-def test_every_order_of_two_nodes_with_two_wipes() -> None:
-    """Exhaustive: all reachable states of two nodes, each of whose hellos may arrive at any time."""
-    start = World(2)
+@pytest.mark.parametrize(
+    ("founders", "joiner", "wipes", "crashes"),
+    [(2, False, 2, CRASHES), (1, True, 2, CRASHES), (2, True, 0, CRASHES[:1])],
+    ids=["two", "one and a joiner", "two and a joiner"],
+)
+def test_every_order_of_a_few_nodes(
+    founders: int, joiner: bool, wipes: int, crashes: tuple[str | None, ...]
+) -> None:
+    """Exhaustive: all reachable states of a few nodes, each of whose hellos may arrive at any time."""
+    start = World(founders, joiner=joiner)
+    last_seat = start.next_seat + wipes
     seen = {start.key()}
     todo = [start]
-    active = 0
+    active, joined = 0, False
     while todo:
         world = todo.pop()
         for node in world.nodes:
             choices = [("restart", None, None)]
-            if world.next_seat < 104:
+            if world.next_seat < last_seat:
                 choices.append(("wipe", None, None))
             choices += [
                 ("deliver", hello, crash)
                 for hello in world.sent.values()
                 if hello.node_id != node
-                for crash in CRASHES
+                for crash in crashes
             ]
             for what, hello, crash in choices:
                 after = world.clone()
@@ -465,20 +603,24 @@ def test_every_order_of_two_nodes_with_two_wipes() -> None:
                     seen.add(key)
                     todo.append(after)
                     active += bool(after.voted)
+                    joined |= any(after.up[node].active for node in after.nodes if node not in after.founders)
     assert len(seen) > 1000
     assert active > 100
+    assert joined == joiner
 
 
+@pytest.mark.parametrize("joiner", [False, True])
 @pytest.mark.parametrize("size", [3, 4])
 @pytest.mark.parametrize("seed", range(4))
-def test_random_lives_of_a_cluster(size: int, seed: int) -> None:
+def test_random_lives_of_a_cluster(size: int, seed: int, joiner: bool) -> None:
     """Any hello ever sent may arrive; now and then a node, or all of them, is wiped."""
     rng = random.Random(f"{size} {seed}")
-    founded = refounded = learners = 0
+    founded = refounded = learners = joined = 0
     for _ in range(250):
-        world = World(size)
+        world = World(size, joiner=joiner)
         calm = rng.random()
-        for _ in range(rng.randrange(30, 200)):
+        came = False
+        for _ in range(rng.randrange(30, 200) * (2 if joiner else 1)):
             node = rng.choice(world.nodes)
             dice = rng.random()
             if dice < 0.01:
@@ -493,11 +635,14 @@ def test_random_lives_of_a_cluster(size: int, seed: int) -> None:
                 if rng.random() < 0.7:
                     hellos = hellos[-2 * size :]
                 world.deliver(node, rng.choice(hellos), crash=rng.choices(CRASHES, (8, 1, 1))[0])
+            came |= joiner and world.up[size + 1].active
             world.check()
         clusters = {founding.cluster for founding in world.voted.values()}
         founded += bool(clusters)
         refounded += len(clusters) > 1
-        learners += any(me.active and me.unseated for me in world.up.values())
+        learners += any(me.active and me.lost_seat for me in world.up.values())
+        joined += came
+    assert (joined > 2) == joiner
     assert founded > 25, "the model must reach what it is about"
     assert learners > 0
     if size == 3:

@@ -159,7 +159,7 @@ async def test_a_wrong_call_is_refused_before_anything_is_noted(tmp_path: Path, 
         for timeout_s in (0, -1, float("nan")):
             with pytest.raises(InvalidRequest, match="timeout"):
                 await node.propose(0, b"x", timeout_s=timeout_s)
-        with pytest.raises(InvalidRequest, match="'local', 'linearizable', got 'strict'"):
+        with pytest.raises(InvalidRequest, match="'local', 'master', 'linearizable', got 'strict'"):
             await node.query(0, b"x", consistency="strict")
         with pytest.raises(InvalidRequest, match="instance id"):
             await node.instance_value(0, -1)

@@ -17,16 +17,21 @@ NAMES = {
     "Done",
     "ExecuteFailed",
     "GroupWrong",
+    "GroupsFailed",
     "InstanceNotChosen",
     "InstanceNotExist",
     "InvalidRequest",
     "LayoutOptions",
     "LimitOptions",
     "MachineOptions",
+    "MasterOptions",
+    "Member",
+    "MembershipError",
     "NetworkOptions",
     "Node",
     "NodeStopped",
     "NotAMember",
+    "NotMaster",
     "Options",
     "Overloaded",
     "PaxmuxError",
@@ -35,6 +40,7 @@ NAMES = {
     "QueryFailed",
     "Refused",
     "ResultTooLarge",
+    "StaleTerm",
     "StateMachine",
     "StorageFailed",
     "StorageOptions",
@@ -48,7 +54,7 @@ NAMES = {
 
 def test_the_public_names_are_these_and_few() -> None:
     assert set(paxmux.__all__) == NAMES
-    assert len(paxmux.__all__) == len(NAMES) <= 35
+    assert len(paxmux.__all__) == len(NAMES) <= 40
     assert paxmux.__all__ == sorted(paxmux.__all__)
 
 
@@ -66,7 +72,7 @@ def test_another_name_is_an_error_that_says_so() -> None:
 def test_the_errors_form_one_tree() -> None:
     errors = [getattr(paxmux, name) for name in NAMES if name[0].isupper()]
     exceptions = [cls for cls in errors if issubclass(cls, BaseException)]
-    assert len(exceptions) == 20
+    assert len(exceptions) == 24
     assert all(issubclass(cls, paxmux.PaxmuxError) for cls in exceptions)
     assert paxmux.Timeout.code == 404
     assert paxmux.Overloaded.code == 405

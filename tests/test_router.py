@@ -385,6 +385,7 @@ def test_answers_to_hellos_are_rare_however_often_somebody_asks(tmp_path: Path, 
             members=b.founded[0].seats,
             founding=b.founded[0],
             active=True,
+            address=a.options.node,
         )
         # The last hellos of the founding arrive, and answers are given again.
         await asyncio.sleep(3 * ANSWER_PAUSE_S)

@@ -166,6 +166,7 @@ class Forge:
             members=seats,
             founding=make_founding(seats, GROUPS),
             active=True,
+            address="127.0.0.1:1",
         )
         good = msgspec.to_builtins(founder.hello(ask=True))
         lie = self.rng.choice(
@@ -173,7 +174,10 @@ class Forge:
                 {"founding": {**good["founding"], "cluster": self.cluster}},
                 {"seat": self.a.seat ^ 1},
                 {"node_id": self.b.node_id},
-                {"members": [self.b.node_id]},
+                {"members": [self.b.node_id, self.b.node_id]},
+                {"addresses": {str(self.b.node_id): "127.0.0.1:0"}},
+                {"address": f"{self.a.node_id}@127.0.0.1:1"},
+                {"role": "master"},
                 {"founding": None},
                 {"groups": -1},
             )
@@ -194,6 +198,7 @@ class Forge:
             members=[self.a.node_id, self.b.node_id],
             founding=self.b.founded[0],
             active=True,
+            address="127.0.0.1:1",
         )
 
 

@@ -193,7 +193,7 @@ def test_a_second_signal_has_its_usual_effect() -> None:
 
 @pytest.mark.parametrize(
     "names",
-    [["node1", "node2", "node3"], ["explicit"], ["process-router"], ["every-key"]],
+    [["node1", "node2", "node3"], ["explicit"], ["process-router"], ["master"], ["every-key"]],
     ids=lambda names: names[0],
 )
 def test_every_config_of_the_project_starts(

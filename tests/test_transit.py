@@ -16,11 +16,14 @@ from typing import Any
 import pytest
 
 from paxmux.engine.errors import Code, PaxmuxError
+from paxmux.engine.fence import FENCED, fenced
 from paxmux.engine.frame import parse_header
 from paxmux.engine.options import LimitOptions, ProposalOptions, TimerOptions
 from paxmux.engine.paxos import value as values
 from paxmux.engine.paxos.effects import ACCEPT, DECIDED, LEARNED, PROMISE, RELEASED, SYSTEM, Effects, Record
+from paxmux.engine.paxos.master import LeaseTerms
 from paxmux.engine.paxos.quorum import Members
+from paxmux.engine.paxos.system import NO_REIGN, Membership, SystemState, encode_state
 from paxmux.engine.paxos.timers import MS
 from paxmux.engine.state_machine import StateMachine
 from paxmux.engine.storage import HardState, LogIdentity
@@ -119,6 +122,7 @@ class Half:
         node: int = NODE,
         seats: dict[int, int] | None = None,
         machines: Sequence[type[StateMachine]] = (Counter, Kept),
+        leases: Mapping[int, LeaseTerms] | None = None,
     ) -> None:
         self.wire = Wire()
         self.inbox: list[bytes] = []
@@ -135,9 +139,9 @@ class Half:
         self.turn = build_turn(
             who, hosting, self.log, self.wire, self.replies,
             members=members, rng=rng, now=self.now,
-            timers=options[0], proposals=options[1], limits=options[2],
+            timers=options[0], proposals=options[1], limits=options[2], leases=leases or {},
         )  # fmt: skip
-        maker = GroupMaker(who, self.log, self.replies, members, rng, *options)
+        maker = GroupMaker(who, self.log, self.replies, members, rng, *options, leases or {})
         self.transit = Transit(self.turn, self.log, maker, self.build, self.told.append)
         self.turn.start(self.now)
 
@@ -336,6 +340,54 @@ def let_go_after(rounds: int, world: Three, back: bool) -> None:
     assert all(half.machine.values == winner.machine.values for half in world.peers)
 
 
+@pytest.mark.parametrize("begin_late", [False, True])
+def test_fenced_values_mean_the_same_to_the_worker_that_gets_the_group(begin_late: bool) -> None:
+    """It executes them before it hosts the group, in the terms of then. Its own reign is a new one."""
+    leases = {GROUP: LeaseTerms(True, 1000 * MS, 0)}
+    source, target = Half(0, True, leases=leases), Half(1, False, leases=leases)
+
+    def lead(half: Half) -> int:
+        group = half.turn.groups[GROUP]
+        until(lambda: group.master.holds(half.now), half)
+        return group.master.term
+
+    def write(half: Half, seq: int, term: int) -> None:
+        smid = 1 + seq % 2
+        half.loop(Batch([(seq, GROUP, NEVER_NS, smid | FENCED, fenced(term, b"v%d" % seq), None)]))
+        until(lambda: any(reply[0] == seq for reply in half.replies), half)
+
+    if not begin_late:
+        begin(source, target)
+    first = lead(source)
+    for seq in range(1, 7):
+        write(source, seq, first if seq < 5 else first + 1)
+    source.turn.groups[GROUP].master.drop(source.now, source.turn.fx)
+    source.now += 2000 * MS
+    second = lead(source)
+    assert second > first
+    for seq in range(7, 11):
+        write(source, seq, first if seq < 9 else second)
+    if begin_late:
+        begin(source, target)
+    until(lambda: target.says("near"), source, target)
+    write(source, 11, second)
+    source.order(CallKind.LET_GO)
+    until(lambda: target.says("complete"), source, target)
+    source.transit.leave(GROUP)
+    target.order(CallKind.TAKE_UP)
+    target.now = max(source.now, target.now)
+    third = lead(target)
+    assert third > second, "nobody else may have bid meanwhile, but nobody knows that here"
+    write(target, 12, second)
+    write(target, 13, third)
+    codes = {reply[0]: reply[1] for reply in source.replies + target.replies}
+    fresh = {1, 2, 3, 4, 9, 10, 11, 13}
+    assert {seq for seq, code in codes.items() if code == Code.OK} == fresh
+    assert {codes[seq] for seq in codes.keys() - fresh} == {Code.STALE_TERM}
+    assert target.machine.values == [b"v%d" % seq for seq in sorted(fresh) if seq % 2 == 0]
+    assert Kept.disk[0] == [b"v%d" % seq for seq in sorted(fresh) if seq % 2]
+
+
 @pytest.mark.parametrize("again", [False, True])
 @pytest.mark.parametrize("turns", range(4))
 def test_nothing_of_a_group_that_was_let_go_is_done_any_more(turns: int, again: bool) -> None:
@@ -506,18 +558,22 @@ def test_a_log_without_room_takes_nothing_in() -> None:
     assert target.told[-1].reason == "no room for the next segment"
 
 
+def inner_state(version: int) -> bytes:
+    return encode_state(SystemState(Membership(version, {NODE: (SEAT, "")}), NO_REIGN, []))
+
+
 @pytest.mark.parametrize("stays", [False, True])
 @pytest.mark.parametrize("written", [False, True])
 def test_the_state_of_inner_machines_goes_along(stays: bool, written: bool) -> None:
     source, target = Half(0, True, log=prefilled(30)), Half(1, False)
-    source.turn.fx.records.append((SYSTEM, GROUP, 12, 0, 0, b"members"))
+    source.turn.fx.records.append((SYSTEM, GROUP, 12, 0, 0, inner_state(11)))
     begin(source, target)
     until(lambda: target.says("near"), source, target)
-    source.turn.fx.records.append((SYSTEM, GROUP, 30, 0, 0, b"others"))
+    source.turn.fx.records.append((SYSTEM, GROUP, 30, 0, 0, inner_state(29)))
     if written:
         source.loop()
     source.transit._let_go(GROUP, MOVE)
-    assert source.transit._gone[GROUP].state[6:] == (b"others", 30, False)
+    assert source.transit._gone[GROUP].state[6:] == (inner_state(29), 30, False)
     if stays:
         source.order(CallKind.TAKE_UP)
         half = source
@@ -525,10 +581,10 @@ def test_the_state_of_inner_machines_goes_along(stays: bool, written: bool) -> N
         until(lambda: target.says("complete"), source, target)
         target.order(CallKind.TAKE_UP)
         half = target
-    assert half.log.system(GROUP) == (30, b"others")
+    assert half.log.system(GROUP) == (30, inner_state(29))
     half.log.crash()
     state = half.log.reopen().recover()[GROUP]
-    assert (state.system, state.system_from, state.system_lost) == (b"others", 30, False)
+    assert (state.system, state.system_from, state.system_lost) == (inner_state(29), 30, False)
 
 
 class Hurt:
@@ -707,9 +763,9 @@ def test_what_is_about_the_whole_worker_goes_with_no_group() -> None:
     calls = Half(0, True).turn.calls
     whole = [(seq, kind, 0, NEVER_NS, 0, b"") for seq, kind in enumerate(OF_NO_GROUP)]
     mine = (7, CallKind.QUERY, 0, NEVER_NS, 0, b"")
-    calls.take([*whole, mine], Effects())
+    calls.take([*whole, mine], 0, Effects())
     assert calls.take_out(0) == [mine]
-    assert len(calls._calls) == len(OF_NO_GROUP) == 2
+    assert len(calls._calls) == len(OF_NO_GROUP) == 3
 
 
 class Worked:

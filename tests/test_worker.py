@@ -24,6 +24,7 @@ from paxmux.shards.channel import Receiver, Sender
 from paxmux.shards.child import Child, absolute, spawn_child
 from paxmux.shards.counters import WORKER, Block
 from paxmux.shards.doorbell import Doorbell
+from paxmux.shards.lease_board import LeaseBoard
 from paxmux.shards.requests import Batch, CallKind, Reply
 from paxmux.shards.ring import create_ring
 
@@ -74,8 +75,10 @@ class Rig:
             sys_path=absolute(sys.path),
         )
         bells = [bell.fileno() for bell in (self.worker_bell, self.bell, self.router_bell)]
-        self.child.send(boot, [counters, *rings, *bells])
-        for fd in (counters, *rings):
+        leases = LeaseBoard.create(4)
+        self.board = LeaseBoard(leases, 4)
+        self.child.send(boot, [counters, *rings, *bells, leases])
+        for fd in (counters, leases, *rings):
             os.close(fd)
         self.seq = generation * 1000
 
@@ -117,6 +120,7 @@ class Rig:
         self.out.close()
         self.inbox.close()
         self.block.close()
+        self.board.close()
         for bell in (self.bell, self.worker_bell, self.router_bell):
             bell.close()
 

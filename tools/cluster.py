@@ -65,6 +65,7 @@ class Cluster:
         self.members: list[str] = []
         """Addresses of the nodes, once they are started."""
         self.nodes: list[NodeHandle] = []
+        self._placed = 0
 
     async def __aenter__(self) -> Cluster:
         """Start all nodes; returns once each of them serves.
@@ -104,23 +105,36 @@ class Cluster:
         await asyncio.gather(*(node.kill() for node in self.nodes))
         self._claims.close()
 
+    def place_joiner(self, seeds: Sequence[str], workers: int = 1) -> NodeHandle:
+        """Make the config of one more node, which is not started: it comes to the cluster that `seeds` are
+        in. Its address is the last of `members` from now on."""
+        (port,) = self._claims.take(1)
+        self.members.append(f"{HOST}:{port}")
+        return self._place(self.members[-1], seeds, workers, join=True)
+
     def _write_configs(self) -> None:
         ports = self._claims.take(len(self.workers))
         members = self.members = [f"{HOST}:{port}" for port in ports]
-        for index, workers in enumerate(self.workers):
-            name = f"node{index + 1}"
-            config = self.folder / f"{name}.yaml"
-            document = {
-                "node": members[index],
-                "members": members,
-                "data_dir": name,
-                "bootstrap": True,
-                "groups": self.groups,
-                "router": self._router,
-                "layout": {"workers": workers},
-                "state_machines": [{"class": machine} for machine in self._machines],
-                **self._options,
-            }
-            config.write_text(yaml.safe_dump(document, sort_keys=False), encoding="utf-8")
-            node = NodeHandle(name, config, self.folder / name, self.mark, self._on_event, self._environment)
-            self.nodes.append(node)
+        for address, workers in zip(members, self.workers, strict=True):
+            self._place(address, members, workers)
+
+    def _place(self, address: str, members: Sequence[str], workers: int, **more: Any) -> NodeHandle:
+        name = f"node{self._placed + 1}"
+        self._placed += 1
+        config = self.folder / f"{name}.yaml"
+        document = {
+            "node": address,
+            "members": list(members),
+            "data_dir": name,
+            "bootstrap": True,
+            "groups": self.groups,
+            "router": self._router,
+            "layout": {"workers": workers},
+            "state_machines": [{"class": machine} for machine in self._machines],
+            **self._options,
+            **more,
+        }
+        config.write_text(yaml.safe_dump(document, sort_keys=False), encoding="utf-8")
+        node = NodeHandle(name, config, self.folder / name, self.mark, self._on_event, self._environment)
+        self.nodes.append(node)
+        return node

@@ -22,6 +22,7 @@ COMMANDS = {
     "serve": "run a node until SIGTERM or SIGINT",
     "status": "show groups, layout, rings and peers of a running node",
     "layout": "show which worker of a running node hosts which group, and move groups to other workers",
+    "member": "show, add, remove and change the members of the groups of a running node",
     "cleaner": "stop a running node from making room in its logs, and let it go on",
     "log": "look into the log of a node, running or stopped: show, get, dump, verify, export",
     "bench": "measure a cluster on this machine, with callers that wait or at a given rate",

@@ -26,6 +26,7 @@ from paxmux.shards.cluster import make_founding
 from paxmux.shards.codec import decode_sections, encode_section
 from paxmux.shards.counters import WORKER, Block
 from paxmux.shards.doorbell import Doorbell
+from paxmux.shards.lease_board import LeaseBoard
 from paxmux.tools.bench_machine import Chain
 from paxmux.tools.part_rig import Children, Gauge, Pair, PartOptions, Progress, close_all, rest, wait_for
 
@@ -78,8 +79,10 @@ class WorkerRig:
             sys_path=absolute(sys.path),
         )
         bells = [self.worker_bell.fileno(), self.bell.fileno(), self.bell.fileno()]
-        child.send(boot, [counters, *self.client.fds, *self.net.fds, *bells])
+        leases = LeaseBoard.create(options.groups)
+        child.send(boot, [counters, *self.client.fds, *self.net.fds, *bells, leases])
         os.close(counters)
+        os.close(leases)
         wait_for(child, Ready, "the worker")
 
     def frame(self, sender: int, messages: Messages) -> bytes:

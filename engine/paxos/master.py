@@ -15,13 +15,11 @@ counted from before its operation was made would end too early here.
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from typing import TYPE_CHECKING, Final, NamedTuple
 from zlib import crc32
 
 from paxmux.engine.paxos.effects import Effects
 from paxmux.engine.paxos.system import (
-    NO_TERM,
     TERMS_MAX,
     Reign,
     ReignOp,
@@ -30,6 +28,7 @@ from paxmux.engine.paxos.system import (
     heir_of,
     note_term,
     reign_by,
+    term_in,
 )
 from paxmux.engine.paxos.timers import NEVER
 
@@ -128,10 +127,7 @@ class Master:
     def term_at(self, instance: int) -> int | None:
         """The term that writes in this instance, which is decided here, must name; -1: none will do. None:
         that was too many elections ago."""
-        if instance < self.unclear_before:
-            return None
-        at = bisect_right(self.terms, (instance, 1 << 63)) - 1
-        return self.terms[at][1] if at >= 0 else NO_TERM
+        return term_in(self.terms, self.unclear_before, instance)
 
     def set_lease(self, lease: int) -> None:
         """For the next operations of this node, in ns."""

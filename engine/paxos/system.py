@@ -12,6 +12,7 @@ Bytes that are no operation change nothing either: every replica reads them alik
 from __future__ import annotations
 
 import struct
+from bisect import bisect_right
 from collections.abc import Container, Iterable
 from typing import Final, NamedTuple
 
@@ -246,6 +247,14 @@ def replayed(state: SystemState, cluster: int, inner: Iterable[Entry], instance:
             note_term(terms, reign, found, instance)
             reign = found
     return SystemState(membership, reign, terms)
+
+
+def term_in(terms: Terms, unclear_before: int, instance: int) -> int | None:
+    """The term that holds in an instance, -1 if there is none; None before what `terms` tells of."""
+    if instance < unclear_before:
+        return None
+    at = bisect_right(terms, (instance, 1 << 63)) - 1
+    return terms[at][1] if at >= 0 else NO_TERM
 
 
 # The whole
