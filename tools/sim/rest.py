@@ -211,9 +211,9 @@ class Rest:
                     raise Breach("nothing is kept", f"{worker.name} keeps proposals of group {group}")
             for request in cluster.ledger.requests:
                 place = request.place
-                if place is None or place[0] != group or request.smid != JOURNAL:
+                if place is None or place[0] != group or request.machine != JOURNAL:
                     continue
-                if by_value.get(request.payload) != place[1]:
+                if by_value.get(request.value) != place[1]:
                     raise Breach("acknowledged is kept", f"{request.words()} was acknowledged, and is gone")
 
     def advance(self, ns: int) -> None:

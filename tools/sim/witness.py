@@ -355,7 +355,7 @@ class Witness:
         self.constitution(group).take(instance, inner)
         if len(entries) > len(inner) or any(entry[4] == MEMBERSHIP_SMID for entry in inner):
             self.busy_to[group] = instance + 1
-        for position, entry in enumerate(entries[len(inner) :], len(inner)):
+        for position, entry in enumerate(entries[len(inner) :]):
             identity, place = entry[:3], (group, instance, position)
             twice = self.decided_as.setdefault(identity, place)
             if twice != place:

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from paxmux.tools.sim.node import SimNode
 
 HOUSEKEEP_NS = 100 * MS
-QUERIES = (CallKind.QUERY, CallKind.LINEARIZABLE_QUERY)
+QUERIES = (CallKind.QUERY, CallKind.LINEARIZABLE_QUERY, CallKind.MASTER_QUERY)
 DAMAGE_BUDGET = 3
 """After so many deaths of a damaged log nobody starts it again."""
 LONG_NS = 100 * MS
@@ -167,6 +167,7 @@ class SimWorker:
             self.disk.crash(cluster.rng, power=False)
             node.worker_died(self)
             return
+        self.turn.calls.masters.clock = lambda: node.clock.at(cluster.now)
         self.state = State.IDLE
         self.resumed_at = cluster.now
         cluster.counts["cut_tail"] += log.stats()["cut_bytes"] > 0
