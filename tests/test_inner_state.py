@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from paxmux.engine.paxos import value as values
-from paxmux.engine.paxos.effects import ACCEPT, LEARNED, SYSTEM, Effects
+from paxmux.engine.paxos.effects import ACCEPT, FORGOTTEN, LEARNED, SYSTEM, Effects
 from paxmux.engine.paxos.quorum import members_of
 from paxmux.engine.paxos.system import (
     MASTER_SMID,
@@ -63,8 +63,8 @@ def log_of(records: list[Record]) -> tuple[MemoryLog, HardState]:
 
 def test_as_founded_without_a_record() -> None:
     log, state = log_of(history()[:2])
-    found, lost = inner_state(log, 0, state, SEATS, CLUSTER)
-    assert not lost
+    found, at, lost = inner_state(log, 0, state, SEATS, CLUSTER)
+    assert (at, lost) == (2, False)
     assert found == SystemState(
         Membership(-1, {node: (seat, "") for node, seat in SEATS.items()}), NO_REIGN, []
     )
@@ -73,26 +73,32 @@ def test_as_founded_without_a_record() -> None:
 def test_the_record_says_it() -> None:
     said = SystemState(Membership(7, TWO), NO_REIGN, [(5, 4)])
     log, state = log_of([*history(), (SYSTEM, 0, 8, 0, 0, encode_state(said))])
-    assert inner_state(log, 0, state, SEATS, CLUSTER) == (said, False)
+    assert inner_state(log, 0, state, SEATS, CLUSTER) == (said, 10, False)
 
 
 @pytest.mark.parametrize("first", [0, 3, 5, 8])
 def test_what_is_lost_is_told_by_the_values_since(first: int) -> None:
     log, whole = log_of(history())
-    expected, _ = inner_state(log, 0, whole._replace(system_lost=True), SEATS, CLUSTER)
+    expected, *_ = inner_state(log, 0, whole._replace(system_lost=True), SEATS, CLUSTER)
     assert expected.membership == Membership(7, TWO)
     assert (expected.reign.node, expected.reign.term, expected.terms) == (B, 4, [(5, 4)])
-    before, lost = inner_state(log, 0, whole._replace(system_lost=True, instance=first), SEATS, CLUSTER)
-    assert not lost
+    before, at, lost = inner_state(log, 0, whole._replace(system_lost=True, instance=first), SEATS, CLUSTER)
+    assert (at, lost) == (first, False)
     state = whole._replace(system_lost=True, system_from=first, system=encode_state(before))
-    assert inner_state(log, 0, state, SEATS, CLUSTER) == (expected, False)
+    assert inner_state(log, 0, state, SEATS, CLUSTER) == (expected, 10, False)
 
 
-def test_where_values_are_gone_too_nobody_knows() -> None:
+def test_where_a_value_is_lost_too_the_group_goes_back_to_it() -> None:
     log, state = log_of([*history()[:5], *history()[6:]])
-    found, lost = inner_state(log, 0, state._replace(system_lost=True), SEATS, CLUSTER)
-    assert lost
-    assert found.membership == Membership(2, FOUR), "as far as it is known"
+    found, at, lost = inner_state(log, 0, state._replace(system_lost=True), SEATS, CLUSTER)
+    assert (at, lost) == (5, False)
+    assert found.membership == Membership(2, FOUR), "as it was there"
+
+
+def test_where_values_are_forgotten_nobody_knows() -> None:
+    log, state = log_of([*history(), (FORGOTTEN, 0, 5, 0, 0, b"")])
+    assert inner_state(log, 0, state._replace(system_lost=True), SEATS, CLUSTER).lost
+    assert not inner_state(log, 0, state._replace(system_lost=True, system_from=5), SEATS, CLUSTER).lost
 
 
 def test_bytes_that_make_no_sense_are_damage() -> None:
@@ -111,6 +117,23 @@ def test_who_does_not_know_its_members_never_votes_again() -> None:
     assert not group.voter
     group.on_accept(B, (0, 10, 5, values.encode([entry(B, 1)])), NOW, fx)
     assert ACCEPT not in [record[0] for record in fx.records]
+
+
+def test_what_is_learned_again_is_told_to_the_log_as_what_it_is() -> None:
+    group = make(say_again=True, instance=5, decided=8, floor=8)
+    fx = Effects()
+    group.start(NOW, fx)
+    assert SYSTEM not in [record[0] for record in fx.records]
+    told: list[tuple[int, int]] = []
+    for instance in (5, 6, 7):
+        change = Change(group.cluster, group.members.version, {**TWO, C: (13, f"c:{instance}")})
+        inner = [(A, 0, instance, 0, MEMBERSHIP_SMID, encode_change(change))] if instance < 7 else []
+        value = values.encode(inner, group.chain, len(inner))
+        fx = Effects()
+        group.learner.on_learned(instance, 1, A, value, NOW, fx)
+        told += [record[2:4] for record in fx.records if record[0] == SYSTEM]
+    assert told == [(6, 1), (7, 1), (8, 0)], "later ones are lost until all is learned that was decided"
+    assert group.voter
 
 
 def test_what_was_found_again_is_said_again() -> None:

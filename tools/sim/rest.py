@@ -102,7 +102,8 @@ class Rest:
     def masters(self) -> None:
         """Every group has a master within two leases, whatever became of the last one."""
         plan = self._cluster.plan
-        self._wait(LEASES_MAX * plan.lease_ms * MS, self._mastered, "has a master in every group")
+        limit = LEASES_MAX * plan.lease_ms + plan.timers.prepare_first_ms
+        self._wait(limit * MS, self._mastered, "has a master in every group")
 
     def _mastered(self) -> bool:
         cluster = self._cluster
