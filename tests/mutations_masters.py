@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from paxmux.engine import clock
 from paxmux.engine.paxos import system
 from paxmux.engine.paxos.inner import Inner
 from paxmux.engine.paxos.master import Master
 from paxmux.shards.applier import Applier
-from tests import test_clock, test_inner
+from tests import test_inner
 from tests.mutation_harness import Change, both, one, tested
 
 MASTERS = (
@@ -91,11 +90,5 @@ MASTERS = (
         Master, "on_timer", "fresh=not held", "fresh=False",
         test_inner.test_a_lease_that_goes_on_keeps_its_term_and_one_that_ended_does_not,
         "Nobody else was master meanwhile, so nothing was written that the term would have to keep out.",
-    ),
-    tested(
-        "a lease is measured by a clock that stops", "I30",
-        clock, "clock_ns", "CLOCK_BOOTTIME", "CLOCK_MONOTONIC",
-        test_clock.test_the_clock_counts_the_time_that_the_machine_was_suspended,
-        "The clock of a simulated machine goes on while it is suspended.",
     ),
 )  # fmt: skip

@@ -16,7 +16,7 @@ from paxmux.tools.sim.cluster import Cluster
 from paxmux.tools.sim.ledger import Request
 from paxmux.tools.sim.node import SimNode
 from paxmux.tools.sim.points import Point, Scope
-from paxmux.tools.sim.witness import CLUSTER
+from paxmux.tools.sim.records import CLUSTER
 
 TIMEOUTS_MS = (300, 2000, 5000)
 OPERATOR_MS = 5000
@@ -94,7 +94,11 @@ class Changes:
         there = [node.number for node in cluster.nodes if not node.failed]
         hurt = [node.number for node in cluster.nodes if node.hurt and not node.failed]
         spare = [number for number in there if number not in hurt]
-        if len(spare) > 1 and 2 * (len(there) - len(hurt) - 1) > len(there) - 1 and cluster.rng.random() < LEARNERS:
+        if (
+            len(spare) > 1
+            and 2 * (len(there) - len(hurt) - 1) > len(there) - 1
+            and cluster.rng.random() < LEARNERS
+        ):
             there.remove(cluster.rng.choice(spare))
         while hurt and 2 * (len(there) - len(hurt)) <= len(there):
             there.remove(hurt.pop())
@@ -105,7 +109,9 @@ class Changes:
         cluster = self._cluster
         rng = cluster.rng
         members = self._known(node, group).members
-        others = [each for each in cluster.nodes if each.number not in members and not (each.failed or each.hurt)]
+        others = [
+            each for each in cluster.nodes if each.number not in members and not (each.failed or each.hurt)
+        ]
         moved = [each for each in cluster.nodes if each.number in members and self._moved(each, members)]
         wished = dict(members)
         kind = rng.choice(("add", "add", "remove", "replace", "several", "address"))

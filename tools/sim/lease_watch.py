@@ -85,7 +85,9 @@ class LeaseWatch:
             since = group.members.since
             first = group.master.version + 1
             if max(since, first) > group.doubt.decided:
-                raise Breach("members are what the log says", f"{_where(node, group)}from {since}, {first} on")
+                raise Breach(
+                    "members are what the log says", f"{_where(node, group)}from {since}, {first} on"
+                )
         era = constitution.era(max(since, group.instance))
         lease = constitution.lease(max(first, group.instance))
         master = group.master

@@ -18,7 +18,8 @@ from paxmux.shards.requests import CallKind, Reply
 from paxmux.tools.linear import Kind, Operation, check
 from paxmux.tools.sim.breach import Breach
 from paxmux.tools.sim.machines import JOURNAL
-from paxmux.tools.sim.witness import Identity, Place, Witness
+from paxmux.tools.sim.records import Identity, Place
+from paxmux.tools.sim.witness import Witness
 
 CONTEXT = b"ctx:"
 ABSENT = b""
@@ -184,7 +185,10 @@ class Ledger:
             raise Breach("acknowledged where decided", f"{request.words()}: told {place}, is in {decided}")
         if request.machine == JOURNAL and request.result != CONTEXT + request.value:
             raise Breach("results for the right life", f"{request.words()}: result {request.result!r}")
-        if request.smid >= FENCED and self._witness.constitution(request.group).lease(instance).node == request.node:
+        if (
+            request.smid >= FENCED
+            and self._witness.constitution(request.group).lease(instance).node == request.node
+        ):
             self._led_in[request.group] = max(self._led_in.get(request.group, -1), instance)
         self._acked_in[request.group] = max(self._acked_in.get(request.group, -1), instance)
 
@@ -255,7 +259,9 @@ class Ledger:
             if stale or (request.code == Code.OK and request.smid >= FENCED):
                 term = self._witness.constitution(place[0]).term(place[1])
                 if stale == (split(request.payload)[0] == term):
-                    raise Breach("fences hold", f"{request.words()}: {request.code}, in {place} it was {term}")
+                    raise Breach(
+                        "fences hold", f"{request.words()}: {request.code}, in {place} it was {term}"
+                    )
             elif request.code not in (None, Code.OK, Code.TIMEOUT):
                 raise Breach("refused is not decided", f"{request.words()}: {request.code}, is in {place}")
             key = (request.node, request.burst, request.group)

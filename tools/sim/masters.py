@@ -7,6 +7,7 @@ about who is master.
 from __future__ import annotations
 
 from paxmux.engine.fence import TERM_MAX
+from paxmux.engine.paxos.timers import MS
 from paxmux.shards.requests import CallKind
 from paxmux.tools.sim.cluster import Cluster
 from paxmux.tools.sim.node import SimNode
@@ -19,6 +20,12 @@ LOST = 0.2
 """Chance that somebody is asked who need not be master."""
 OLD = 0.3
 """Chance that a write names a term that it knows of from earlier."""
+CUT = 0.01
+"""Chance, with each round of the load, that a master is cut off, where links are cut at all;"""
+CUT_RENEWING = 0.3
+"""and where it has an operation on its way."""
+CUT_LEASES = 1.5
+"""So many leases that may last."""
 TIMEOUT_MS = 2000
 
 
@@ -31,14 +38,20 @@ class Masters:
         """Group -> a term that was told once."""
 
     def round(self) -> None:
-        """At times a master is asked to give its lease back, to somebody or anybody, or for shorter ones."""
+        """At times a master is cut off, or asked to give its lease back, to somebody or anybody, or for shorter
+        ones."""
         cluster = self._cluster
         rng, plan = cluster.rng, cluster.plan
-        if cluster.faults.ended or rng.random() >= plan.drops:
+        if cluster.faults.ended:
             return
         group = rng.randrange(plan.groups)
         node = self.of(group)
         if node is None:
+            return
+        on_its_way = bool(node.worker_of(group).turn.groups[group].inner.own)
+        if rng.random() < (CUT_RENEWING if on_its_way else CUT):
+            cluster.faults.cut_off(node, int(rng.random() * CUT_LEASES * plan.lease_ms * MS))
+        if rng.random() >= plan.drops:
             return
         if rng.random() < 0.2:
             node.ask(CallKind.SET_MASTER_LEASE, group, plan.lease_ms // rng.choice((1, 2)), b"", TIMEOUT_MS)

@@ -17,7 +17,7 @@ from paxmux.shards.requests import CallKind
 from paxmux.tools.sim.breach import Breach
 from paxmux.tools.sim.clock import Clock
 from paxmux.tools.sim.ledger import CONTEXT, RegisterCall, Request
-from paxmux.tools.sim.witness import CLUSTER
+from paxmux.tools.sim.records import CLUSTER
 from paxmux.tools.sim.worker import SimWorker, State
 
 if TYPE_CHECKING:

@@ -27,8 +27,8 @@ from paxmux.tools.sim.execution import Execution
 from paxmux.tools.sim.ledger import Request
 from paxmux.tools.sim.machines import JOURNAL, REGISTER, Journal, Register, Shelf
 from paxmux.tools.sim.points import Crash, Doom, Point, WatchedLog, WatchedReplies
+from paxmux.tools.sim.records import CLUSTER
 from paxmux.tools.sim.trace import MARK_BOOT, MARK_REPLY, MARK_TURN, spell
-from paxmux.tools.sim.witness import CLUSTER
 
 if TYPE_CHECKING:
     from paxmux.tools.sim.node import SimNode
@@ -220,7 +220,9 @@ class SimWorker:
     def _lone(self) -> bool:
         """Whether there is nobody who could tell it what it has lost."""
         witness, me = self.node.cluster.witness, self.node.number
-        eras = [witness.constitution(group).era(witness.disks[me].instance.get(group, 0)) for group in self.groups]
+        eras = [
+            witness.constitution(group).era(witness.disks[me].instance.get(group, 0)) for group in self.groups
+        ]
         return any(list(era.seats) == [me] for era in eras)
 
     def _refuse(self, error: StorageDamaged) -> None:
