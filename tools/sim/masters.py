@@ -38,8 +38,9 @@ class Masters:
         """Group -> a term that was told once."""
 
     def round(self) -> None:
-        """At times a master is cut off, or asked to give its lease back, to somebody or anybody, or for shorter
-        ones."""
+        """At times a master is cut off, or asked to give its lease back, to somebody or anybody, or for a
+        shorter
+        one."""
         cluster = self._cluster
         rng, plan = cluster.rng, cluster.plan
         if cluster.faults.ended:

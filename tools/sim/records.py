@@ -1,7 +1,7 @@
 """What the disks of a cluster say, record by record: who votes for what, and what is chosen by that.
 
 A value is chosen once a majority of the members of its instance hold it under one ballot; who these are is
-worked out from what is chosen below. Asks no protocol object for its opinion. Whatever is wrong is a `Breach`.
+worked out from what is chosen below. Asks no protocol object for its opinion. What is wrong is a `Breach`.
 """
 
 from __future__ import annotations

@@ -38,7 +38,7 @@ DUEL_MAX = 120_000 * MS
 """Until when everybody has had something decided; where nobody forwards, and all outbid each other over a
 slow network, pauses double up to 8 s before one gets through."""
 LEASES_MAX = 3
-"""A group has a master within two leases; what they take by the slowest clock, and what it takes to decide."""
+"""A group has a master within two leases, as the slowest clock has them, and what it takes to decide."""
 RENEWAL_TURNS = 3
 RENEWAL_FRAMES = 4
 """For each node, of one renewal."""

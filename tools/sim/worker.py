@@ -228,7 +228,7 @@ class SimWorker:
     def _refuse(self, error: StorageDamaged) -> None:
         cluster = self.node.cluster
         if self.node.hurt and list(cluster.founders) == [self.node.number] and not cluster.faults.ruined:
-            # Its log does not say that there is anybody else: the operator gives it a new one, and a new seat.
+            # Its log does not say that there is anybody else: it gets a new one, and a new seat.
             cluster.faults.replace(self.node)
             return
         if not (self.node.failed or self._lone()):
