@@ -36,6 +36,7 @@ COMPILED = (
     "engine/paxos/proposer.py",
     "engine/paxos/quorum.py",
     "engine/paxos/reader.py",
+    "engine/paxos/recall.py",
     "engine/paxos/system.py",
     "engine/paxos/timers.py",
     "engine/paxos/value.py",

@@ -54,6 +54,8 @@ _WireBody = tuple[
     Annotated[list[tuple[_Group, _Id, _Count, _Id, _Count]], _FEW],
     Annotated[list[tuple[_Group, _Count, _Count]], _FEW],
     Annotated[list[tuple[_Group, bytes]], _FEW],
+    Annotated[list[tuple[_Group]], _FEW],
+    Annotated[list[tuple[_Group, _Count, bytes]], _FEW],
 ]
 
 _NO_BYTES: Final = b"\xc4\x00"

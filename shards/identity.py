@@ -236,7 +236,8 @@ class DataDir(FoundingStore):
         if mine.node_id != node_id:
             raise DataDirError(
                 f"{self.directory} belongs to node {node_text(mine.node_id)} (id {mine.node_id}), "
-                f"this is node {node_text(node_id)} (id {node_id})"
+                f"this is node {node_text(node_id)} (id {node_id}). A directory belongs to an id: "
+                f"a node that has got another address keeps its id by `node_id: {mine.node_id}`"
             )
         if mine.groups != groups:
             raise DataDirError(

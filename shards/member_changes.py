@@ -11,12 +11,11 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final
 
-from paxmux.engine.address import MAX_NODE_ID, node_text, parse_member
+from paxmux.engine.address import MAX_NODE_ID, parse_member
 from paxmux.engine.errors import (
     ConfigError,
     GroupsFailed,
     InvalidRequest,
-    MemberNotHeard,
     MembershipChanged,
     PaxmuxError,
 )
@@ -51,7 +50,7 @@ class MemberChanges:
         return membership.decode(reply[4] or b"")
 
     async def adding(self, text: str | int) -> Add:
-        """The wish to add a node: its id, or `[id@]host:port`. Raises InvalidRequest, MemberNotHeard."""
+        """The wish to add a node: its id, or `[id@]host:port`. Raises InvalidRequest."""
         return Add(await self._resolve(text))
 
     def removing(self, text: str | int) -> Remove:
@@ -60,7 +59,7 @@ class MemberChanges:
 
     async def changing(self, old: str | int, new: str | int) -> Replace | Move:
         """The wish to put one in the place of another; or to give one, which is told twice, the seat that it
-        has now, or another address. Raises InvalidRequest, MemberNotHeard."""
+        has now, or another address. Raises InvalidRequest."""
         node_id, address = _parse(new)
         if node_id != _parse(old)[0]:
             return Replace(_parse(old)[0], await self._resolve(new))
@@ -83,7 +82,7 @@ class MemberChanges:
             The groups that were changed; in the others it held already.
 
         Raises:
-            GroupsFailed: in some it could not be done; of one group alone, what it was.
+            GroupsFailed: in some it could not be done. If in all of them, for the same reason, that.
         """
         places = asyncio.Semaphore(UNDER_WAY)
 
@@ -103,7 +102,7 @@ class MemberChanges:
         changed = [group for group, outcome in zip(groups, outcomes, strict=True) if outcome is True]
         if not errors:
             return changed
-        if len(groups) == 1:
+        if len(errors) == len(groups) and len(set(map(type, errors.values()))) == 1:
             raise errors[groups[0]]
         held = [group for group, outcome in zip(groups, outcomes, strict=True) if outcome is False]
         raise GroupsFailed(errors, changed, held)
@@ -131,10 +130,7 @@ class MemberChanges:
         node_id, address = _parse(text)
         heard = (await self._listen()).get(node_id)
         if heard is None:
-            raise MemberNotHeard(
-                f"node {node_text(node_id)} has not said hello to this node, which cannot know its seat: "
-                "start it with `join: true` and this node among its members"
-            )
+            return Member(node_id, 0, address)
         return Member(node_id, heard.seat, address or heard.address)
 
 

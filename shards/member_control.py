@@ -71,9 +71,7 @@ class MemberControl:
         except GroupsFailed as failed:
             changed, errors = failed.changed, failed.errors
         except PaxmuxError as error:
-            if len(groups) != 1:
-                raise
-            changed, errors = [], {groups[0]: error}
+            changed, errors = [], dict.fromkeys(groups, error)
         return {
             "changed": changed,
             "unchanged": [group for group in groups if group not in changed and group not in errors],

@@ -14,6 +14,7 @@ from paxmux.engine.errors import (
     LastMember,
     MemberExists,
     MemberMissing,
+    MemberNotHeard,
     MembershipError,
     MembershipUnchanged,
 )
@@ -41,7 +42,7 @@ class Intent(Protocol):
 
 
 class Add(NamedTuple):
-    """A node becomes a member, in the seat that it has."""
+    """A node becomes a member, in the seat that it has; 0 if nobody has heard which that is."""
 
     member: Member
 
@@ -49,8 +50,8 @@ class Add(NamedTuple):
         """See `Intent`."""
         place = members.get(self.member.node_id)
         if place is None:
-            return _checked({**members, self.member.node_id: (self.member.seat, self.member.address)})
-        if place[0] == self.member.seat:
+            return _checked({**members, self.member.node_id: _place(self.member)})
+        if self.member.seat in (0, place[0]):
             return None
         raise MemberExists(
             f"node {self.member.name} is a member in another seat than the one that it has now: its data "
@@ -81,7 +82,7 @@ class Remove(NamedTuple):
 
 
 class Replace(NamedTuple):
-    """One node goes, another is a member afterwards."""
+    """One node goes, another is a member afterwards, as in `Add`."""
 
     old: int
     new: Member
@@ -93,7 +94,8 @@ class Replace(NamedTuple):
                 return None
             raise MemberMissing(f"node {node_text(self.old)} is no member")
         made = {node: place for node, place in members.items() if node != self.old}
-        made.setdefault(self.new.node_id, (self.new.seat, self.new.address))
+        if self.new.node_id not in made:
+            made[self.new.node_id] = _place(self.new)
         return _checked(made)
 
     def holds(self) -> MembershipError:
@@ -127,6 +129,15 @@ class Move(NamedTuple):
     def holds(self) -> MembershipError:
         """See `Intent`."""
         return MembershipUnchanged(f"node {node_text(self.node_id)} has this seat and this address already")
+
+
+def _place(new: Member) -> tuple[int, str]:
+    if not new.seat:
+        raise MemberNotHeard(
+            f"node {new.name} has not said hello to this node, which cannot know its seat: start it with "
+            "`join: true` and this node among its members"
+        )
+    return new.seat, new.address
 
 
 def _checked(members: Places) -> Places:

@@ -71,7 +71,7 @@ class Mover:
         """Groups that were not synced when the machine stopped are suspect wherever they go."""
         path = Path(self._boot.options.data_dir) / LOGS / str(number)
         for group in SyncMark(path, self._identity(number)).lost:
-            states[group] = states.get(group, EMPTY_STATE)._replace(suspect=True, system_lost=True)
+            states[group] = states.get(group, EMPTY_STATE)._replace(suspect=True)
 
     def _identity(self, number: int) -> LogIdentity:
         boot = self._boot

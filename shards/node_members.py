@@ -63,7 +63,7 @@ class NodeMembers:
             NotAMember: this node is no member of the group (17).
             Timeout: unknown outcome (404), or the node has not caught up; the same call again is safe.
             GroupsFailed: with `group=None`: some groups have not made it; `errors` has why. The same call
-                again does what is left.
+                again does what is left. If all have failed for the same reason, that is raised.
             InvalidRequest, NodeStopped, Overloaded: nothing was proposed.
         """
         changes = self._changes()

@@ -108,6 +108,7 @@ class Peers:
         elif node in self.members:
             # In another data directory than the member's: better than no address, if nothing else works.
             self._hints[node] = hello.address
+        self._settle()
 
     def look(self, now: float, connected: Mapping[int, bool]) -> list[int]:
         """Time has passed: the guests that are forgotten now; members have another address if theirs does not
@@ -117,10 +118,9 @@ class Peers:
                 self._alone_since.pop(node, None)
             elif now - self._alone_since.setdefault(node, now) >= NEXT_ADDRESS_S:
                 self._alone_since[node] = now
-                known = self._known(node)
-                if known:
-                    at = known.index(self._at[node]) if self._at.get(node) in known else -1
-                    self._at[node] = known[(at + 1) % len(known)]
+                if node in self._at:
+                    known = self._known(node)
+                    self._at[node] = known[(known.index(self._at[node]) + 1) % len(known)]
         gone = [node for node, guest in self.guests.items() if now - guest.heard_at >= GUEST_S]
         for node in gone:
             del self.guests[node]
@@ -128,12 +128,7 @@ class Peers:
 
     def addresses_of_members(self) -> dict[int, str]:
         """Node id -> `host:port` at which each is dialled, as far as one is known."""
-        found = {}
-        for node in sorted(self.members):
-            known = self._known(node)
-            if known:
-                found[node] = self._at[node] if self._at.get(node) in known else known[0]
-        return found
+        return dict(sorted(self._at.items()))
 
     def addresses(self) -> dict[int, str]:
         """The same with guests."""
@@ -148,6 +143,15 @@ class Peers:
         """All addresses of a member, the best first."""
         sources = (self._announced, self._operated, self._seeds, self._hints)
         return list(dict.fromkeys(source[node] for source in sources if node in source))
+
+    def _settle(self) -> None:
+        """Every member of whom an address is known is dialled at one that is known still."""
+        for node in self.members:
+            known = self._known(node)
+            if not known:
+                self._at.pop(node, None)
+            elif self._at.get(node) not in known:
+                self._at[node] = known[0]
 
     def _set_members(self, nodes: Mapping[int, object] | tuple[()]) -> None:
         wanted = {*self._seeds, *nodes} - {self._own}
@@ -164,3 +168,4 @@ class Peers:
         for said in kept:
             for node in said.keys() - wanted:
                 del said[node]
+        self._settle()

@@ -52,7 +52,7 @@ def take_rare(
         group = groups.get(index)
         if group is not None and group.members.seats.get(sender) == seat:
             group.inquiry.on_reply(sender, instance, chain.to_bytes(4, "little"), now, fx)
-    vow_asks, vow_replies, mend_asks, inner_forwards = rarer
+    vow_asks, vow_replies, mend_asks, inner_forwards, recall_asks, recall_replies = rarer
     for index, nonce in vow_asks:
         group = groups.get(index)
         if group is not None and group.members.seats.get(sender) == seat:
@@ -69,3 +69,11 @@ def take_rare(
         group = groups.get(index)
         if group is not None and group.members.seats.get(sender) == seat:
             group.inner.on_forward(sender, batch, fx)
+    for (index,) in recall_asks:
+        group = groups.get(index)
+        if group is not None:
+            group.recall.on_ask(sender, fx)
+    for index, instance, state in recall_replies:
+        group = groups.get(index)
+        if group is not None:
+            group.recall.on_reply(sender, seat, instance, state, now, fx)

@@ -228,7 +228,10 @@ class Reception:
 
     def _changed(self) -> None:
         """Let the network have the peers as they are now, soon: not from within what it calls."""
-        if self._running and self._due is None and self.peers.addresses() != self._dialled:
+        if not self._running or self._due is not None:
+            return
+        # A guest that has become a member is dialled as before, yet workers are to hear of it.
+        if self.peers.addresses() != self._dialled or self.peers.addresses_of_members() != self._told:
             pause_s = max(self._changed_at + CHANGE_PAUSE_S - self._loop.time(), 0.0)
             self._due = self._loop.call_later(pause_s, self._change)
 

@@ -9,8 +9,14 @@ from paxmux.plugins.storage.record import encode_pieces
 
 
 def encode_batch(
-    records: Sequence[Record], segment: int, salt: int, offset: int, synced: int, flags: int = 0
+    records: Sequence[Record],
+    segment: int,
+    salt: int,
+    offset: int,
+    synced: int,
+    flags: int = 0,
+    systems: int = 0,
 ) -> tuple[bytes, list[int]]:
     """What `encode_pieces` gives, put together, and the positions of the records."""
-    pieces, _, positions = encode_pieces(records, segment, salt, offset, synced, flags)
+    pieces, _, positions = encode_pieces(records, segment, salt, offset, synced, flags, systems)
     return b"".join(pieces), positions

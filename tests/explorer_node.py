@@ -235,6 +235,10 @@ HANDLERS: dict[str, Callable[[Group, int, tuple[Any, ...], Effects], None]] = {
         sender, it[1], (it[2], it[3]), it[4], NOW, fx
     ),
     "mend_asks": lambda group, sender, it, fx: group.learner.on_mend_ask(sender, it[1], it[2], fx),
+    "recall_asks": lambda group, sender, it, fx: group.recall.on_ask(sender, fx),
+    "recall_replies": lambda group, sender, it, fx: group.recall.on_reply(
+        sender, group.members.seats[sender], it[1], it[2], NOW, fx
+    ),
     "inner_forwards": lambda group, sender, it, fx: group.inner.on_forward(sender, it[1], fx),
 }
 """As the turn hands them on; the seats are right."""

@@ -11,7 +11,8 @@ every register is read at every member, the replicas are compared, and the histo
 linearizability. Errors may be only those that a sound cluster gives while its processes are killed. The exit
 code is 0 only if all of that held.
 
-The seed fixes what is done, and when, not how the machine schedules it. --short: 1, 3, one replaced, 2.
+The seed fixes what is done, and when, not how the machine schedules it; with each third one routers
+are processes of their own. --short: 1, 3, one replaced, 2.
 """
 
 from __future__ import annotations
@@ -56,7 +57,8 @@ class MembershipRun(RegisterChaos):
     """One cluster, from its first node to its last three. Used in one event loop only."""
 
     def __init__(self, seed: int, folder: Path, steps: Steps, *, short: bool) -> None:
-        options = RegisterOptions(seconds=0, seed=seed, groups=GROUPS, workers=(1,), clients=4)
+        router = "inline" if seed % 3 else "process"
+        options = RegisterOptions(seconds=0, seed=seed, groups=GROUPS, workers=(1,), clients=4, router=router)
         super().__init__(options, folder, steps)
         self._rng = random.Random(f"membership {seed}")
         self._short = short

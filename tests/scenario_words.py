@@ -36,8 +36,13 @@ NAMES = {
     "vow_replies": "VowReply",
     "mend_asks": "MendAsk",
     "inner_forwards": "InnerForward",
+    "recall_asks": "RecallAsk",
+    "recall_replies": "RecallReply",
 }
 """Kind as in a batch -> its name in a scenario."""
+OF_NO_INSTANCE = frozenset(
+    {"top_asks", "top_replies", "forwards", "vow_asks", "vow_replies", "inner_forwards", "recall_asks"}
+)
 KIND_OF = {name: kind for kind, name in NAMES.items()}
 
 
@@ -64,7 +69,15 @@ def batch_of(messages: list[tuple[str, Message]]) -> Batch:
 
 def instance_of(kind: str, message: Message) -> int | None:
     """The instance that a message is about; None for those that are about none."""
-    without = ("top_asks", "top_replies", "forwards", "vow_asks", "vow_replies", "inner_forwards")
+    without = (
+        "top_asks",
+        "top_replies",
+        "forwards",
+        "vow_asks",
+        "vow_replies",
+        "inner_forwards",
+        "recall_asks",
+    )
     return None if kind in without else message[1]
 
 
@@ -174,6 +187,10 @@ def _mend_ask(src: int, dst: int, m: Message) -> str:
     return f"i{m[1]} and {m[2] - 1} more"
 
 
+def _recall_reply(src: int, dst: int, m: Message) -> str:
+    return f"from i{m[1]} on, members {_names(decode_state(m[2]).membership.members)}"
+
+
 def _inner_forward(src: int, dst: int, m: Message) -> str:
     return value_text(m[1])
 
@@ -197,6 +214,8 @@ _WORDS: dict[str, Callable[[int, int, Message], str]] = {
     "vow_replies": _vow_reply,
     "mend_asks": _mend_ask,
     "inner_forwards": _inner_forward,
+    "recall_asks": _vow_ask,
+    "recall_replies": _recall_reply,
 }
 assert _WORDS.keys() == NAMES.keys() == set(KINDS), "a kind of message has no words"
 

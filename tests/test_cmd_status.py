@@ -191,7 +191,7 @@ def test_trouble_is_shown() -> None:
             "pid": 8,
             "generation": 2,
             "answered": False,
-            "founding": {"waiting_for": "node 7", "unseated": True},
+            "founding": {"waiting_for": "node 7", "role": "joining"},
             "drops": {"crc": 4},
         },
         "loop": {"lag_ms": 1.0, "lag_max_ms": 70.0, "late_ticks": 2},
@@ -211,7 +211,7 @@ def test_trouble_is_shown() -> None:
     shown = console.export_text()
     for words in (
         "up 1:01:01",
-        "cluster not founded, waits for node 7, this seat is not in the founding",
+        "cluster not founded, waits for node 7, joining: the node only learns",
         "router process, process 8, generation 2, does not answer",
         "2 times above 50 ms",
         "down: it died",

@@ -90,6 +90,38 @@ data_dir: data
     assert options.seed_members() == (options.own_member(), Member(8, "::1", 1001))
 
 
+@pytest.mark.parametrize("key", ["join: true", "follower: true"])
+def test_who_comes_later_names_others_and_itself_only_if_it_likes(tmp_path: Path, key: str) -> None:
+    alone = GOOD.replace("node: 127.0.0.1:1001", f"{key}\nnode: 127.0.0.1:1004")
+    options = Options.from_yaml(yaml_file(tmp_path, alone))
+    assert not options.founds
+    assert options.own_member() not in options.seed_members()
+    assert not Options.from_yaml(yaml_file(tmp_path, f"{key}\n{GOOD}")).founds
+
+
+def test_a_follower_follows_members() -> None:
+    three = ["127.0.0.1:1001", "127.0.0.1:1002", "127.0.0.1:1003"]
+    in_code(members=three, follower=True, follow=three[1:]).validate()
+    for options, words in (
+        (in_code(members=three, follow=three[1:]), "follow: expected nothing where `follower` is off"),
+        (
+            in_code(members=three, follower=True, follow=["127.0.0.1:9"]),
+            "follow.0: expected one of the members",
+        ),
+        (
+            in_code(join=True),
+            "members: expected other members to learn from, got this node (127.0.0.1:1001) alone",
+        ),
+        (
+            in_code(members=["7@127.0.0.1:1001", *three[1:]], join=True),
+            "`node_id` and `id@host:port` must agree",
+        ),
+    ):
+        with pytest.raises(ConfigError) as caught:
+            options.validate()
+        assert words in str(caught.value)
+
+
 @pytest.mark.parametrize("file", sorted(CONFIGS.glob("*.yaml")), ids=lambda file: file.name)
 def test_every_config_of_the_project_loads(file: Path) -> None:
     options = Options.from_yaml(file)

@@ -23,7 +23,7 @@ from paxmux.plugins.storage.lmdb_log import LmdbLog
 from paxmux.plugins.storage.segment import SegmentLog
 from tests.fault_rows import fault
 from tests.lmdb_disk import NO_SYNC, NO_WRITE, broken, descriptors
-from tests.storage_model import ACCEPT, IDENTITY, LEARNED, PROMISE, Model, feed, workload
+from tests.storage_model import ACCEPT, IDENTITY, LEARNED, PROMISE, SYSTEM, Model, feed, workload
 
 STEP_BYTES = 1 << 20
 LEFT = 77
@@ -111,6 +111,39 @@ def test_a_damaged_state_is_found_at_the_start_and_nothing_is_changed(tmp_path: 
         assert contents(tmp_path) == before
     data.write_bytes(good)
     assert opened_and_recovered(tmp_path)[7].value == b"<voted for>"
+
+
+@pytest.mark.parametrize("missing", [False, True])
+@fault(
+    "flipped bits",
+    "LmdbLog: what the members of a group are",
+    "named; the group learns from the founding on, without a vote",
+)
+def test_a_damaged_state_of_inner_machines_is_told_of(tmp_path: Path, missing: bool) -> None:
+    log = opened(tmp_path)
+    log.recover()
+    log.append([(SYSTEM, 7, 3, 0, 0, b"<members>"), (SYSTEM, 8, 1, 0, 0, b"<other>")])
+    log.append([(PROMISE, 7, 3, 1, 1, b"")])
+    log.sync()
+    if missing:
+        assert log._env is not None
+        with log._env._env.begin(write=True) as txn:
+            assert txn.delete(lmdb_record.system_key(7), db=log._env.about)
+    log.close(clean=True)
+    data = tmp_path / "lmdb" / "data.mdb"
+    if not missing:
+        flip(data, data.read_bytes().rindex(b"<members>"))
+    for _ in range(2):
+        states = opened_and_recovered(tmp_path)
+        assert states[7] == lmdb_log.HardState(3, (1, 1), (0, 0), b"", system_lost=True)
+        assert (states[8].system, states[8].system_lost) == (b"<other>", False)
+    log = opened(tmp_path)
+    log.recover()
+    assert (log.system(7), log.system(8)) == (None, (1, b"<other>"))
+    assert log.stats()["damaged_records"] == 1
+    log.append([(SYSTEM, 7, 4, 0, 0, b"<again>")])
+    log.close(clean=True)
+    assert opened_and_recovered(tmp_path)[7].system == b"<again>"
 
 
 def opened_and_recovered(path: Path) -> dict[int, lmdb_log.HardState]:

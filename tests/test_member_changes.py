@@ -53,10 +53,16 @@ async def test_who_is_named_by_an_address_is_found_there() -> None:
 
 @in_loop
 async def test_who_was_not_heard_has_no_seat() -> None:
-    world = MemberWorld()
-    for call in (world.changes.adding(5), world.changes.changing(2, "5@e:5")):
-        with pytest.raises(MemberNotHeard, match="5 has not said hello"):
-            await call
+    world = MemberWorld(groups=2)
+    for intent in (await world.changes.adding(5), await world.changes.changing(2, "5@e:5")):
+        for groups in ([0], [0, 1]):
+            with pytest.raises(MemberNotHeard, match="5 has not said hello"):
+                await world.changes.carry_out(groups, intent, LATER, strict=True)
+    assert not world.proposed
+    # Who is a member already need not be heard: it may be down.
+    assert await world.changes.carry_out([0], await world.changes.adding(3), LATER, strict=False) == []
+    assert await world.changes.carry_out([0], await world.changes.changing(1, 3), LATER, strict=True) == [0]
+    assert sorted(world.members()) == [2, 3]
     # But a member that has moved keeps its own.
     assert await world.changes.changing(2, "2@there:7") == Move(2, 0, "there:7")
     world.heard[2] = Heard(2, 22, "b:9", rejoin=False)

@@ -442,8 +442,17 @@ def test_a_group_in_doubt_stays_in_doubt() -> None:
     voted(node)
     node.disks[A].forget("a bad batch", 0)
     assert moved(node)[0] == HardState(
-        1, (5, PEER), (3, ME), b"open", suspect=True, system=b"members", system_from=1, system_lost=True
+        1, (5, PEER), (3, ME), b"open", suspect=True, system=b"members", system_from=1
     )
+
+
+def test_that_an_inner_state_may_be_lost_goes_along() -> None:
+    node = Node([A])
+    voted(node)
+    node.write(0, [(SYSTEM, 0, 2, 0, 0, b"later")])
+    node.disks[A].forget("a bad batch", 1)
+    state = moved(node)[0]
+    assert (state.suspect, state.system, state.system_from, state.system_lost) == (True, b"members", 1, True)
 
 
 def test_a_sound_group_stays_sound_in_a_log_in_doubt() -> None:

@@ -275,7 +275,7 @@ def test_s8_groups_stand_each_for_themselves() -> None:
 
 def test_s9_nobody_is_believed_before_or_outside_the_founding() -> None:
     c = Cluster()
-    for kind in ("Prepare round=9", "Accept round=9 value=q", "Chosen round=9", "Learned round=9 value=q"):
+    for kind in ("Prepare round=9", "Accept round=9 value=q", "Chosen round=9"):
         told = c(f"forge 2->1 kind={kind} instance=0 seat=77", "deliver 2->1")
         assert not any("sends" in line or "writes" in line or "decides" in line for line in told), kind
     group = c.node(1).turn.groups[0]

@@ -21,9 +21,12 @@ from paxmux.shards.boot import (
     Failed,
     Founded,
     FromChild,
+    MemberPlace,
+    PeersTold,
     Ready,
     RingBroken,
     RouterBoot,
+    SetMembers,
     StatusAsk,
     StatusReply,
     Stop,
@@ -146,6 +149,18 @@ def test_a_router_process_founds_serves_and_stops(tmp_path: Path, free_ports: Po
         await node.status()
         here.send(frames[0])
         await until(lambda: successor.got == [frames[0]], successor)
+
+        places = {
+            node.node_id: MemberPlace(seats=[1], address=""),
+            inline.node_id: MemberPlace(seats=[inline.seat], address=inline.options.node),
+            7: MemberPlace(seats=[7], address="[::1]:7"),
+        }
+        node.child.send(SetMembers(members=places))
+        await until(lambda: node.of(PeersTold))
+        assert node.of(PeersTold) == [PeersTold(peers={7: "[::1]:7", inline.node_id: inline.options.node})]
+        status = (await node.status()).status
+        assert status["peers"]["7"]["address"] == "[::1]:7"
+        assert status["founding"]["role"] == "joining", "it is a member in another seat"
 
         node.child.send(Stop(drain_s=1.0))
         assert await node.ended() == ExitCode.OK

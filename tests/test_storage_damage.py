@@ -236,7 +236,7 @@ def test_the_index_proves_more_than_it_covers(tmp_path: Path) -> None:
     log.recover()
     begin = log._offset
     feed(log, [workload(2, i) for i in range(3)])
-    log._start.index.write([], [], None, log._synced, 0, False)
+    log._start.index.write([], [], None, log._synced, 0, False, 0)
     end = log._offset
     log.close(clean=False)
     overwrite(path / FIRST, begin, bytes(end - begin))
@@ -252,7 +252,7 @@ def test_what_the_index_proves_outlives_the_index(tmp_path: Path, monkeypatch: p
     feed(log, [workload(2, i) for i in range(3)])
     log._start.flusher.finish(log._synced)
     feed(log, [workload(2, 3)])
-    log._start.index.write([], [], None, log._synced, 0, False)
+    log._start.index.write([], [], None, log._synced, 0, False, 0)
     log.close(clean=False)
     flip(path / FIRST, log._offset - 5)
     log = opened(path)

@@ -104,7 +104,7 @@ def another_log(path: Path) -> None:
     shutil.rmtree(path / "index")
     Index(path, IDENTITY._replace(seat=9)).close()
     index = Index(path, IDENTITY._replace(seat=9))
-    index.write([], [], 1 << 32, 0, 0, False)
+    index.write([], [], 1 << 32, 0, 0, False, 0)
     index.close()
 
 

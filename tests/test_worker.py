@@ -19,7 +19,7 @@ from paxmux.engine.errors import Code, ExitCode
 from paxmux.engine.frame import parse_frame
 from paxmux.engine.options import MachineOptions, Options
 from paxmux.shards import requests
-from paxmux.shards.boot import Failed, Founding, Ready, SetPeers, Stop, WorkerBoot
+from paxmux.shards.boot import Failed, Founding, MembersTold, Ready, SetPeers, Stop, WorkerBoot
 from paxmux.shards.channel import Receiver, Sender
 from paxmux.shards.child import Child, absolute, spawn_child
 from paxmux.shards.counters import WORKER, Block
@@ -83,8 +83,12 @@ class Rig:
         self.seq = generation * 1000
 
     def wait_message(self) -> object:
-        assert self.child.wait(DEADLINE_S), "the worker says nothing"
-        return self.child.receive_all()[0]
+        """What it says next, but for who the members are."""
+        while True:
+            assert self.child.wait(DEADLINE_S), "the worker says nothing"
+            for message in self.child.receive_all():
+                if not isinstance(message, MembersTold):
+                    return message
 
     def propose(self, *values: bytes, group: int = 0, smid: int = 1, timeout_s: float = 20.0) -> list[Reply]:
         deadline = clock_ns() + int(timeout_s * 1e9)
@@ -264,7 +268,7 @@ def test_a_damaged_record_that_must_be_executed_ends_it_as_a_failure_of_the_log(
     segment.write_bytes(segment.read_bytes().replace(b"to be damaged", b"to be Damaged"))
     again = rigs()
     assert again.exit_code() == ExitCode.STORAGE_FAILED
-    messages = again.child.receive_all()
+    messages = [each for each in again.child.receive_all() if not isinstance(each, MembersTold)]
     assert messages[0] == Ready()
     assert isinstance(messages[1], Failed)
     assert messages[1].kind == "storage"

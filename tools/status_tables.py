@@ -67,8 +67,8 @@ def _heading(status: Status) -> RenderableType:
     text.append(f"cluster {node['cluster'] or 'not founded'}")
     if waiting:
         text.append(f", waits for {waiting}", style="yellow")
-    if founding.get("unseated"):
-        text.append(", this seat is not in the founding: the node only learns", style="yellow")
+    if founding.get("role") in ("joining", "follower"):
+        text.append(f", {founding['role']}: the node only learns", style="yellow")
     text.append(f"\nrouter {router['mode']}")
     if router["mode"] == "process":
         text.append(f", process {router['pid']}, generation {router['generation']}")
@@ -139,10 +139,12 @@ def _peers(status: Status) -> RenderableType:
     peers = status["peers"]
     if peers is None:
         return Text("peers: not known, the router does not answer", style="yellow")
-    table = _table("peers", "peer:", "connected:", "seat:", "remark:")
+    table = _table("peers", "peer:", "address:", "role:", "connected:", "seat:", "remark:")
     for row in peers.values():
         table.add_row(
             row["name"],
+            row["address"] or "-",
+            f"{row['role'] or '-'}{', guest' if row['guest'] else ''}",
             Text("yes", "green") if row["connected"] else Text("no", "red"),
             row["seat"] or "-",
             row["refused"] or row["notice"] or "",

@@ -40,7 +40,6 @@ class Doubt:
         "floor",
         "g",
         "kept",
-        "members_lost",
         "nonce",
         "suspect",
     )
@@ -52,8 +51,6 @@ class Doubt:
         decided: int,
         floor: int,
         kept: tuple[Ballot, bytes] | None,
-        *,
-        members_lost: bool = False,
     ) -> None:
         """`suspect`: why promises may be lost; None if none can be. `decided`: everything below this instance
         is, though its values may be lost. `floor`: no vote below this instance. `kept`: what is accepted in
@@ -63,9 +60,7 @@ class Doubt:
         self.suspect = suspect
         self.floor = floor
         self.kept = kept
-        self.members_lost = members_lost
-        """Who the members are is lost, with all that could tell: it votes no more in this seat."""
-        self.active = suspect is not None or group.instance < floor or members_lost
+        self.active = suspect is not None or group.instance < floor or group.recall.lost
         """Whether the group keeps from voting."""
         self.nonce = group.rng.getrandbits(64) if suspect is not None else 0
         """Answers with another one were given to another life."""
@@ -79,8 +74,9 @@ class Doubt:
         if not self.active:
             return None
         g = self.g
-        if self.members_lost:
-            return "its log has lost who its members are; give this node a new data directory and a new seat"
+        recall = g.recall.words()
+        if recall is not None:
+            return recall
         if self.suspect is None:
             lost = "what it has accepted or learned is damaged"
             return f"{lost}: no votes before instance {self.floor}, it is at {g.instance}"
@@ -160,7 +156,7 @@ class Doubt:
     def judge(self, fx: Effects) -> None:
         """Vote again if nothing speaks against it any more."""
         g = self.g
-        if not self.active or self.members_lost:
+        if not self.active or g.recall.lost:
             return
         if self.suspect is not None:
             if len(self.answers) < len(g.peers) or not (g.peers and g.seated):

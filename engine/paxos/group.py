@@ -27,6 +27,7 @@ from paxmux.engine.paxos.messages import Accept, Position, Prepare
 from paxmux.engine.paxos.proposer import Proposer
 from paxmux.engine.paxos.quorum import Members
 from paxmux.engine.paxos.reader import Reader
+from paxmux.engine.paxos.recall import Recall
 from paxmux.engine.paxos.system import NO_REIGN, Reign, Terms
 from paxmux.engine.paxos.timers import (
     DEFAULT_BOUNDS,
@@ -73,6 +74,7 @@ class Group:
         "peers",
         "proposer",
         "reader",
+        "recall",
         "rng",
         "seat",
         "seated",
@@ -113,7 +115,7 @@ class Group:
         """`instance` to `value`: the hard state that the log gave back. `chain`: of what is decided below
         `instance`. `suspect` to `kept`: what the log has lost, see `Doubt`. `cluster`: which changes of the
         membership must name. `reign`, `terms`: whose lease was the last one, see `Master`; `lease`: which
-        this node tries to have. `members_lost`: see `Doubt`. `say_again`: the log is to be told whose reign
+        this node tries to have. `members_lost`: see `Recall`. `say_again`: the log is to be told whose reign
         it is, and who the members are. `now` in ns."""
         self.index = index
         self.me = me
@@ -154,7 +156,8 @@ class Group:
         self.forwarder = Forwarder(self)
         self.reader = Reader(self)
         self.inquiry = Inquiry(self)
-        self.doubt = Doubt(self, suspect, decided, floor, kept, members_lost=members_lost)
+        self.recall = Recall(self, lost=members_lost)
+        self.doubt = Doubt(self, suspect, decided, floor, kept)
         self.paused = False
         """What is decided waits to be executed: while this node leads, what comes in meanwhile waits too, and
         shares an instance then. Set by whoever executes."""
@@ -374,7 +377,7 @@ class Group:
         self.acceptor.advance()
         self.learner.advance()
         self.proposer.advance(now, fx, own_ballot=own_ballot)
-        if inner:
+        if inner and not self.recall.lost:
             self.inner.decided(entries[:inner], instance, now, fx)
         if not self.voter:
             self.doubt.advance(now, fx)
@@ -479,6 +482,7 @@ class Group:
             self.expire_at,
             master_at,
             inner_at,
+            self.recall.on_timer(now, fx),
         )
         self.others_at = min(self.others_at, others_at)
         return min(others_at, proposer_at, learner_at)

@@ -97,15 +97,20 @@ class Inner:
     def say(self, fx: Effects) -> None:
         """Tell the log again what it has lost, once everything is learned that it knew to be decided."""
         if self.say_again and self.g.instance >= self.g.doubt.decided:
-            self._record(fx)
+            self.record(fx)
 
-    def _record(self, fx: Effects) -> None:
+    def state(self) -> SystemState:
+        """What the inner machines say, from the current instance on."""
+        g = self.g
+        return SystemState(g.members.membership(), g.master.reign, g.master.terms)
+
+    def record(self, fx: Effects) -> None:
+        """Tell the log."""
         g = self.g
         # Of what is learned again later operations are known to the log, or were.
         lost = g.instance < g.doubt.decided
         self.say_again = self.say_again and lost
-        state = SystemState(g.members.membership(), g.master.reign, g.master.terms)
-        fx.records.append((SYSTEM, g.index, g.instance, int(lost), 0, encode_state(state)))
+        fx.records.append((SYSTEM, g.index, g.instance, int(lost), 0, encode_state(self.state())))
 
     # What this node wants
 
@@ -268,7 +273,7 @@ class Inner:
         if members or changed:
             # Together: who is told of the members must not stand below, where others decide.
             fx.records.append((DECIDED, g.index, instance, 0, 0, b""))
-            self._record(fx)
+            self.record(fx)
         if members or self.own:
             self._outdated(changed, instance, now, fx)
         self.look(fx)

@@ -83,10 +83,8 @@ class Master:
         self.drift_ppm = terms.drift_ppm
         self.reign = reign
         self.terms = history
-        self.unclear_before = history[0][0] if len(history) >= TERMS_MAX else 0
+        self.unclear_before = NEVER if group.recall.lost else self._known_from()
         """Which term it was before this instance is not known any more."""
-        if group.doubt.members_lost:
-            self.unclear_before = NEVER
         # Nobody knows when it began: so it begins now. This node's own ended with the life before this one.
         self.until = now + reign.lease if reign.node not in (0, group.me) else 0
         """When the lease of `reign` ends by this node's clock; its owner must not count on it longer."""
@@ -161,8 +159,7 @@ class Master:
         if reign is None:
             return False
         note_term(self.terms, self.reign, reign, instance)
-        if len(self.terms) == TERMS_MAX:
-            self.unclear_before = self.terms[0][0]
+        self.unclear_before = self._known_from()
         self.reign = reign
         mine = reign.node == g.me
         if not mine:
@@ -180,6 +177,17 @@ class Master:
             g.wake(self.bid_at, fx)
         fx.master_changed.append(g)
         return True
+
+    def recall(self, reign: Reign, terms: Terms, now: int, fx: Effects) -> None:
+        """What had been lost is known again."""
+        self.reign, self.terms = reign, terms
+        self.unclear_before = self._known_from()
+        self.until = now + reign.lease if reign.node not in (0, self.g.me) else 0
+        self.starts.clear()
+        fx.master_changed.append(self.g)
+
+    def _known_from(self) -> int:
+        return self.terms[0][0] if len(self.terms) >= TERMS_MAX else 0
 
     # Bidding
 

@@ -72,6 +72,12 @@ MendAsk = tuple[int, int, int]
 InnerForward = tuple[int, bytes]
 """(group, batch): operations of inner state machines, of the sender, for whoever holds the ballot."""
 
+RecallAsk = tuple[int]
+"""(group): the sender's log has lost who the members are, and whose reign it is."""
+
+RecallReply = tuple[int, int, bytes]
+"""(group, instance, state): what they are at the sender, from `instance` on."""
+
 KINDS: Final = (
     "learned",
     "chosen",
@@ -91,6 +97,8 @@ KINDS: Final = (
     "vow_replies",
     "mend_asks",
     "inner_forwards",
+    "recall_asks",
+    "recall_replies",
 )
 """Order in a frame, and the order in which a receiver handles them: what decides comes first, so
 that an Accept for the next instance finds the group already there."""
@@ -114,6 +122,8 @@ Body = tuple[
     list[VowReply],
     list[MendAsk],
     list[InnerForward],
+    list[RecallAsk],
+    list[RecallReply],
 ]
 """One batch of messages as it travels: the lists in the order of `KINDS`."""
 
@@ -142,6 +152,8 @@ class Batch:
         self.vow_replies: list[VowReply] = []
         self.mend_asks: list[MendAsk] = []
         self.inner_forwards: list[InnerForward] = []
+        self.recall_asks: list[RecallAsk] = []
+        self.recall_replies: list[RecallReply] = []
 
     def body(self) -> Body:
         """The lists, in wire order; not copied."""
@@ -164,6 +176,8 @@ class Batch:
             self.vow_replies,
             self.mend_asks,
             self.inner_forwards,
+            self.recall_asks,
+            self.recall_replies,
         )
 
     def __bool__(self) -> bool:

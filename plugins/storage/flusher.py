@@ -37,6 +37,8 @@ class Flusher:
         self._index = index
         self._clock = clock
         self._queue: list[int] = []
+        self._systems = 0
+        """SYSTEM records before `_target`, as `record.py` counts them."""
         self._target: int | None = None
         """Where the log was synced when the round in progress began; None: no round."""
         self._next_round = clock() + DUE_S
@@ -85,6 +87,7 @@ class Flusher:
     def _step(self, synced: int, now: float) -> bool:
         if self._target is None:
             self._target = synced
+            self._systems = self._table.systems
             self._queue = list(reversed(self._table.changed))
             self._table.changed = {}
         try:
@@ -98,7 +101,9 @@ class Flusher:
             chunks, states, done = self._collect()
             finished = done == len(self._queue)
             table, target = self._table, self._target if finished else None
-            self._index.write(chunks, states, target, synced, table.oldest, table.doubt)
+            self._index.write(
+                chunks, states, target, synced, table.oldest, table.doubt, max(0, self._systems)
+            )
         except IndexUnusable as error:
             return self._failed(str(error), now)
         for group, number, _ in chunks:

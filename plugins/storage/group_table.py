@@ -29,6 +29,7 @@ from paxmux.plugins.storage.record import (
     RELEASED,
     SUSPECT,
     SYSTEM,
+    SYSTEMS_MASK,
 )
 
 CHUNK_BITS: Final = 7
@@ -132,8 +133,12 @@ class GroupTable:
         self.groups: dict[int, GroupState] = {}
         self.doubt = False
         """Promises may be lost that the log had from groups that nothing else is known of."""
+        self.systems = -1
+        """SYSTEM records so far, modulo 2^16; -1: not known before a batch says so."""
         self.gap = False
-        """Records are missing since the last opening of a segment, which says again what counts."""
+        """Records are missing before the next batch."""
+        self._unsure = False
+        """SYSTEM records are missing since the last opening of a segment, which says them all again."""
         self.oldest = 0
         """The log said that it needs no segment below this one."""
         self.released: set[int] = set()
@@ -159,7 +164,7 @@ class GroupTable:
                 if kind == DOUBT:
                     self.distrust()
                     continue
-                state = groups[group] = GroupState(system_lost=self.doubt or self.gap)
+                state = groups[group] = GroupState(system_lost=self.doubt or self._unsure)
             if not state.changed:
                 state.changed = True
                 self.changed[group] = None
@@ -197,6 +202,7 @@ class GroupTable:
                 state.system_from = instance
                 state.system_lost = round_ != 0
                 state.system = value
+                self.systems = (self.systems + 1) & SYSTEMS_MASK
             elif kind == DOUBT:
                 self.distrust()
             else:
@@ -220,17 +226,31 @@ class GroupTable:
 
     def skip(self) -> None:
         """Records are missing here. The values of open instances may have been among them, and what is known
-        instead is not what was decided: better none than a wrong one. A state of inner machines stays what it
-        was where its record stands."""
+        instead is not what was decided: better none than a wrong one."""
         self.gap = True
         for group, state in self.groups.items():
-            state.system_lost = True
             state.accepted_round = state.accepted_node = state.accepted_at = 0
             self._change(group, state)
             if self.find(group, state.instance):
                 if state.instance >> CHUNK_BITS != state.number:
                     self._turn(group, state, state.instance >> CHUNK_BITS)
                 state.positions[state.instance & CHUNK_MASK] = 0
+
+    def begin(self, systems: int, *, opens: bool) -> None:
+        """The next batch is there; `systems` as its header says. `opens`: it begins a segment."""
+        if opens:
+            self._unsure = False
+        elif self.gap and systems != self.systems:
+            self.lose_systems()
+        self.systems = systems
+        self.gap = False
+
+    def lose_systems(self) -> None:
+        """SYSTEM records are missing here: what is known stays as what it is, an older state."""
+        self._unsure = True
+        for group, state in self.groups.items():
+            state.system_lost = True
+            self._change(group, state)
 
     def suspect(self, state: GroupState) -> bool:
         """Whether promises of a group may be lost."""

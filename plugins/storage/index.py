@@ -7,7 +7,7 @@ anything is wrong it is declared unusable, set aside, and made anew from the seg
     states: group u16, big-endian                   -> crc u32 | eight integers, standing u8,
                                                        last SYSTEM record: from u64, lost u8, value
     meta:   b"log"                                  -> crc u32 | version, identity, 3 positions, 2 digests,
-                                                       doubt u8
+                                                       doubt u8, SYSTEM records u16
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ DROP_CHUNKS: Final = 1024
 _KEY = struct.Struct(">HQ")
 _GROUP = struct.Struct(">H")
 _STATE = struct.Struct("<QQQQQQQQBQ?")
-_META = struct.Struct("<IQQQIQQQIIB")
+_META = struct.Struct("<IQQQIQQQIIBH")
 _CRC = struct.Struct("<I")
 _META_KEY = b"log"
 _POSITION_BYTES = 8
@@ -67,6 +67,7 @@ class Index:
         """The log was durable up to here when the index was last written."""
         self.oldest = 0
         self.doubt = False
+        self.systems = 0
         self.states: dict[int, GroupState] = {}
         """Hard states as found at opening."""
         self._path = directory / DIRECTORY
@@ -123,8 +124,10 @@ class Index:
         proven: int,
         oldest: int,
         doubt: bool,
+        systems: int,
     ) -> None:
         """See `StoredIndex.write`."""
+        systems = self.systems if position is None else systems
         kept = self._tried = self.position if position is None else position
         digests = self._digests.copy()
         try:
@@ -154,7 +157,7 @@ class Index:
                     if state.first >= CHUNK:
                         self._delete_chunks(txn, group, state.first // CHUNK, FORGET_CHUNKS, digests)
                 if kept is not None:
-                    self._put_meta(txn, kept, proven, oldest, doubt, digests)
+                    self._put_meta(txn, kept, proven, oldest, doubt, systems, digests)
         except lmdb.MapFullError as error:
             self._failed = True
             self._map_bytes = 2 * self._env.info()["map_size"]
@@ -167,6 +170,7 @@ class Index:
         self.proven = proven
         self.oldest = oldest
         self.doubt = doubt
+        self.systems = systems
 
     def drop(self, group: int) -> bool:
         """See `StoredIndex.drop`."""
@@ -178,7 +182,8 @@ class Index:
                 txn.delete(key, db=self._states)
                 dropped = self._delete_chunks(txn, group, 1 << 64, DROP_CHUNKS, digests)
                 if self.position is not None:
-                    self._put_meta(txn, self.position, self.proven, self.oldest, self.doubt, digests)
+                    meta = self.position, self.proven, self.oldest, self.doubt, self.systems
+                    self._put_meta(txn, *meta, digests)
         except lmdb.Error as error:
             self._failed = True
             raise self._unusable(f"writing: {error}") from error
@@ -218,9 +223,10 @@ class Index:
         proven: int,
         oldest: int,
         doubt: bool,
+        systems: int,
         digests: list[int],
     ) -> None:
-        body = _META.pack(VERSION, *self._identity, position, proven, oldest, *digests, doubt)
+        body = _META.pack(VERSION, *self._identity, position, proven, oldest, *digests, doubt, systems)
         txn.put(_META_KEY, _sealed(_META_KEY, body), db=self._meta)
 
     def _delete_chunks(
@@ -314,7 +320,8 @@ class Index:
             body = self._checked(_META_KEY, meta)
             if len(body) != _META.size:
                 raise self._unusable(f"it is of another version than {VERSION}")
-            version, cluster, node, seat, log, position, proven, oldest, *digests, doubt = _META.unpack(body)
+            version, cluster, node, seat, log, position, proven, oldest, *more = _META.unpack(body)
+            *digests, doubt, systems = more
             if version != VERSION:
                 raise self._unusable(f"version {version}, this program writes {VERSION}")
             if LogIdentity(cluster, node, seat, log) != self._identity:
@@ -328,6 +335,7 @@ class Index:
                 raise self._unusable("some of its hard states are missing, or are older ones")
         self._digests = digests
         self.position, self.proven, self.oldest, self.doubt = position, proven, oldest, bool(doubt)
+        self.systems = systems
 
     def _checked(self, key: bytes, data: bytes) -> bytes:
         body = data[_CRC.size :]

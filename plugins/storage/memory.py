@@ -54,7 +54,10 @@ class MemoryDisk:
         self.doubt: str | None = None
         """Why promises are lost,"""
         self.doubt_at = 0
-        """and the batch up to which. Both to be played by whoever owns the disk; see `spoil` and `forget`."""
+        """and the batch up to which,"""
+        self.systems_lost = False
+        """and whether a state of inner machines was among what is lost. All of it is to be played by whoever
+        owns the disk; see `spoil` and `forget`."""
 
     def spoil(self, group: int, instance: int) -> None:
         """Play damage of the value of an instance."""
@@ -62,6 +65,8 @@ class MemoryDisk:
 
     def forget(self, reason: str, batches: int) -> None:
         """Play damage of the last `batches` batches, which a log may have promised something in."""
+        lost = self.batches[len(self.batches) - batches :]
+        self.systems_lost |= any(record[0] == _SYSTEM for batch in lost for record in batch)
         del self.batches[len(self.batches) - batches :]
         self.synced = self.doubt_at = len(self.batches)
         self.doubt = reason
@@ -126,7 +131,8 @@ class MemoryLog:
         for number, batch in enumerate([*disk.batches, ()]):
             if disk.doubt is not None and number == disk.doubt_at:
                 states = {
-                    group: state._replace(suspect=True, system_lost=True) for group, state in states.items()
+                    group: state._replace(suspect=True, system_lost=state.system_lost or disk.systems_lost)
+                    for group, state in states.items()
                 }
             new = unknown_state(disk.doubt if number >= disk.doubt_at else None)
             for record in batch:

@@ -32,6 +32,8 @@ class StoredIndex(Protocol):
     """The oldest segment that the log needed then."""
     doubt: bool
     """Whether promises of the log could be lost then."""
+    systems: int
+    """How many SYSTEM records, modulo 2^16, stand before `position`."""
     states: dict[int, GroupState]
     """Hard states as found at opening."""
 
@@ -51,6 +53,7 @@ class StoredIndex(Protocol):
         proven: int,
         oldest: int,
         doubt: bool,
+        systems: int,
     ) -> None:
         """Store all of it in one durable transaction; it may be repeated if it fails.
 
@@ -61,6 +64,7 @@ class StoredIndex(Protocol):
             proven: the log is durable up to here.
             oldest: the oldest segment that the log needs. What a state says is forgotten may go.
             doubt: whether promises of the log may be lost.
+            systems: SYSTEM records before `position`, if that is given.
 
         Raises:
             IndexUnusable: nothing of it was stored.

@@ -3,7 +3,7 @@
 All numbers are little-endian. The data of a segment is a run of batches, each written whole:
 
     batch  = magic 4s | length u32 | records u32 | synced_segment u32 | synced_offset u32
-             flags u16 | reserved u16 | crc u32 | the records, `length` bytes together
+             flags u16 | systems u16 | crc u32 | the records, `length` bytes together
     record = crc u32 | length u32 | kind u8 | reserved u8 | group u16 | instance u64
              round u64 | node u64 | value, `length` bytes
 
@@ -12,7 +12,8 @@ The batch's CRC covers its header, a record's CRC all of its bytes. Each starts 
 place, never verify, and nobody who merely proposes values can forge what verifies.
 
 `synced_*` is the position up to which the log was known to be durable when the batch was written:
-whatever lies before it and is bad was lost, not torn.
+whatever lies before it and is bad was lost, not torn. `systems` counts the SYSTEM records before the batch,
+modulo 2^16: behind damage it says whether one was lost.
 """
 
 from __future__ import annotations
@@ -59,6 +60,7 @@ _FIELDS: Final = struct.Struct("<IBxHQQQ")
 _RECORD: Final = struct.Struct("<IIBxHQQQ")
 BATCH_BYTES: Final = _HEAD.size + _CRC.size
 RECORD_BYTES: Final = _RECORD.size
+SYSTEMS_MASK: Final = 2**16 - 1
 INSTANCE_BITS: Final = 63
 """One bit less than there is room for: the instance after the last one must fit too."""
 MAX_BATCH_BYTES: Final = 2**31
@@ -81,6 +83,7 @@ class BatchHeader(NamedTuple):
     synced: int
     """Position known to be durable when the batch was written."""
     flags: int
+    systems: int
 
 
 def encode_pieces(
@@ -90,9 +93,11 @@ def encode_pieces(
     offset: int,
     synced: int,
     flags: int = 0,
+    systems: int = 0,
 ) -> tuple[list[bytes], int, list[int]]:
     """One batch for `offset` of `segment` in pieces, of which large values are some; its length, and the
-    position of each of its records. With `flags` there may be kinds in it that the log alone writes.
+    position of each of its records. `synced` and `systems` go into its header. With `flags` there may be
+    kinds in it that the log alone writes.
 
     Raises:
         ValueError: a record no log can hold; nothing is written then.
@@ -126,7 +131,9 @@ def encode_pieces(
     length = at - start
     if length > MAX_BATCH_BYTES:
         raise ValueError(f"a batch of {length} bytes; at most {MAX_BATCH_BYTES} go together")
-    head = _HEAD.pack(MAGIC, length, len(positions), synced >> OFFSET_BITS, synced & OFFSET_MASK, flags, 0)
+    head = _HEAD.pack(
+        MAGIC, length, len(positions), synced >> OFFSET_BITS, synced & OFFSET_MASK, flags, systems
+    )
     parts[0] = head + pack_crc(crc32(head, salt ^ offset))
     return parts, BATCH_BYTES + length, positions
 
@@ -136,11 +143,11 @@ def decode_header(data: bytes, begin: int, salt: int, offset: int) -> BatchHeade
     end = begin + BATCH_BYTES
     if end > len(data) or data[begin : begin + 4] != MAGIC:
         return None
-    _, length, records, segment, synced, flags, _ = _HEAD.unpack_from(data, begin)
+    _, length, records, segment, synced, flags, systems = _HEAD.unpack_from(data, begin)
     (crc,) = _CRC.unpack_from(data, end - 4)
     if crc32(data[begin : end - 4], salt ^ offset) != crc:
         return None
-    return BatchHeader(length, records, position(segment, synced), flags)
+    return BatchHeader(length, records, position(segment, synced), flags, systems)
 
 
 def decode_records(

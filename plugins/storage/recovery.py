@@ -94,6 +94,10 @@ class Recovery:
         """
         try:
             number, offset = self._scan()
+            if self._table.gap:
+                # No batch behind it tells what was in it.
+                self._table.lose_systems()
+            self._table.systems = max(0, self._table.systems)
             if self._table.oldest < self._oldest:
                 self._lose(position(self._table.oldest, 0), "missing, and needed", values_only=True)
             clean = self._clean(number, offset)
@@ -146,7 +150,6 @@ class Recovery:
         if batch.flags & OPENS_SEGMENT:
             # It says again what every group had promised.
             self._doubt = None
-            self._table.gap = False
         begin = position(number, batch.begin)
         if (
             self._table.waiting_chunks >= REBUILD_CHUNKS
@@ -155,6 +158,7 @@ class Recovery:
             and self._doubt is None
         ):
             self._flusher.finish(begin)
+        self._table.begin(batch.systems, opens=bool(batch.flags & OPENS_SEGMENT))
         self._table.note(batch.records, batch.positions)
         self._records += len(batch.records)
 

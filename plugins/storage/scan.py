@@ -38,6 +38,8 @@ class Batch(NamedTuple):
     flags: int
     records: list[Record]
     positions: list[int]
+    systems: int = 0
+    """SYSTEM records before it, as `record.py` counts them."""
 
 
 class Rest(NamedTuple):
@@ -86,7 +88,7 @@ def read_batches(
         decoded = decode_records(data, payload, header, salt, at)
         if decoded is None:
             return
-        yield Batch(offset, end, header.synced, header.flags, *decoded)
+        yield Batch(offset, end, header.synced, header.flags, *decoded, header.systems)
         offset = end
 
 

@@ -211,21 +211,21 @@ class SegmentedLog:
             self._append(records)
 
     def _append(self, records: Sequence[Record], flags: int = 0) -> None:
-        segment = self._segment
+        segment, table = self._segment, self._start.table
         pieces, length, positions = encode_pieces(
-            records, segment.number, segment.salt, self._offset, self._synced, flags
+            records, segment.number, segment.salt, self._offset, self._synced, flags, table.systems
         )
         try:
             if self._offset + length > segment.size:
                 self._roll(length, upkeep=bool(flags) or all(each[0] in MAKES_ROOM for each in records))
                 segment = self._segment
                 pieces, length, positions = encode_pieces(
-                    records, segment.number, segment.salt, self._offset, self._synced, flags
+                    records, segment.number, segment.salt, self._offset, self._synced, flags, table.systems
                 )
             self._write(pieces, length)
             if not flags:
                 self._taken += length
-            self._start.table.note(records, positions)
+            table.note(records, positions)
         except NoRoom:
             raise
         except (OSError, StorageFailed, StorageDamaged, IndexUnusable) as error:
@@ -302,12 +302,12 @@ class SegmentedLog:
 
     def _open_segment(self, records: list[Record], previous: int) -> None:
         """Write what a segment starts with; the one before it ended at position `previous`."""
-        segment = self._segment
+        segment, table = self._segment, self._start.table
         pieces, length, positions = encode_pieces(
-            records, segment.number, segment.salt, self._offset, previous, OPENS_SEGMENT
+            records, segment.number, segment.salt, self._offset, previous, OPENS_SEGMENT, table.systems
         )
         self._write(pieces, length)
-        self._start.table.note(records, positions)
+        table.note(records, positions)
 
     def _size(self, number: int) -> int:
         return min(self._segment_bytes, FIRST_SEGMENT_BYTES << min(number, 16))

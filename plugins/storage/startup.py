@@ -96,6 +96,8 @@ class Startup:
         self.table = GroupTable(self.index.chunk, self.index.check)
         self.table.groups = self.index.states
         self.table.oldest, self.table.doubt = self.index.oldest, self.index.doubt
+        if not self._new:
+            self.table.systems = self.index.systems
         self.flusher = Flusher(self.table, self.index, self._clock)
 
     def _begin_anew(self) -> None:

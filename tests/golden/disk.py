@@ -88,6 +88,7 @@ SEGMENT = Format(
 SALT = 0xA1A2A3A4
 OFFSET = 8192
 _SYNCED = position(2, 0x9000)
+SYSTEMS = 0x506
 _HEAD = (
     ("magic", 4),
     ("length", 4),
@@ -95,7 +96,7 @@ _HEAD = (
     ("synced: segment", 4),
     ("synced: offset", 4),
     ("flags", 2),
-    ("reserved", 2),
+    ("systems", 2),
     ("crc", 4),
 )
 _RECORD = (
@@ -141,7 +142,7 @@ _BATCHES: dict[str, tuple[int, list[Record]]] = {
 def _encode_batches(_: Path) -> dict[str, Fields]:
     cases: dict[str, Fields] = {}
     for name, (flags, records) in _BATCHES.items():
-        data, _ = encode_batch(records, 3, SALT, OFFSET, _SYNCED, flags)
+        data, _ = encode_batch(records, 3, SALT, OFFSET, _SYNCED, flags, SYSTEMS)
         layout = [(f"batch: {field}", size) for field, size in _HEAD]
         for number, record in enumerate(records):
             layout += [(f"record {number}: {field}", size) for field, size in _RECORD]
@@ -159,7 +160,8 @@ def _decode_batches(cases: Mapping[str, bytes], _: Path) -> dict[str, Any]:
             continue
         at = position(3, OFFSET + BATCH_BYTES)
         decoded = decode_records(data, BATCH_BYTES, header, SALT, at)
-        found[name] = (header.flags, decoded[0]) if decoded and header.synced == _SYNCED else None
+        right = (header.synced, header.systems) == (_SYNCED, SYSTEMS)
+        found[name] = (header.flags, decoded[0]) if decoded and right else None
     return found
 
 
@@ -177,7 +179,7 @@ BATCHES = Format(
 
 _META, _STATE, _CHUNK = "meta: log", "states: group 1", "chunks: group 1, chunk 2"
 _INDEX = {
-    _META: (position(3, 0x5000), position(3, 0x6000), 2, True),
+    _META: (position(3, 0x5000), position(3, 0x6000), 2, True, 0x708),
     _STATE: {1: (0x101, 2, 3, 4, 5, position(3, 0x4100), 0x81, 0x1234, 2, 0xF1, True, b"system")},
     _CHUNK: (1, 2, {0: position(3, 0x4000), 1: position(3, 0x4100), 5: position(3, 0x4200)}),
 }
@@ -221,6 +223,7 @@ def _encode_index(folder: Path) -> dict[str, Fields]:
             ("digest of all chunks", 4),
             ("digest of all states", 4),
             ("in doubt", 1),
+            ("SYSTEM records", 2),
         ),
         _STATE: (
             ("instance", 8),
@@ -262,7 +265,7 @@ def _decode_index(cases: Mapping[str, bytes], folder: Path) -> dict[str, Any]:
     group, number, _ = _INDEX[_CHUNK]
     positions = index.chunk(group, number)
     found = {
-        _META: (index.position, index.proven, index.oldest, index.doubt),
+        _META: (index.position, index.proven, index.oldest, index.doubt, index.systems),
         _STATE: {group: _state(state) for group, state in index.states.items()},
         _CHUNK: (group, number, {i: at for i, at in enumerate(positions or ()) if at}),
     }

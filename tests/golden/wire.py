@@ -150,6 +150,8 @@ MESSAGES: dict[str, list[tuple[Any, ...]]] = {
     "vow_replies": [(1, 2, 3, 4, 5), (255, MOST, HIGH, MOST, HIGH)],
     "mend_asks": [(1, 2, 3), (255, HIGH, HIGH)],
     "inner_forwards": [(1, b""), (255, b"value")],
+    "recall_asks": [(1,), (255,)],
+    "recall_replies": [(1, 2, b""), (255, HIGH, b"value")],
 }
 
 

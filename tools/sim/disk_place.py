@@ -52,6 +52,7 @@ class Notebook:
         self.position: int | None = None
         self.proven = self.oldest = 0
         self.doubt = False
+        self.systems = 0
         self.chunks: dict[tuple[int, int], Positions] = {}
         self.states: dict[int, tuple[Any, ...]] = {}
         self.spoilt = False
@@ -145,6 +146,7 @@ class SimIndex:
         self.proven = notebook.proven
         self.oldest = notebook.oldest
         self.doubt = notebook.doubt
+        self.systems = notebook.systems
         self.states: dict[int, GroupState] = {}
         if notebook.position is not None:
             self.states = {group: GroupState(*fields) for group, fields in notebook.states.items()}
@@ -165,6 +167,7 @@ class SimIndex:
         proven: int,
         oldest: int,
         doubt: bool,
+        systems: int,
     ) -> None:
         """See `StoredIndex.write`."""
         notebook = self._notebook
@@ -173,10 +176,10 @@ class SimIndex:
         for group, state in states:
             notebook.states[group] = tuple([getattr(state, name) for name in _STATE_FIELDS])
         if position is not None:
-            self.position = position
+            self.position, self.systems = position, systems
         if self.position is not None:
             notebook.position, notebook.proven, notebook.oldest = self.position, proven, oldest
-            notebook.doubt = doubt
+            notebook.doubt, notebook.systems = doubt, self.systems
             self._keeper.proved(proven)
         self.proven, self.oldest, self.doubt = proven, oldest, doubt
 

@@ -39,8 +39,7 @@ class Masters:
 
     def round(self) -> None:
         """At times a master is cut off, or asked to give its lease back, to somebody or anybody, or for a
-        shorter
-        one."""
+        shorter one."""
         cluster = self._cluster
         rng, plan = cluster.rng, cluster.plan
         if cluster.faults.ended:
