@@ -15,7 +15,7 @@ from paxmux.engine import frame, pack
 from paxmux.engine.frame import FrameKind, pack_frame, parse_frame
 from paxmux.engine.frame_header import HEADER_BYTES, Header, WideHeader
 from paxmux.engine.options import NetworkOptions
-from paxmux.engine.paxos import value
+from paxmux.engine.paxos import system, value
 from paxmux.engine.paxos.messages import KINDS, Batch
 from paxmux.plugins.network.counts import Counts
 from paxmux.plugins.network.incoming import Incoming
@@ -343,23 +343,37 @@ STREAM = Format(
 )
 
 
+_CHANGE = system.Change(7, -1, {1: (11, ""), MOST: (12, "[::1]:9000")})
+_LEASE = system.ReignOp(2, 13, 5, 10**10, fresh=True)
+_RELEASE = system.ReignOp(2, 13, 6, 0, release=True, heir=1)
+
 _ENTRIES: dict[str, tuple[list[value.Entry], bytes]] = {
     "no-op, first instance": ([], value.FIRST),
     "one entry": ([(1, 2, 3, 4, 5, b"payload")], b"\x01\x02\x03\x04"),
     "largest numbers, no payload": ([(MOST, MOST, MOST, MOST, 2**32 - 1, b"")], b"\xff" * 4),
     "two entries": ([(1, 2, 3, 0, 0, b"a"), (1, 2, 4, 0, 1, b"bc")], b"\x01\x02\x03\x04"),
+    "a change of members, a lease, and an entry": (
+        [
+            (1, 0, MOST, 0, system.MEMBERSHIP_SMID, system.encode_change(_CHANGE)),
+            (2, 0, 4, 0, system.MASTER_SMID, system.encode_reign_op(_LEASE)),
+            (2, 0, 5, 0, system.MASTER_SMID, system.encode_reign_op(_RELEASE)),
+            (1, 2, 3, 0, 1, b"a"),
+        ],
+        b"\x01\x02\x03\x04",
+    ),
 }
 
 
 def _encode_values(_: Path) -> dict[str, Fields]:
-    head = [("version", 1), ("zero", 1), ("zero", 2), ("count", 4), ("chain", 4)]
+    head = [("version", 1), ("inner", 1), ("zero", 2), ("count", 4), ("chain", 4)]
     cases: dict[str, Fields] = {}
     for name, (entries, chain) in _ENTRIES.items():
         layout = list(head)
         for entry in entries:
             layout += [("origin", 8), ("incarnation", 8), ("seq", 8), ("born", 8), ("smid", 4), ("length", 4)]
             layout.append(("payload", len(entry[5])))
-        cases[name] = cut(value.encode(entries, chain), layout)
+        inner = sum(not entry[1] for entry in entries)
+        cases[name] = cut(value.encode(entries, chain, inner), layout)
     return cases
 
 
