@@ -262,6 +262,24 @@ def test_an_operation_goes_to_who_holds_the_ballot_a_few_times_and_then_this_nod
     assert fx.after.all.prepares, "it bids"
 
 
+def test_bids_that_are_made_anew_do_not_wait_for_a_dead_holder_for_ever() -> None:
+    """The master was the holder, gave its lease back and is gone; each bid for a short lease is given up
+    before it was handed on as often as one may be."""
+    group = masters()
+    group.acceptor.promise(0, (5, C), Effects())
+    decided(group, lease(C, -1, 9))
+    decided(group, release(C, 0))
+    now = group.master.bid_at
+    for _ in range(2000):
+        fx = Effects()
+        group.on_timer(now, fx)
+        group.open(now, fx)
+        if group.proposer.phase:
+            break
+        now += 10 * MS
+    assert group.proposer.phase, "it left its bids to a holder that never answered"
+
+
 def test_whoever_leads_takes_operations_along_once() -> None:
     """Reference, L14: in front of all that waits."""
     group = leading()
