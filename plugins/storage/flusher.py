@@ -87,7 +87,7 @@ class Flusher:
     def _step(self, synced: int, now: float) -> bool:
         if self._target is None:
             self._target = synced
-            self._systems = self._table.systems
+            self._systems = max(0, self._table.systems)
             self._queue = list(reversed(self._table.changed))
             self._table.changed = {}
         try:
@@ -101,9 +101,8 @@ class Flusher:
             chunks, states, done = self._collect()
             finished = done == len(self._queue)
             table, target = self._table, self._target if finished else None
-            self._index.write(
-                chunks, states, target, synced, table.oldest, table.doubt, max(0, self._systems)
-            )
+            systems = self._systems
+            self._index.write(chunks, states, target, synced, table.oldest, table.doubt, systems)
         except IndexUnusable as error:
             return self._failed(str(error), now)
         for group, number, _ in chunks:
