@@ -1,7 +1,8 @@
 """A cluster of real nodes on this machine, each a process of its own, in one folder.
 
 Decides folder, configs and ports. `FOLDER/node1.yaml` is what `paxmux serve` would run as well,
-`FOLDER/node1` the data directory, `FOLDER/node1.log` what the node and its workers logged.
+`FOLDER/node1` the data directory, `FOLDER/node1.log` what the node and its workers logged,
+`FOLDER/secret` their secret, if they have one.
 However the block of `async with` ends, no process of the cluster is left.
 """
 
@@ -17,6 +18,7 @@ from typing import Any
 import yaml
 
 from paxmux.engine.errors import PaxmuxError
+from paxmux.engine.secret_file import new_secret_file
 from paxmux.tools import processes
 from paxmux.tools.node_handle import NodeHandle, OnEvent
 from paxmux.tools.ports import HOST, PortClaims
@@ -39,6 +41,7 @@ class Cluster:
         options: dict[str, Any] | None = None,
         on_event: OnEvent | None = None,
         environment: dict[str, str] | None = None,
+        secret: bool = False,
     ) -> None:
         """
         Args:
@@ -50,6 +53,7 @@ class Cluster:
             options: further top-level keys of the configs.
             on_event: called with what nodes say unasked.
             environment: of the nodes and their workers, beside this process's own.
+            secret: the nodes authenticate each other; `FOLDER/secret` is the file.
         """
         self.folder = folder
         self.groups = groups
@@ -61,6 +65,7 @@ class Cluster:
         self._options = options or {}
         self._on_event = on_event
         self._environment = environment or {}
+        self.secret_file = folder / "secret" if secret else None
         self._claims = PortClaims()
         self.members: list[str] = []
         """Addresses of the nodes, once they are started."""
@@ -115,6 +120,10 @@ class Cluster:
     def _write_configs(self) -> None:
         ports = self._claims.take(len(self.workers))
         members = self.members = [f"{HOST}:{port}" for port in ports]
+        if self.secret_file is not None:
+            new_secret_file(self.secret_file)
+            network = {**self._options.get("network", {}), "secret_file": self.secret_file.name}
+            self._options = {**self._options, "network": network}
         for address, workers in zip(members, self.workers, strict=True):
             self._place(address, members, workers)
 

@@ -19,6 +19,7 @@ from paxmux.engine.errors import ConfigError, DataDirError, ExitCode, PaxmuxErro
 
 COMMANDS = {
     "init": "make the data directory of a node",
+    "secret": "make the file with the secret by which the nodes of a cluster know each other",
     "serve": "run a node until SIGTERM or SIGINT",
     "status": "show groups, layout, rings and peers of a running node",
     "layout": "show which worker of a running node hosts which group, and move groups to other workers",
