@@ -12,7 +12,7 @@ import secrets
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -23,6 +23,14 @@ from paxmux.tools.ports import HOST, PortClaims
 
 START_S = 60.0
 DRAIN_S = 5.0
+
+
+class Host(NamedTuple):
+    """Where a node is, if not at a free port of this machine's loopback."""
+
+    address: str
+    command: tuple[str, ...]
+    """What begins the command line of a process there, such as `nsenter ... --`."""
 
 
 class Cluster:
@@ -39,6 +47,7 @@ class Cluster:
         options: dict[str, Any] | None = None,
         on_event: OnEvent | None = None,
         environment: dict[str, str] | None = None,
+        hosts: Sequence[Host] = (),
     ) -> None:
         """
         Args:
@@ -50,6 +59,7 @@ class Cluster:
             options: further top-level keys of the configs.
             on_event: called with what nodes say unasked.
             environment: of the nodes and their workers, beside this process's own.
+            hosts: of each node; none: free ports of 127.0.0.1.
         """
         self.folder = folder
         self.groups = groups
@@ -61,6 +71,7 @@ class Cluster:
         self._options = options or {}
         self._on_event = on_event
         self._environment = environment or {}
+        self._hosts = tuple(hosts)
         self._claims = PortClaims()
         self.members: list[str] = []
         """Addresses of the nodes, once they are started."""
@@ -110,20 +121,22 @@ class Cluster:
         in. Its address is the last of `members` from now on."""
         (port,) = self._claims.take(1)
         self.members.append(f"{HOST}:{port}")
-        return self._place(self.members[-1], seeds, workers, join=True)
+        return self._place(Host(self.members[-1], ()), seeds, workers, join=True)
 
     def _write_configs(self) -> None:
-        ports = self._claims.take(len(self.workers))
-        members = self.members = [f"{HOST}:{port}" for port in ports]
-        for address, workers in zip(members, self.workers, strict=True):
-            self._place(address, members, workers)
+        if not self._hosts:
+            ports = self._claims.take(len(self.workers))
+            self._hosts = tuple(Host(f"{HOST}:{port}", ()) for port in ports)
+        members = self.members = [host.address for host in self._hosts]
+        for host, workers in zip(self._hosts, self.workers, strict=True):
+            self._place(host, members, workers)
 
-    def _place(self, address: str, members: Sequence[str], workers: int, **more: Any) -> NodeHandle:
+    def _place(self, host: Host, members: Sequence[str], workers: int, **more: Any) -> NodeHandle:
         name = f"node{self._placed + 1}"
         self._placed += 1
         config = self.folder / f"{name}.yaml"
         document = {
-            "node": address,
+            "node": host.address,
             "members": list(members),
             "data_dir": name,
             "bootstrap": True,
@@ -135,6 +148,14 @@ class Cluster:
             **more,
         }
         config.write_text(yaml.safe_dump(document, sort_keys=False), encoding="utf-8")
-        node = NodeHandle(name, config, self.folder / name, self.mark, self._on_event, self._environment)
+        node = NodeHandle(
+            name,
+            config,
+            self.folder / name,
+            self.mark,
+            self._on_event,
+            self._environment,
+            command=host.command,
+        )
         self.nodes.append(node)
         return node
