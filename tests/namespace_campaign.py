@@ -128,7 +128,8 @@ class NamespaceRun(RegisterChaos):
             try:
                 self._network.slow_down(everybody, 20, 10, 5)
             except NamespacesMissing as error:
-                self.skipped.append(f"{kind}: {error}")
+                if not self.skipped:
+                    self.skipped.append(f"{kind}: {error}")
                 return
         group = self._rng.randrange(GROUPS)
         before = dict(self.judge.newest)
@@ -177,15 +178,18 @@ class NamespaceRun(RegisterChaos):
     async def _until_masters(self, numbers: Sequence[int], lost: Collection[int] = ()) -> None:
         """Wait until each group has a master among these nodes, those that have lost theirs a new one."""
         begin, ids = time.monotonic(), [parse_member(one).node_id for one in self._cluster.members]
-        allowed = {ids[number] for number in numbers}
+        allowed, newest = {ids[number] for number in numbers}, self.judge.newest
         while numbers:
             told = [await self._cluster.nodes[number].ask("masters") for number in numbers]
             missing = [
                 group
                 for group in range(GROUPS)
                 if not any(row[group] in allowed for row in told)
-                or group not in self.judge.newest
-                or (group in lost and self.judge.newest[group].first_ns < self._since_ns)
+                or group not in newest
+                or (
+                    group in lost
+                    and (newest[group].first_ns < self._since_ns or newest[group].writer not in numbers)
+                )
             ]
             if not missing:
                 return
