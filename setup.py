@@ -41,6 +41,7 @@ COMPILED = (
     "engine/paxos/timers.py",
     "engine/paxos/value.py",
     "plugins/network/direct.py",
+    "plugins/network/seal.py",
     "plugins/network/udp.py",
     "plugins/storage/group_table.py",
     "plugins/storage/record.py",

@@ -8,7 +8,7 @@ host name points to is asked by the network when it connects.
 from __future__ import annotations
 
 import re
-from ipaddress import AddressValueError, IPv4Address, IPv6Address
+from ipaddress import AddressValueError, IPv4Address, IPv6Address, ip_address
 from typing import NamedTuple
 
 from paxmux.engine.errors import ConfigError
@@ -92,6 +92,16 @@ def parse_member(text: str, node_id: int | None = None) -> Member:
             )
         node_id = pack_node_id(host, port)
     return Member(node_id, host, port)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether nobody but this machine reaches a host, as `Member` has it. Of names `localhost` alone does."""
+    if host == "localhost":
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def _parse_node_id(id_text: str, text: str) -> int:

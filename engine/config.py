@@ -27,7 +27,8 @@ _COLLECTIONS = ("tag:yaml.org,2002:map", "tag:yaml.org,2002:seq")
 
 
 def load(file: FilePath) -> Options:
-    """Read and check a YAML file. A relative `data_dir` is taken relative to the folder of the file.
+    """Read and check a YAML file. A relative `data_dir` or `network.secret_file` is taken relative to the
+    folder of the file.
 
     Raises:
         ConfigError: one line for each problem, `FILE:LINE: key.path: expected ..., got ...`.
@@ -38,7 +39,10 @@ def load(file: FilePath) -> Options:
     options = msgspec.convert(document.content, Options)
     raise_for(rule_problems(options), document.where)
     folder = os.path.abspath(file.parent)
-    return msgspec.structs.replace(options, data_dir=os.path.join(folder, options.data_dir))
+    network = options.network
+    if network.secret_file is not None:
+        network = msgspec.structs.replace(network, secret_file=os.path.join(folder, network.secret_file))
+    return msgspec.structs.replace(options, data_dir=os.path.join(folder, options.data_dir), network=network)
 
 
 def validate(options: Options) -> None:

@@ -7,10 +7,11 @@ over each of them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from paxmux.engine.options import NetworkOptions
+from paxmux.engine.secret_file import Keys
 
 Frame = bytes | bytearray
 """One that arrived; nobody writes to it any more."""
@@ -38,6 +39,10 @@ class Direct(Protocol):
     def set_peers(self, peers: Mapping[int, tuple[str, int]]) -> None:
         """These are the peers from now on, and no others. What leads to one whose host and port stay the same
         is kept. Must not raise because of a peer."""
+
+    def set_keys(self, keys: Sequence[Keys]) -> None:
+        """Seal by the first of these from now on. Called before the first frame if there is a secret, and
+        whenever it changes."""
         ...
 
     def close(self) -> None:
@@ -58,6 +63,14 @@ class Network(Protocol):
     A class may have an attribute `direct`: the dotted path (`module:name`) of a `Direct` that workers use
     beside it. Without one, or with None, every frame goes through the router.
     """
+
+    def set_keys(self, keys: Sequence[Keys]) -> None:
+        """Authenticate everything, both ways, by these from now on: the first one seals, all are accepted.
+
+        Called before `start` if there is a secret, and whenever it changes; then nothing is lost that was
+        sealed by keys that are still accepted. What is not sealed, or by others, must be dropped and counted.
+        """
+        ...
 
     async def start(self) -> None:
         """Bind and listen; raises OSError with address and reason. Frames arrive from here on."""

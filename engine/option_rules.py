@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from paxmux.engine.address import Member, parse_member
+from paxmux.engine.address import Member, is_loopback, parse_member
 from paxmux.engine.errors import ConfigError
 from paxmux.engine.groups import parse_groups, parse_groups_or_none
 from paxmux.engine.layout_rules import layout_problems
@@ -44,7 +44,8 @@ _IDENTIFIER = re.compile(r"[^\W\d]\w*")
 def rule_problems(options: Options) -> Iterator[Problem]:
     """Everything wrong with options whose types and bounds are right."""
     yield from _member_problems(options)
-    yield from _data_dir_problems(options.data_dir)
+    yield from _secret_problems(options)
+    yield from _file_path_problems(("data_dir",), options.data_dir, "the path of a directory")
     yield from _path_problems(("network", "plugin"), options.network.plugin)
     yield from _path_problems(("storage", "plugin"), options.storage.plugin)
     yield from layout_problems(options.layout, options.groups)
@@ -156,11 +157,42 @@ def _own_missing(own: Member, members: list[Member]) -> str:
     return f"expected this node ({own.address}) among the members, got {listed}"
 
 
-def _data_dir_problems(data_dir: str) -> Iterator[Problem]:
-    if not data_dir.strip() or "\0" in data_dir:
-        yield Problem(("data_dir",), f"expected the path of a directory, got {data_dir!r}")
-    elif data_dir.startswith("~"):
-        yield Problem(("data_dir",), f"expected a path without `~` (it is not expanded), got {data_dir!r}")
+def _secret_problems(options: Options) -> Iterator[Problem]:
+    network = options.network
+    if network.secret_file is not None:
+        yield from _file_path_problems(("network", "secret_file"), network.secret_file, "the path of a file")
+        if network.insecure:
+            yield Problem(
+                ("network", "insecure"), "expected false, or no `network.secret_file`, got true with one"
+            )
+        return
+    if network.insecure:
+        return
+    for path, text in ((("node",), options.node), *_named_members(options.members)):
+        try:
+            member = parse_member(text, options.node_id if path == ("node",) else None)
+        except ConfigError:
+            continue  # it has a problem of its own
+        if not is_loopback(member.host):
+            yield Problem(
+                path,
+                f"expected a loopback address, or a secret of the cluster, got {member.address} and none: "
+                "whoever reaches the port could take part in the cluster. Make one "
+                "(`paxmux secret new FILE`), copy it to every member and set `network.secret_file`; or, if "
+                "nobody else can reach these addresses, set `network.insecure: true`",
+            )
+            return
+
+
+def _named_members(members: list[str]) -> list[tuple[Path, str]]:
+    return [(("members", position), text) for position, text in enumerate(members)]
+
+
+def _file_path_problems(key: Path, text: str, what: str) -> Iterator[Problem]:
+    if not text.strip() or "\0" in text:
+        yield Problem(key, f"expected {what}, got {text!r}")
+    elif text.startswith("~"):
+        yield Problem(key, f"expected a path without `~` (it is not expanded), got {text!r}")
 
 
 def _path_problems(path: Path, text: str) -> Iterator[Problem]:

@@ -49,6 +49,11 @@ class NetworkOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     """TCP send queue of one peer; frames beyond it are dropped."""
     reconnect_first_ms: int = 50
     reconnect_max_ms: int = 2000
+    secret_file: str | None = None
+    """File with the secret of the cluster, the same at each member, for this user alone (0600): who does not
+    know it is not heard. `paxmux secret new FILE` makes one. It is read again when it changes."""
+    insecure: bool = False
+    """Serve beyond this machine without a secret: whoever reaches the port can take part in the cluster."""
 
 
 class TimerOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -236,7 +241,8 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 
     @classmethod
     def from_yaml(cls, path: str | Path) -> Options:
-        """Read and check a YAML file. A relative `data_dir` is relative to the folder of the file.
+        """Read and check a YAML file. A relative `data_dir` or `network.secret_file` is relative to the
+        folder of the file.
 
         Raises:
             ConfigError: a line for each problem; it names file, line, key and what was expected.

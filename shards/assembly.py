@@ -25,6 +25,7 @@ from paxmux.engine.compiled import COMPILED
 from paxmux.engine.errors import ConfigError, InvalidRequest, NodeStopped, PaxmuxError, StorageFailed
 from paxmux.engine.groups import parse_groups
 from paxmux.engine.options import Options
+from paxmux.engine.secret_file import Keys, SecretFile
 from paxmux.shards.admission import Admission
 from paxmux.shards.boot import Founding, MoverBoot, RouterBoot, SetPeers, WorkerBoot
 from paxmux.shards.child import absolute
@@ -33,10 +34,12 @@ from paxmux.shards.exchange import Exchange
 from paxmux.shards.heard import Heard, heard_of
 from paxmux.shards.identity import DataDir, Identity, open_data_dir
 from paxmux.shards.inline_router import InlineRouter
+from paxmux.shards.key_watch import KeyWatch, key_picture
 from paxmux.shards.lag import LagWatch
 from paxmux.shards.layout import Layout
 from paxmux.shards.lease_board import LeaseBoard
 from paxmux.shards.log_directories import remove, set_unused_aside
+from paxmux.shards.master_control import MasterControl
 from paxmux.shards.masters import Masters
 from paxmux.shards.member_changes import MemberChanges
 from paxmux.shards.member_control import MemberControl
@@ -89,6 +92,7 @@ class Assembly:
         self._seeds = {member.node_id: member.address for member in options.seed_members()}
         self._peers = self._seeds
         """Where the members are dialled."""
+        self._secret_file: SecretFile | None = None
         self._incarnation = secrets.randbits(64) or 1
         self._founding: Founding | None = None
         self._store: DataDir
@@ -124,6 +128,8 @@ class Assembly:
             OSError: the port is taken.
         """
         options, stack = self._options, self._stack
+        if options.network.secret_file is not None:
+            self._secret_file = SecretFile(Path(options.network.secret_file))
         store = open_data_dir(
             Path(options.data_dir),
             node_id=self._own.node_id,
@@ -145,7 +151,9 @@ class Assembly:
         await self._move_groups(store)
         self._seat, self._founding = store.identity.seat, store.identity.founding
         if options.router == "inline":
-            self._router = InlineRouter(options, store, self._incarnation, self._on_broken, self._on_peers)
+            self._router = InlineRouter(
+                options, store, self._incarnation, self._on_broken, self._on_peers, self._keys()
+            )
         else:
             self._router = RouterChild(
                 options.worker,
@@ -172,6 +180,10 @@ class Assembly:
         stack.callback(self._end_requests)
         stack.push_async_callback(self._rearranger.stop, None)
         stack.push_async_callback(self._stop_workers)
+        if self._secret_file is not None:
+            key_watch = KeyWatch(self._loop, self._secret_file, self._router, self._supervisor.posts)
+            key_watch.start()
+            stack.callback(key_watch.stop)
         self._waiting_for = "its router"
         await self._router.start()
         self._founding = await self._wait_founded()
@@ -291,7 +303,7 @@ class Assembly:
                 "compiled": COMPILED,
             },
             "layout": self._layout_picture(),
-            "groups": groups,
+            "groups": [{**row, "master": self._masters.picture(row["group"])} for row in groups],
             "groups_unknown_of_workers": silent,
             "workers": self._supervisor.status(),
             "rings": {
@@ -300,6 +312,7 @@ class Assembly:
             },
             "peers": router.pop("peers", None),
             "router": {**self._router.describe(), "answered": bool(router), **router},
+            "secrets": key_picture(self._secret_file),
             "cleaning": self.cleaning,
             "log_max_bytes": options.storage.max_bytes or None,
             "loop": loop_picture(self._lag),
@@ -345,6 +358,7 @@ class Assembly:
         )
         return {
             **members.operations(),
+            **MasterControl(self._masters, self._options.groups, self._require_serving).operations(),
             "status": self._on_status,
             "cleaning": self._on_cleaning,
             "layout": self._on_layout,
@@ -426,6 +440,7 @@ class Assembly:
             cpus=list(self._rearranger.layout.cpus_of(worker)),
             peers=self._peers,
             direct=getattr(plugin.load(self._options.network.plugin), "direct", None),
+            keys=self._keys(),
             sys_path=self._sys_path,
         )
 
@@ -437,6 +452,7 @@ class Assembly:
             incarnation=self._incarnation,
             workers=self._layout.workers,
             founding=self._founding,
+            keys=self._keys(),
             sys_path=self._sys_path,
         )
 
@@ -451,6 +467,9 @@ class Assembly:
 
     async def _heard(self) -> dict[int, Heard]:
         return heard_of(await self._router.status(STATUS_S))
+
+    def _keys(self) -> list[Keys]:
+        return list(self._secret_file.keys) if self._secret_file is not None else []
 
     def _on_broken(self, worker: int, generation: int, reason: str) -> None:
         self._supervisor.replace(worker, generation, reason)

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import msgspec
 
 from paxmux.engine.options import Options
+from paxmux.engine.secret_file import Keys
 
 
 class Founding(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -69,6 +70,8 @@ class WorkerBoot(msgspec.Struct, tag="worker", forbid_unknown_fields=True, kw_on
     """Node id -> `host:port` of the members, as far as they are known, until `SetPeers` says otherwise."""
     direct: str | None
     """Dotted path of the `engine.network.Direct` to send small frames by; None: all go through the router."""
+    keys: list[Keys] = []
+    """Of the cluster's secrets; none: nothing is authenticated."""
     sys_path: list[str]
 
 
@@ -82,6 +85,8 @@ class RouterBoot(msgspec.Struct, tag="router", forbid_unknown_fields=True, kw_on
     incarnation: int
     workers: int
     founding: Founding | None
+    keys: list[Keys] = []
+    """As for a worker."""
     sys_path: list[str]
 
 
@@ -148,6 +153,13 @@ class SetPeers(msgspec.Struct, tag="set_peers", forbid_unknown_fields=True, kw_o
 
     peers: dict[int, str]
     """Node id -> `host:port`."""
+
+
+class SetKeys(msgspec.Struct, tag="set_keys", forbid_unknown_fields=True, kw_only=True):
+    """To workers and the router process: the file of secrets has changed. The first one seals, all are
+    accepted."""
+
+    keys: list[Keys]
 
 
 class MoveOut(msgspec.Struct, tag="move_out", forbid_unknown_fields=True, kw_only=True):
@@ -278,6 +290,7 @@ ToChild = (
     | ReleaseFrames
     | SetMembers
     | SetPeers
+    | SetKeys
     | MoveOut
     | MoveIn
     | MoveEnd

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from paxmux.engine.errors import PaxmuxError
 from paxmux.engine.options import Options
+from paxmux.engine.secret_file import Keys
 from paxmux.shards.boot import Founding, MemberPlace
 from paxmux.shards.channel import Receiver, Sender
 from paxmux.shards.doorbell import Doorbell
@@ -26,7 +27,9 @@ class InlineRouter:
         incarnation: int,
         on_broken: OnBroken,
         on_peers: OnPeers,
+        keys: Sequence[Keys] = (),
     ) -> None:
+        """`keys`: of the cluster's secrets; none: nothing is authenticated."""
         self.bell = Doorbell.create()
         self._backlog_bytes = options.limits.ring_backlog_bytes
         self._generations: dict[int, int] = {}
@@ -43,6 +46,7 @@ class InlineRouter:
                 on_failed=self._on_failed,
                 on_broken=self._on_broken,
                 on_peers=on_peers,
+                keys=keys,
             )
         except BaseException:
             self.bell.close()
@@ -90,6 +94,11 @@ class InlineRouter:
     def detach_worker(self, worker: int) -> None:
         """See `RouterHost`."""
         self._router.detach_worker(worker)
+
+    def set_keys(self, keys: Sequence[Keys]) -> bool:
+        """See `RouterHost`."""
+        self._router.set_keys(keys)
+        return True
 
     def describe(self) -> dict[str, Any]:
         """See `RouterHost`."""

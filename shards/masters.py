@@ -116,25 +116,26 @@ class Masters:
             if clock_ns() >= until_ns:
                 raise self.not_master(group, "did not become the master of")
 
-    async def drop(self, group: int, heir: int, until_ns: int) -> int:
-        """Give the lease of a group back; returns the version of that. Raises NotMaster, Timeout."""
+    async def drop(self, group: int, heir: int, until_ns: int) -> None:
+        """Give the lease of a group back. Raises NotMaster, Timeout."""
         if heir and (heir == self.me or heir not in self._members(group)):
             raise InvalidRequest(f"expected the id of another member, got {heir}")
         before = self.recorded(group).version
         await self.ask(CallKind.DROP_MASTER, group, heir, until_ns)
-        while (row := self.recorded(group)).version == before:
-            if not await self.watch.wait(until_ns) and self.recorded(group).version == before:
+        while self._stands(group, before):
+            if not await self.watch.wait(until_ns) and self._stands(group, before):
                 raise Timeout(
                     f"this node counts on its lease of group {group} no more; the others may not know"
                 )
-        return row.version
 
     async def transfer(self, group: int, heir: int, until_ns: int) -> int:
         """Give the lease to another member, if that wants it; returns who is master then."""
-        version = await self.drop(group, heir, until_ns)
+        # What follows may be there before this node has seen its own operation.
+        before = self.recorded(group).version
+        await self.drop(group, heir, until_ns)
         while True:
             row = self.held(group)
-            if row.node and row.version > version:
+            if row.node and row.version > before:
                 return row.node
             if not await self.watch.wait(until_ns):
                 raise Timeout(f"group {group} has no other master yet")
@@ -153,9 +154,9 @@ class Masters:
             if reply[1]:
                 raise error_of(reply)
 
-    async def balance(self, until_ns: int) -> list[dict[str, int]]:
-        """Give away what this node has beyond its fair share, to those that have least; returns what went
-        where."""
+    def surplus(self) -> dict[int, int]:
+        """What this node is master of beyond its fair share, and to whom it had better go: to those that have
+        least."""
         counts = Counter({self.me: 0})
         mine = []
         for group in sorted(self._wanted):
@@ -163,19 +164,15 @@ class Masters:
             counts[node] += 1
             if node == self.me:
                 mine.append(group)
-        moves = []
+        heirs = {}
         for group in reversed(mine):
             others = [node for node in self._members(group) if node != self.me]
             heir = min(others, key=lambda node: (counts[node], node), default=self.me)
             if counts[self.me] - counts[heir] > 1:
                 counts[heir] += 1
                 counts[self.me] -= 1
-                moves.append((group, heir))
-        went = await asyncio.gather(*(self.transfer(group, heir, until_ns) for group, heir in moves))
-        return [
-            {"group": group, "to": heir, "master": master}
-            for (group, heir), master in zip(moves, went, strict=True)
-        ]
+                heirs[group] = heir
+        return heirs
 
     def give_back(self) -> dict[int, int]:
         """Have all leases given back, since the node stops; returns the versions that they have now, by
@@ -196,9 +193,14 @@ class Masters:
     async def given_back(self, versions: dict[int, int], timeout_s: float) -> None:
         """Wait until that is decided, for a moment."""
         until_ns = clock_ns() + int(min(timeout_s, HAND_OVER_S) * 1e9)
-        while any(self.recorded(group).version == version for group, version in versions.items()):
+        while any(self._stands(group, version) for group, version in versions.items()):
             if not await self.watch.wait(until_ns):
                 break
+
+    def _stands(self, group: int, version: int) -> bool:
+        """Whether nothing is known to have been decided about the lease since that version."""
+        row = None if self._board is None else self._board.look(group)
+        return row is None or row.version == version
 
     async def ask(self, kind: CallKind, group: int, argument: int, until_ns: int) -> Reply:
         """Ask the group's worker. Raises what its reply says, or why it cannot be asked."""

@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from paxmux.engine import plugin
-from paxmux.engine.errors import PaxmuxError
+from paxmux.engine.errors import ConfigError, PaxmuxError
 from paxmux.engine.frame import (
     MAX_BODY_BYTES,
     FrameKind,
@@ -28,6 +28,7 @@ from paxmux.engine.frame import (
 from paxmux.engine.frame_header import HEADER_BYTES, FrameError
 from paxmux.engine.network import Frame, Network
 from paxmux.engine.options import LimitOptions, Options
+from paxmux.engine.secret_file import Keys
 from paxmux.shards.boot import Founding, MemberPlace
 from paxmux.shards.channel import Receiver, Sender
 from paxmux.shards.doorbell import Doorbell
@@ -101,6 +102,7 @@ class Router:
         on_failed: Callable[[PaxmuxError], None],
         on_broken: OnBroken,
         on_peers: OnPeers,
+        keys: Sequence[Keys] = (),
     ) -> None:
         """
         Args:
@@ -114,6 +116,7 @@ class Router:
             on_failed: the founding could not be made durable: the node must stop.
             on_broken: see `OnBroken`.
             on_peers: see `router_host.OnPeers`.
+            keys: of the cluster's secrets; none: nothing is authenticated.
 
         Raises:
             ConfigError: the network plugin cannot be loaded, or addresses are wrong.
@@ -147,6 +150,13 @@ class Router:
             on_frame=self._on_frame,
             on_peer=self._reception.on_peer,
         )
+        if keys:
+            if not hasattr(self._network, "set_keys"):
+                raise ConfigError(
+                    f"network.plugin: {options.network.plugin} cannot authenticate peers, as "
+                    "network.secret_file asks for"
+                )
+            self._network.set_keys(keys)
         self._on_founded = on_founded
         self._on_broken = on_broken
         self._bell = bell
@@ -158,6 +168,10 @@ class Router:
         self._drain_due = False
         self._timer: asyncio.TimerHandle | None = None
         self._running = False
+
+    def set_keys(self, keys: Sequence[Keys]) -> None:
+        """The secrets have changed: the first one seals from now on, all are accepted."""
+        self._network.set_keys(keys)
 
     async def start(self) -> None:
         """Open the port and begin to greet.

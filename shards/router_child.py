@@ -12,12 +12,13 @@ import contextlib
 import itertools
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from paxmux.engine.clock import clock_ns
 from paxmux.engine.errors import PaxmuxError, StorageFailed
 from paxmux.engine.options import WorkerOptions
+from paxmux.engine.secret_file import Keys
 from paxmux.shards.boot import (
     AttachWorker,
     DetachWorker,
@@ -33,6 +34,7 @@ from paxmux.shards.boot import (
     RingBroken,
     RouterBoot,
     SetGroups,
+    SetKeys,
     SetMembers,
     StatusAsk,
     StatusReply,
@@ -147,6 +149,10 @@ class RouterChild:
         """See `RouterHost`."""
         if self._child is not None:
             self._child.send(DetachWorker(worker=worker))
+
+    def set_keys(self, keys: Sequence[Keys]) -> bool:
+        """See `RouterHost`. Who is not there is told when it boots."""
+        return self._child is None or self._child.send(SetKeys(keys=list(keys)))
 
     def describe(self) -> dict[str, Any]:
         """See `RouterHost`."""

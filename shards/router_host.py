@@ -6,9 +6,10 @@ in a process of its own.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
+from paxmux.engine.secret_file import Keys
 from paxmux.shards.boot import Founding, MemberPlace
 from paxmux.shards.doorbell import Doorbell
 
@@ -73,6 +74,11 @@ class RouterHost(Protocol):
 
     def detach_worker(self, worker: int) -> None:
         """The worker is dead: its rings are not touched any more."""
+        ...
+
+    def set_keys(self, keys: Sequence[Keys]) -> bool:
+        """The secrets have changed: the first one seals from now on, all are accepted. False: it has to be
+        told again later."""
         ...
 
     def describe(self) -> dict[str, Any]:

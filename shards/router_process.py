@@ -32,6 +32,7 @@ from paxmux.shards.boot import (
     RingBroken,
     RouterBoot,
     SetGroups,
+    SetKeys,
     SetMembers,
     StatusAsk,
     StatusReply,
@@ -86,6 +87,7 @@ class RouterProcess:
             on_failed=self._fail,
             on_broken=self._on_broken,
             on_peers=self._on_peers,
+            keys=boot.keys,
         )
         self._ready = False
 
@@ -146,6 +148,8 @@ class RouterProcess:
                 self._router.release_frames(message.worker)
             case SetMembers():
                 self._router.set_members(message.members)
+            case SetKeys():
+                self._router.set_keys(message.keys)
             case StatusAsk():
                 if not self._outbox:
                     self._say(StatusReply(ask=message.ask, status=self._router.status()))

@@ -21,12 +21,10 @@ from pathlib import Path
 from typing import Final, Literal
 
 from paxmux.engine import plugin
-from paxmux.engine.address import parse_member
 from paxmux.engine.clock import clock_ns
 from paxmux.engine.errors import ConfigError, ExitCode, PaxmuxError, StorageFailed
 from paxmux.engine.frame import is_intact, version_for
 from paxmux.engine.groups import parse_groups
-from paxmux.engine.network import Direct, OpenDirect
 from paxmux.engine.options import Options
 from paxmux.engine.paxos.quorum import Members
 from paxmux.engine.paxos.timers import MS, NEVER
@@ -34,10 +32,22 @@ from paxmux.engine.state_machine import MAX_SMID, MIN_SMID, StateMachine
 from paxmux.engine.storage import Log, LogIdentity, OpenLog, RecordKind, StorageDamaged
 from paxmux.shards import requests, stages
 from paxmux.shards.applier import close_machines, describe, is_durable
-from paxmux.shards.boot import Failed, MoveDone, MoveEnd, MoveIn, MoveOut, Ready, SetPeers, Stop, WorkerBoot
+from paxmux.shards.boot import (
+    Failed,
+    MoveDone,
+    MoveEnd,
+    MoveIn,
+    MoveOut,
+    Ready,
+    SetKeys,
+    SetPeers,
+    Stop,
+    WorkerBoot,
+)
 from paxmux.shards.channel import Receiver, Sender
 from paxmux.shards.child import Parent, ParentGone, be_child
 from paxmux.shards.counters import WORKER, Block, Phase
+from paxmux.shards.direct_way import open_direct, sockets_of
 from paxmux.shards.doorbell import Doorbell
 from paxmux.shards.lease_board import LeaseBoard
 from paxmux.shards.leases import LeaseWriter, lease_terms
@@ -132,7 +142,7 @@ class Worker:
         self._path = make_log_directory(Path(options.data_dir), boot.worker)
         self._log = self._open_log(boot)
         self._node_id = boot.node_id
-        self._direct = _open_direct(boot)
+        self._direct = open_direct(boot)
         self._turn = self._build_turn(boot)
         self._turn.calls.set_cleaning(boot.cleaning)
         self._whereabouts = Whereabouts(self._block)
@@ -356,7 +366,10 @@ class Worker:
                         self._stop_by = clock_ns() + int(message.drain_s * 1e9)
                 case SetPeers(peers=peers):
                     if self._direct is not None:
-                        self._direct.set_peers(_sockets_of(peers, self._node_id))
+                        self._direct.set_peers(sockets_of(peers, self._node_id))
+                case SetKeys(keys=keys):
+                    if self._direct is not None:
+                        self._direct.set_keys(keys)
                 case MoveOut(group=group, move=move):
                     self._transit.depart(group, move, fds.pop())
                 case MoveIn(group=group, move=move):
@@ -432,19 +445,6 @@ class Worker:
             ("machine_failures", sum(len(applier.stopped) for applier in turn.appliers.values())),
         ):
             slots[slot[name]] = value
-
-
-def _open_direct(boot: WorkerBoot) -> Direct | None:
-    if boot.direct is None:
-        return None
-    open_direct: OpenDirect = plugin.load(boot.direct)
-    return open_direct(_sockets_of(boot.peers, boot.node_id), boot.options.network)
-
-
-def _sockets_of(peers: dict[int, str], own: int) -> dict[int, tuple[str, int]]:
-    """Host and port of every node but the own one."""
-    members = [parse_member(address, node) for node, address in peers.items() if node != own]
-    return {member.node_id: (member.host, member.port) for member in members}
 
 
 def _log_identity(boot: WorkerBoot) -> LogIdentity:

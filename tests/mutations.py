@@ -14,7 +14,15 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from tests import mutations_damage, mutations_requests, mutations_tested, mutations_turn, mutations_votes
+from tests import (
+    mutations_damage,
+    mutations_masters,
+    mutations_members,
+    mutations_requests,
+    mutations_tested,
+    mutations_turn,
+    mutations_votes,
+)
 from tests.mutation_harness import SEEDS, Find, find, installed
 from tests.mutation_table import RECORD, pages, read_record, write_record
 
@@ -32,6 +40,8 @@ MUTATIONS = (
     *mutations_turn.LOG,
     *mutations_damage.DOUBT,
     *mutations_damage.REPAIR,
+    *mutations_members.MEMBERS,
+    *mutations_masters.MASTERS,
     *mutations_tested.TESTED,
 )
 

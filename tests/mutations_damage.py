@@ -34,7 +34,7 @@ DOUBT = (
     ),
     tested(
         "a suspect is cleared where others have voted", "I27",
-        Doubt, "judge", "or g.instance < self.free_of_all()", "",
+        Doubt, "judge", "if g.instance < self.free_of_all():", "if False:",
         test_suspect.test_it_votes_in_no_instance_that_others_have_voted_in,
         "It takes a lost vote that counted, and a vote in its place before anybody tells what was decided.",
     ),

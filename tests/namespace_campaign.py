@@ -82,8 +82,6 @@ class NamespaceRun(RegisterChaos):
 
     def __init__(self, options: CampaignOptions, folder: Path, steps: Steps, network: Namespaces) -> None:
         router = "inline" if options.seed % 2 else "process"
-        # Where nodes want a secret beyond this machine, they get one.
-        secret = {"secret": True} if "secret" in RegisterOptions.__struct_fields__ else {}
         registers = RegisterOptions(
             seconds=0,
             seed=options.seed,
@@ -91,7 +89,8 @@ class NamespaceRun(RegisterChaos):
             workers=(1,) * options.nodes,
             clients=CLIENTS,
             router=router,
-            **secret,
+            # Beyond loopback no node serves without one.
+            secret=True,
         )
         more = {"network": {}, "master": {"groups": "all", "lease_ms": options.lease_ms}}
         super().__init__(registers, folder, steps, machines=[MACHINE], more=more, hosts=network.hosts)

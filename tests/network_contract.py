@@ -214,7 +214,9 @@ class NetworkContract:
                 assert set(node.network.peers()) == others, "a node is no peer of itself"
                 for other in others:
                     assert node.network.send(
-                        other, frame_of(b"%d to %d" % (node.node_id, other)), reliable=True
+                        other,
+                        frame_of(b"%d to %d" % (node.node_id, other), sender=node.node_id),
+                        reliable=True,
                     )
             for node in nodes:
                 expected = {b"%d to %d" % (i, node.node_id) for i in {1, 2, 3} - {node.node_id}}
@@ -598,7 +600,7 @@ class NetworkContract:
                     for _ in range(20):
                         body = rng.randbytes(rng.choice((10, 1000, 20_000)))
                         sent[dest].append(body)
-                        assert node.network.send(dest, frame_of(body), reliable=True)
+                        assert node.network.send(dest, frame_of(body, sender=node.node_id), reliable=True)
                 await asyncio.sleep(0)
             await until(lambda: len(one.frames) == len(two.frames) == 1200, "all arrive")
             assert one.bodies() == sent[1]

@@ -85,6 +85,7 @@ node: db-1.example:1001
 node_id: 7
 members: ["7@db-1.example:1001", "8@[::1]:1001"]
 data_dir: data
+network: {insecure: true}
 """
     options = Options.from_yaml(yaml_file(tmp_path, text))
     assert options.seed_members() == (options.own_member(), Member(8, "::1", 1001))

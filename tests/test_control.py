@@ -7,6 +7,7 @@ import contextlib
 import os
 import socket
 import stat
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +129,45 @@ async def test_the_socket_is_for_its_owner_alone_and_goes_with_the_server(tmp_pa
     del reader, writer
     await asyncio.sleep(0.01)
     assert set(os.listdir("/proc/self/fd")) <= before
+
+
+AS_ANOTHER_USER = """
+import os, socket, sys
+os.chdir(sys.argv[1])
+os.setgroups([])
+os.setgid(4711)
+os.setuid(4711)
+with socket.socket(socket.AF_UNIX) as sock:
+    sock.connect("control.sock")
+    try:
+        sock.sendall(b'{"op": "echo", "word": 1}\\n')
+        sys.stdout.buffer.write(sock.recv(1000))
+    except ConnectionError:
+        pass
+"""
+
+
+@in_loop
+async def test_another_user_is_refused_by_the_kernel_s_word_whatever_the_file_s_mode(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with Serving(tmp_path) as server:
+        assert await ask(tmp_path, {"op": "echo", "word": 1})
+        if os.geteuid() == 0:
+            for place in (tmp_path, *tmp_path.parents[:2]):
+                place.chmod(0o711)
+            (tmp_path / "control.sock").chmod(0o666)
+            child = await asyncio.create_subprocess_exec(
+                sys.executable, "-c", AS_ANOTHER_USER, str(tmp_path), stdout=asyncio.subprocess.PIPE
+            )
+            said, _ = await asyncio.wait_for(child.communicate(), 30)
+            assert (child.returncode, said) == (0, b"")
+        else:
+            monkeypatch.setattr(control.os, "geteuid", lambda: os.getuid() + 1)
+            reader, writer = await open_raw(tmp_path)
+            assert await asyncio.wait_for(reader.read(), 10) == b""
+            writer.close()
+        assert server.refused == 1
 
 
 @in_loop

@@ -82,6 +82,7 @@ def masters(**state: object) -> Group:
 
 
 def test_a_change_holds_from_the_next_instance_on_and_is_recorded() -> None:
+    """Reference, S11: who the members are says the log, never a peer."""
     group = leading()
     fx = decided(group, change(WITH_D), entry(B, 1))
     assert group.members.seats == {A: 11, B: 12, C: 13, D: 14}
@@ -261,7 +262,26 @@ def test_an_operation_goes_to_who_holds_the_ballot_a_few_times_and_then_this_nod
     assert fx.after.all.prepares, "it bids"
 
 
+def test_bids_that_are_made_anew_do_not_wait_for_a_dead_holder_for_ever() -> None:
+    """The master was the holder, gave its lease back and is gone; each bid for a short lease is given up
+    before it was handed on as often as one may be."""
+    group = masters()
+    group.acceptor.promise(0, (5, C), Effects())
+    decided(group, lease(C, -1, 9))
+    decided(group, release(C, 0))
+    now = group.master.bid_at
+    for _ in range(2000):
+        fx = Effects()
+        group.on_timer(now, fx)
+        group.open(now, fx)
+        if group.proposer.phase:
+            break
+        now += 10 * MS
+    assert group.proposer.phase, "it left its bids to a holder that never answered"
+
+
 def test_whoever_leads_takes_operations_along_once() -> None:
+    """Reference, L14: in front of all that waits."""
     group = leading()
     fx = Effects()
     op = lease(B, -1, 9)
@@ -340,6 +360,7 @@ def test_an_operation_of_an_earlier_life_gives_nobody_a_lease() -> None:
 
 
 def test_an_equal_operation_with_another_number_is_not_the_own_one() -> None:
+    """Reference, S10: whose an operation is must not depend on who has it decided, nor on its bytes."""
     group = masters()
     nonce, op = bid(group, NOW)
     decided(group, (A, 0, nonce ^ 1, 0, MASTER_SMID, encode_reign_op(op)))

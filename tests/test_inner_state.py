@@ -187,6 +187,23 @@ def test_whoever_knows_tells_after_the_sync() -> None:
     assert decode_state(state).membership == group.members.membership()
 
 
+def test_what_is_learned_again_is_told_to_the_log_as_what_it_is() -> None:
+    group = make(say_again=True, instance=5, decided=8, floor=8)
+    fx = Effects()
+    group.start(NOW, fx)
+    assert SYSTEM not in [record[0] for record in fx.records]
+    told: list[tuple[int, int]] = []
+    for instance in (5, 6, 7):
+        change = Change(group.cluster, group.members.version, {**TWO, C: (13, f"c:{instance}")})
+        inner = [(A, 0, instance, 0, MEMBERSHIP_SMID, encode_change(change))] if instance < 7 else []
+        value = values.encode(inner, group.chain, len(inner))
+        fx = Effects()
+        group.learner.on_learned(instance, 1, A, value, NOW, fx)
+        told += [(record[2], record[3]) for record in fx.records if record[0] == SYSTEM]
+    assert told == [(6, 1), (7, 1), (8, 0)], "later ones are lost until all is learned that was decided"
+    assert group.voter
+
+
 def test_what_was_found_again_is_said_again() -> None:
     group = make(say_again=True, instance=10, rng=random.Random(1))
     group.members = members_of(Membership(7, {**TWO, C: (13, "")}))

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from typing import Any
 
 import pytest
 
 from paxmux.engine.network import Network, OnFrame, OnPeer
 from paxmux.engine.options import NetworkOptions
+from paxmux.engine.secret_file import keys_of
 from paxmux.plugins.network.udp_tcp import UdpTcp
 from tests.network_contract import Address, NetworkContract
 
@@ -59,3 +61,16 @@ class TestUdpTcpByName(TestUdpTcp):
     """With a host name that is resolved."""
 
     host = "localhost"
+
+
+class TestUdpTcpWithASecret(TestUdpTcp):
+    """With everything authenticated. The peers of some tests are bare sockets, which prove nothing."""
+
+    test_a_peer_that_does_not_read_harms_nobody_else = None  # type: ignore[assignment]
+    test_each_connection_starts_with_a_whole_frame = None  # type: ignore[assignment]
+    test_a_loss_found_while_sending_loses_no_frame_and_is_told_later = None  # type: ignore[assignment]
+
+    def build(self, *arguments: Any) -> Network:
+        network = UdpTcp(*arguments)
+        network.set_keys([keys_of(bytes(40)), keys_of(b"x" * 40)])
+        return network

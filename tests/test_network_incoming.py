@@ -20,6 +20,7 @@ from paxmux.engine.frame_header import HEADER_BYTES
 from paxmux.plugins.network import incoming
 from paxmux.plugins.network.counts import Counts
 from paxmux.plugins.network.incoming import Incoming
+from paxmux.plugins.network.trust import Trust
 from tests.network_contract import DEADLINE_S, FreePorts, Node, frame_of, until
 from tests.network_world import BENCH, alone, client, closed, is_open
 
@@ -89,10 +90,11 @@ class Stream:
         self.near, self.far = socket.socketpair()
         self.near.setblocking(False)
         listener = socket.socket()
-        self.incoming = Incoming(listener, {1}, Counts(), max_frame_bytes, self.frames.append)
+        counts = Counts()
+        self.incoming = Incoming(listener, {1}, counts, max_frame_bytes, self.frames.append, Trust(counts), 2)
         self.loop = asyncio.new_event_loop()
         self.incoming._loop = self.loop
-        self.connection = incoming._Connection(self.near, "test", 0.0)
+        self.connection = incoming._Connection(self.near, ("test", 0), 0.0, None)
         self.incoming._connections.add(self.connection)
 
     def feed(self, data: bytes) -> None:

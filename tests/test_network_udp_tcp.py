@@ -14,6 +14,7 @@ from paxmux.engine.frame import MAX_FRAME_BYTES
 from paxmux.engine.frame_header import HEADER_BYTES
 from paxmux.engine.options import NetworkOptions
 from paxmux.plugins.network.counts import Counts
+from paxmux.plugins.network.trust import Trust
 from paxmux.plugins.network.udp import UdpPort
 from paxmux.plugins.network.udp_tcp import UdpTcp
 from tests.network_contract import FreePorts, Node, frame_of, until
@@ -45,7 +46,7 @@ def test_a_full_datagram_buffer_is_counted(number: int) -> None:
 
     counts = Counts()
     with Full(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        port = UdpPort(sock, counts, 1000, lambda _: None)
+        port = UdpPort(sock, counts, 1000, lambda _: None, Trust(counts))
         assert not port.send(b"x", ("127.0.0.1", 9))
     assert (counts.udp_full, counts.udp_errors_out, counts.udp_frames_out) == (1, 0, 0)
 

@@ -57,7 +57,7 @@ def value_of(payload: bytes, seq: int = 1, chain: bytes = values.FIRST) -> bytes
 
 def judge(*disks: Platter, proposed: bytes = b"a") -> None:
     """What a witness of three nodes makes of their disks, one after the other."""
-    witness = Witness((1, 2, 3))
+    witness = Witness({1: 1001, 2: 1002, 3: 1003})
     witness.proposed[1, 77, 1] = (0, 1, proposed)
     for node, disk in enumerate(disks, 1):
         witness.synced(node, 0, disk)
@@ -76,7 +76,7 @@ def test_two_values_chosen_in_an_instance() -> None:
 
 def test_a_value_decided_twice() -> None:
     first = value_of(b"a")
-    witness = Witness((1,))
+    witness = Witness({1: 1001})
     witness.proposed[1, 77, 1] = (0, 1, b"a")
     twice = values.encode([(1, 77, 1, 0, 1, b"a")] * 2, values.FIRST)
     with pytest.raises(Breach, match="decided once"):

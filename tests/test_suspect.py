@@ -9,6 +9,7 @@ from paxmux.engine.paxos import value as values
 from paxmux.engine.paxos.ballot import MAX_LEAP, NULL
 from paxmux.engine.paxos.effects import ACCEPT, CLEARED, PROMISE, Effects
 from paxmux.engine.paxos.group import Group
+from paxmux.engine.paxos.quorum import Members
 from paxmux.engine.storage import StorageDamaged
 from paxmux.shards.requests import CallKind
 from tests.core import NOW, A, B, C, learn, make
@@ -245,3 +246,17 @@ def test_a_node_alone_refuses_to_start() -> None:
     world.disks[1].forget(WHY, 1)
     with pytest.raises(StorageDamaged, match=f"no other member to ask: {WHY}"):
         world.boot(1)
+
+
+def test_a_ballot_of_a_node_that_is_no_member_any_more_counts() -> None:
+    group = suspect()
+    answer(group, B, (9, 77))
+    assert answer(group, C).records == [(CLEARED, 0, 0, 9, 77, b"")]
+
+
+def test_who_has_become_the_only_member_asks_nobody_and_votes_no_more() -> None:
+    group = suspect()
+    group.members = Members({A: 11}, 1)
+    group.change_members(NOW, Effects())
+    learn(group)
+    assert not group.voter

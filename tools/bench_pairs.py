@@ -67,7 +67,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             for number, order in enumerate(_rounds(pairs.settings, list(versions), args.runs), 1):
                 for place, (setting, version) in enumerate(order, 1):
                     steps.step(f"round {number} of {args.runs}, {place} of {len(jobs)}: {version} {setting}")
-                    report = run_once(args.through, versions[version], [*shlex.split(setting), *args.common])
+                    words = [*shlex.split(setting), *args.common]
+                    if version == "new":
+                        words += args.new_adds
+                    report = run_once(args.through, versions[version], words)
                     run = PairRun.of(setting, version, report)
                     steps.say(f"  {run.values_per_s:,.0f} values/s, p99 {run.latency_ms['p99']:.2f} ms")
                     pairs.runs.append(run)
@@ -138,6 +141,13 @@ def _parser() -> argparse.ArgumentParser:
     here = str(Path(sys.executable).with_name("paxmux"))
     parser.add_argument("--new", type=_program, default=here, metavar="PROGRAM", help="(default: this one)")
     parser.add_argument("--old", type=_program, metavar="PROGRAM", help="the version to compare it with")
+    parser.add_argument(
+        "--new-adds",
+        type=shlex.split,
+        default=[],
+        metavar="ARGUMENTS",
+        help="added to each setting of the new version alone, such as =--secret",
+    )
     parser.add_argument("--runs", type=whole(1, 1000), default=5, metavar="N", help="of each (default: 5)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="the result file")
     parser.add_argument(

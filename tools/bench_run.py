@@ -73,6 +73,8 @@ class BenchOptions(msgspec.Struct, frozen=True, kw_only=True):
     apart: bool = False
     """Each client has groups of its own."""
     router: Literal["inline", "process"] = "inline"
+    secret: bool = False
+    """The nodes authenticate each other."""
     storage: str = StorageOptions().plugin
     seed: int = 0
     work_us: int = 0
@@ -167,6 +169,7 @@ def start_cluster(options: BenchOptions, folder: Path, steps: Steps) -> Cluster:
         router=options.router,
         options={"storage": {"plugin": options.storage}, "state_machines": machines(options)},
         environment={stages.VARIABLE: "1"} if options.profile else None,
+        secret=options.secret,
     )
 
 

@@ -56,6 +56,8 @@ class RegisterOptions(msgspec.Struct, frozen=True, kw_only=True):
     pause_max_ms: int = 20
     timeout_s: float = 2.0
     router: str = "inline"
+    secret: bool = False
+    """The nodes authenticate each other."""
     faults: tuple[str, ...] = ()
     """Words of the kinds of rounds that are wanted; none: all."""
     consistency: Literal["local", "linearizable"] = "linearizable"
@@ -115,6 +117,7 @@ class RegisterChaos:
             groups=options.groups,
             machines=[MACHINE, *machines],
             router=options.router,
+            secret=options.secret,
             options={**PATIENT, "network": {"plugin": NETWORK}, **(more or {})},
             on_event=self._on_event,
             environment={cuttable_network.CUTS_FILE: str(cuts_file.absolute())},

@@ -52,6 +52,8 @@ class ChaosOptions(msgspec.Struct, frozen=True, kw_only=True):
     pause_max_ms: int = 10
     timeout_s: float = 3.0
     router: str = "inline"
+    secret: bool = False
+    """The nodes authenticate each other."""
     faults: tuple[str, ...] = ()
     """Words of the kinds of rounds that are wanted; none: all."""
 
@@ -92,6 +94,7 @@ class Chaos:
             groups=options.groups,
             machines=[MACHINE],
             router=options.router,
+            secret=options.secret,
             options=PATIENT,
             on_event=self._on_event,
         )

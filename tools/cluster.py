@@ -1,7 +1,8 @@
 """A cluster of real nodes on this machine, each a process of its own, in one folder.
 
 Decides folder, configs and ports. `FOLDER/node1.yaml` is what `paxmux serve` would run as well,
-`FOLDER/node1` the data directory, `FOLDER/node1.log` what the node and its workers logged.
+`FOLDER/node1` the data directory, `FOLDER/node1.log` what the node and its workers logged,
+`FOLDER/secret` their secret, if they have one.
 However the block of `async with` ends, no process of the cluster is left.
 """
 
@@ -17,6 +18,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from paxmux.engine.errors import PaxmuxError
+from paxmux.engine.secret_file import new_secret_file
 from paxmux.tools import processes
 from paxmux.tools.node_handle import NodeHandle, OnEvent
 from paxmux.tools.ports import HOST, PortClaims
@@ -47,6 +49,7 @@ class Cluster:
         options: dict[str, Any] | None = None,
         on_event: OnEvent | None = None,
         environment: dict[str, str] | None = None,
+        secret: bool = False,
         hosts: Sequence[Host] = (),
     ) -> None:
         """
@@ -59,6 +62,7 @@ class Cluster:
             options: further top-level keys of the configs.
             on_event: called with what nodes say unasked.
             environment: of the nodes and their workers, beside this process's own.
+            secret: the nodes authenticate each other; `FOLDER/secret` is the file.
             hosts: of each node; none: free ports of 127.0.0.1.
         """
         self.folder = folder
@@ -71,6 +75,7 @@ class Cluster:
         self._options = options or {}
         self._on_event = on_event
         self._environment = environment or {}
+        self.secret_file = folder / "secret" if secret else None
         self._hosts = tuple(hosts)
         self._claims = PortClaims()
         self.members: list[str] = []
@@ -128,6 +133,10 @@ class Cluster:
             ports = self._claims.take(len(self.workers))
             self._hosts = tuple(Host(f"{HOST}:{port}", ()) for port in ports)
         members = self.members = [host.address for host in self._hosts]
+        if self.secret_file is not None:
+            new_secret_file(self.secret_file)
+            network = {**self._options.get("network", {}), "secret_file": self.secret_file.name}
+            self._options = {**self._options, "network": network}
         for host, workers in zip(self._hosts, self.workers, strict=True):
             self._place(host, members, workers)
 

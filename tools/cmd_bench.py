@@ -114,6 +114,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--apart", action="store_true", help="each client has groups of its own: none shares an instance"
     )
     parser.add_argument("--router", choices=("inline", "process"), default=default.router)
+    parser.add_argument("--secret", action="store_true", help="the nodes authenticate each other")
     parser.add_argument(
         "--behind",
         type=whole(1, 100_000_000),

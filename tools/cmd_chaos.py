@@ -74,6 +74,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--clients", type=whole(1, 1000), default=8, metavar="N", help="on each node")
     parser.add_argument("--size", type=whole(12, 1_048_576), default=100, metavar="BYTES", help="of a value")
     parser.add_argument("--router", choices=("inline", "process"), default="inline")
+    parser.add_argument("--secret", action="store_true", help="the nodes authenticate each other")
     parser.add_argument(
         "--faults",
         metavar="WORDS",
@@ -119,6 +120,7 @@ def run(args: argparse.Namespace) -> int:
             clients=args.clients,
             keys=args.keys or 2,
             router=args.router,
+            secret=args.secret,
             faults=words,
             consistency=args.reads or "linearizable",
         )
@@ -131,6 +133,7 @@ def run(args: argparse.Namespace) -> int:
         clients=args.clients,
         size=args.size,
         router=args.router,
+        secret=args.secret,
         faults=words,
     )
     with Scratch(None) as scratch:

@@ -32,6 +32,7 @@ _MEANINGS = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `paxmux demo`."""
+    parser.add_argument("--secret", action="store_true", help="the nodes authenticate each other")
     parser.add_argument("--json", action="store_true", help="report as JSON on standard output")
     parser.epilog = _EPILOG
 
@@ -41,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
     console = Console(stderr=args.json, highlight=False)
     start = time.monotonic()
     with Scratch(None) as scratch, Steps(console) as steps:
-        demo = event_loop.run(Show(scratch.path, steps).run())
+        demo = event_loop.run(Show(scratch.path, steps, secret=args.secret).run())
         if not demo.comparison.consistent:
             steps.say(f"data and logs are kept in {scratch.keep()}")
     if args.json:

@@ -64,9 +64,12 @@ class Demo(NamedTuple):
 class Show:
     """One demo. Used in one event loop only."""
 
-    def __init__(self, folder: Path, steps: Steps) -> None:
+    def __init__(self, folder: Path, steps: Steps, *, secret: bool = False) -> None:
+        """`secret`: the nodes authenticate each other."""
         self._steps = steps
-        self._cluster = Cluster(folder, workers=[WORKERS] * 3, groups=GROUPS, machines=[ECHO, CHAIN])
+        self._cluster = Cluster(
+            folder, workers=[WORKERS] * 3, groups=GROUPS, machines=[ECHO, CHAIN], secret=secret
+        )
         self._phases: list[Phase] = []
 
     async def run(self) -> Demo:

@@ -19,6 +19,7 @@ from paxmux.engine.errors import ConfigError, DataDirError, ExitCode, PaxmuxErro
 
 COMMANDS = {
     "init": "make the data directory of a node",
+    "secret": "make the file with the secret by which the nodes of a cluster know each other",
     "serve": "run a node until SIGTERM or SIGINT",
     "status": "show groups, layout, rings and peers of a running node",
     "layout": "show which worker of a running node hosts which group, and move groups to other workers",
@@ -29,6 +30,8 @@ COMMANDS = {
     "chaos": "kill processes of a cluster under load, and check that nothing is lost",
     "sim": "simulate clusters with faults, from seeds, and judge every one",
     "demo": "show a cluster on this machine: load, a crash, the comparison of replicas",
+    "master": "show who is master of the groups of a running node, and give that away",
+    "election": "run one node of a cluster that says who is master",
     "echo": "run one node of a cluster that echoes what is typed",
 }
 

@@ -197,6 +197,8 @@ def _group_summary(status: Status) -> RenderableType:
         f"groups: {len(rows)}, {_count(sum(row['instance'] for row in rows))} instances decided, "
         f"{held} ballots held here, {sum(row['waiting'] for row in rows)} proposals wait"
     )
+    if any(row["master"]["wanted"] for row in rows):
+        text.append(f", master of {sum(row['master']['own'] for row in rows)}")
     if behind:
         text.append(f", {behind} groups still execute", "yellow")
     if stopped:
@@ -224,6 +226,7 @@ def _groups(status: Status) -> RenderableType:
         "promised to:",
         "phase:",
         "wait",
+        "master:",
         "remark:",
     )
     own = status["node"]["node_id"]
@@ -252,9 +255,18 @@ def _groups(status: Status) -> RenderableType:
             "-" if not holder else "this node" if holder == own else node_text(holder),
             row["phase"],
             str(row["waiting"]),
+            _master(row["master"]),
             remark,
         )
     return table
+
+
+def _master(master: dict[str, Any]) -> Text:
+    if not master["master"]:
+        return Text("nobody" if master["wanted"] else "-", "yellow" if master["wanted"] else "")
+    if master["own"]:
+        return Text(f"this node, {master['left_ms'] / 1000:.1f} s", "green")
+    return Text(node_text(master["master"]))
 
 
 def _count(value: int | None) -> str:

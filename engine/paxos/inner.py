@@ -14,6 +14,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from paxmux.engine.paxos import value as values
+from paxmux.engine.paxos.ballot import NULL
 from paxmux.engine.paxos.effects import DECIDED, SYSTEM, Effects
 from paxmux.engine.paxos.quorum import members_of
 from paxmux.engine.paxos.system import (
@@ -43,7 +44,7 @@ TAKEN_MAX: Final = 4
 OPERATIONS_MAX: Final = 16
 """Own ones."""
 HANDED_MAX: Final = 3
-"""An operation is handed on so often before this node bids itself."""
+"""Operations are handed on to one holder so often before this node bids itself."""
 INNER_MAX_BYTES: Final = 1 << 15
 """Of one operation."""
 
@@ -69,6 +70,7 @@ class Inner:
         "expire_at",
         "g",
         "handed",
+        "handed_to",
         "lease",
         "nudge_at",
         "own",
@@ -93,6 +95,9 @@ class Inner:
         self.expire_at = NEVER
         self.nudge_at = 0
         self.handed = 0
+        """How often something was handed on to the holder of that ballot since an operation of this node was
+        decided: one that has done nothing about it is hardly there, whatever becomes of each operation."""
+        self.handed_to = NULL
 
     def say(self, fx: Effects) -> None:
         """Tell the log again what it has lost, once everything is learned that it knew to be decided."""
@@ -142,8 +147,6 @@ class Inner:
         self._add(g.rng.getrandbits(64), operation, fx)
 
     def _add(self, nonce: int, operation: Operation, fx: Effects) -> None:
-        if not self.own:
-            self.handed = 0
         self.own[nonce] = operation
         self.resend_at = 0
         self.expire_at = min(self.expire_at, operation.deadline)
@@ -189,6 +192,8 @@ class Inner:
         if self.lease in self.own and ballot[1] == g.master.node:
             # Its lease has ended, so it will hardly take this one on.
             return False
+        if ballot != self.handed_to:
+            self.handed, self.handed_to = 0, ballot
         if now >= self.resend_at:
             if self.handed == HANDED_MAX:
                 return False  # reach: inner-bid

@@ -10,6 +10,7 @@ class Counts:
         "connect_failures",
         "connection_losses",
         "connects",
+        "drop_auth",
         "drop_queue_full",
         "drop_stale",
         "drop_stopped",
@@ -25,6 +26,7 @@ class Counts:
         "tcp_frames_in",
         "tcp_frames_out",
         "tcp_idle",
+        "tcp_proofs",
         "tcp_slow",
         "udp_bad_length",
         "udp_bytes_in",
@@ -37,6 +39,8 @@ class Counts:
     )
 
     def __init__(self) -> None:
+        self.drop_auth = 0
+        """Datagrams, connections and frames refused: who made them does not know the secret."""
         self.drop_queue_full = 0
         """Frames refused: the peer's queue has no space."""
         self.drop_stale = 0
@@ -65,6 +69,8 @@ class Counts:
         """Incoming connections of strangers closed: silent for too long."""
         self.connection_losses = 0
         """Outgoing connections lost after they had been made."""
+        self.tcp_proofs = 0
+        """Incoming connections whose other end has proved to know the secret."""
         self.tcp_slow = 0
         """Incoming connections closed: a frame took too long to arrive."""
         self.udp_bad_length = 0

@@ -7,10 +7,12 @@ must never block, never raise, and never hold a frame: what does not leave at on
 from __future__ import annotations
 
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from paxmux.engine.options import NetworkOptions
+from paxmux.engine.secret_file import Keys
 from paxmux.plugins.network.addresses import UDP_BUFFER_BYTES, literal_address
+from paxmux.plugins.network.seal import DatagramSeal
 
 
 class DirectUdp:
@@ -23,7 +25,12 @@ class DirectUdp:
         self._addresses: dict[int, tuple[str, int]] = {}
         """Where each of the sockets leads."""
         self._sockets: dict[int, socket.socket] = {}
+        self._seal: DatagramSeal | None = None
         self.set_peers(peers)
+
+    def set_keys(self, keys: Sequence[Keys]) -> None:
+        """See `Direct.set_keys`."""
+        self._seal = DatagramSeal(keys)
 
     def send(self, dest: int, frame: bytes) -> bool:
         """See `Direct.send`."""
@@ -32,6 +39,8 @@ class DirectUdp:
         sock = self._sockets.get(dest)
         if sock is None:
             return False
+        if self._seal is not None:
+            frame = self._seal.seal(frame)
         try:
             sock.send(frame)
         except OSError:

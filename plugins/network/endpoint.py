@@ -1,6 +1,6 @@
 """Sockets: how they are bound, dialled and set up.
 
-It never sends or receives.
+It never sends or receives, but to prove at a new connection who is there.
 """
 
 from __future__ import annotations
@@ -9,7 +9,12 @@ import asyncio
 import errno
 import socket
 
+from paxmux.engine.address import is_loopback
+from paxmux.engine.options import NetworkOptions
 from paxmux.plugins.network.addresses import UDP_BUFFER_BYTES, SocketAddress, shown
+from paxmux.plugins.network.handshake import ANSWER_BYTES, HANDSHAKE_S, Dialler, Stranger
+from paxmux.plugins.network.session import Session
+from paxmux.plugins.network.trust import Trust
 
 LISTEN_BACKLOG = 128
 KEEPALIVE_IDLE_S = 10
@@ -69,6 +74,19 @@ def keep_alive(sock: socket.socket) -> None:
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, KEEPALIVE_COUNT)
 
 
+def check_reach(address: SocketAddress, trust: Trust, options: NetworkOptions) -> None:
+    """Nothing goes beyond this machine without a secret, whatever a name leads to.
+
+    Raises:
+        OSError: it would.
+    """
+    if not trust.keys and not options.insecure and not is_loopback(address[0]):
+        raise OSError(
+            f"{address[0]} is beyond this machine, and the options have no network.secret_file "
+            "(or network.insecure: true)"
+        )
+
+
 async def dial(
     loop: asyncio.AbstractEventLoop, address: SocketAddress, family: int, timeout_s: float
 ) -> socket.socket:
@@ -92,3 +110,29 @@ async def dial(
         sock.close()
         raise
     return sock
+
+
+async def prove(loop: asyncio.AbstractEventLoop, sock: socket.socket, dialler: Dialler) -> Session:
+    """Have both ends of a fresh connection prove that they know the secret; closes it if they do not.
+
+    Raises:
+        OSError: the other end does not, or not in time; the text says so.
+    """
+    try:
+        async with asyncio.timeout(HANDSHAKE_S):
+            await loop.sock_sendall(sock, dialler.call)
+            answer = b""
+            while len(answer) < ANSWER_BYTES:
+                part = await loop.sock_recv(sock, ANSWER_BYTES - len(answer))
+                if not part:
+                    raise OSError("it hung up at the handshake: it has another secret, or none")
+                answer += part
+            proof, session = dialler.answered(answer)
+            await loop.sock_sendall(sock, proof)
+    except Stranger as error:
+        sock.close()
+        raise OSError(f"it failed the handshake: {error}") from None
+    except BaseException:
+        sock.close()
+        raise
+    return session

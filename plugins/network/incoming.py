@@ -1,8 +1,10 @@
 """TCP connections that others dial: frames are cut out of them and handed up.
 
-It decides whom it still listens to. It must never allocate by a length that was not checked and not
-yet sent, never wait for a slow sender, and never try to find its place again in a stream whose
-header is wrong: such a connection is closed. CRC, cluster and sender are for the router to check.
+It decides whom it still listens to. Where there is a secret, nothing is a frame before both ends have
+proved that they know it, and every frame has a tag behind it. It must never allocate by a length that was
+not checked and not yet sent, never wait for a slow sender, and never try to find its place again in a stream
+whose header is wrong: such a connection is closed. CRC and cluster are for the router to check, and so is
+the sender, where there is no secret.
 """
 
 from __future__ import annotations
@@ -12,13 +14,18 @@ import errno
 import logging
 import socket
 from collections.abc import Collection
+from hmac import compare_digest
 from time import monotonic
 
 from paxmux.engine.frame import parse_start
 from paxmux.engine.frame_header import HEADER_BYTES, FrameError
 from paxmux.engine.network import Frame, OnFrame
+from paxmux.plugins.network.addresses import SocketAddress
 from paxmux.plugins.network.counts import Counts
 from paxmux.plugins.network.endpoint import keep_alive
+from paxmux.plugins.network.handshake import CALL_BYTES, HANDSHAKE_S, Listener, Stranger
+from paxmux.plugins.network.session import TAG_BYTES, Session
+from paxmux.plugins.network.trust import Trust
 
 FIRST_FRAME_S = 10.0
 """A connection that has sent no whole frame so long after its start is closed."""
@@ -31,6 +38,10 @@ SWEEP_S = 1.0
 ACCEPT_PAUSE_S = 1.0
 """Rest after the kernel could not give another descriptor; without it the loop would spin."""
 ACCEPTS_PER_TURN = 16
+UNPROVED_MAX = 64
+"""Connections that are still to prove who they are; one more ends the oldest of them."""
+PROVED_MAX = 4
+"""Connections of one node; one more ends the longest silent of them."""
 TURN_BYTES = 1024 * 1024
 """Taken from a connection before others get their turn in the event loop; one system call may go beyond."""
 READ_BYTES = 64 * 1024
@@ -51,20 +62,34 @@ class _Connection:
 
     __slots__ = (
         "active_at",
+        "fingerprint",
         "frame_at",
         "frames",
         "got",
+        "listener",
         "need",
+        "node",
         "partial",
         "peer",
         "sender",
+        "session",
         "sock",
         "start_at",
     )
 
-    def __init__(self, sock: socket.socket, peer: object, now: float) -> None:
+    def __init__(
+        self, sock: socket.socket, peer: SocketAddress, now: float, listener: Listener | None
+    ) -> None:
         self.sock = sock
         self.peer = peer
+        self.listener = listener
+        """What the other end has still to prove; None: it has, or need not."""
+        self.session: Session | None = None
+        """How its frames are tagged; None: they are not."""
+        self.node = 0
+        """Who has proved itself at the other end."""
+        self.fingerprint = ""
+        """Of the secret that it has proved to know."""
         self.start_at = now
         self.active_at = now
         """When the last whole frame came."""
@@ -96,8 +121,13 @@ class Incoming:
         counts: Counts,
         max_frame_bytes: int,
         on_frame: OnFrame,
+        trust: Trust,
+        node_id: int,
     ) -> None:
         self._listener = listener
+        self._trust = trust
+        self._node_id = node_id
+        self._tag_bytes = TAG_BYTES if trust.keys else 0
         self._peers = peers
         self._counts = counts
         self._max_frame_bytes = max_frame_bytes
@@ -160,6 +190,8 @@ class Incoming:
             self._counts.tcp_accepts += 1
             if len(self._connections) >= self.connections_max:
                 self._evict_idle()
+            if self._trust.keys:
+                self._evict_unproved()
             sock.setblocking(False)
             try:
                 keep_alive(sock)
@@ -167,7 +199,8 @@ class Incoming:
                 self._counts.tcp_accept_failures += 1
                 sock.close()
                 continue
-            connection = _Connection(sock, peer, monotonic())
+            proof = Listener(self._trust.keys, self._node_id) if self._trust.keys else None
+            connection = _Connection(sock, peer, monotonic(), proof)
             self._connections.add(connection)
             self._loop.add_reader(sock, self._readable, connection)
 
@@ -175,12 +208,19 @@ class Incoming:
         left = TURN_BYTES
         while left > 0:
             try:
-                length, full = self._read(connection, left)
+                if connection.listener is not None:
+                    length, full = self._shake(connection, connection.listener)
+                else:
+                    length, full = self._read(connection, left)
             except BlockingIOError:
                 return
             except FrameError as error:
                 self._counts.tcp_bad_header += 1
                 _log.debug("connection from %s closed: %s", connection.peer, error)
+                self._drop(connection)
+                return
+            except Stranger as error:
+                self._trust.refuse(f"a connection from {connection.peer[0]}", str(error))
                 self._drop(connection)
                 return
             except OSError as error:
@@ -191,6 +231,36 @@ class Incoming:
             if not full or connection not in self._connections:
                 return
             left -= length
+
+    def _shake(self, connection: _Connection, listener: Listener) -> tuple[int, bool]:
+        """One system call, for the rest of the next message of the handshake, and not a byte beyond.
+
+        Raises:
+            Stranger: it proves nothing.
+            OSError: the connection is broken, or nothing is there.
+        """
+        data = connection.sock.recv(listener.expects - len(connection.partial))
+        self._counts.tcp_bytes_in += len(data)
+        connection.partial += data
+        if len(connection.partial) < listener.expects:
+            return len(data), False
+        message, connection.partial = bytes(connection.partial), bytearray()
+        if len(message) == CALL_BYTES:
+            answer = listener.called(message)
+            if connection.sock.send(answer) != len(answer):
+                raise Stranger("it does not read the answer to its call")
+            return len(data), True
+        connection.session = listener.proved(message)
+        connection.listener = None
+        connection.node = listener.sender
+        connection.fingerprint = listener.keys.fingerprint if listener.keys is not None else ""
+        connection.sender = connection.node if connection.node in self._peers else None
+        connection.active_at = monotonic()
+        self._counts.tcp_proofs += 1
+        self._evict_doubles(connection.node)
+        if connection.fingerprint not in {keys.fingerprint for keys in self._trust.keys}:
+            raise Stranger("its secret is not accepted any more")
+        return len(data), True
 
     def _read(self, connection: _Connection, most: int) -> tuple[int, bool]:
         """One system call, for about `most` bytes. How many came, and whether there may be more.
@@ -238,25 +308,36 @@ class Incoming:
             self._arrived(connection, at)
             if connection.got < HEADER_BYTES:
                 return
-            connection.need, _ = parse_start(connection.partial, self._max_frame_bytes)
+            connection.need, _ = self._extent(connection.partial)
             here = min(connection.need - HEADER_BYTES, end - at)
             _make_room(connection, here)
             connection.partial[HEADER_BYTES : HEADER_BYTES + here] = data[at : at + here]
             self._arrived(connection, here)
             at += here
         while end - at >= HEADER_BYTES:
-            length, sender = parse_start(data[at : at + HEADER_BYTES], self._max_frame_bytes)
+            length, sender = self._extent(data[at : at + HEADER_BYTES])
             stop = at + length
             if stop > end:
                 connection.need = length
                 break
             self._deliver(connection, data[at:stop].tobytes(), sender)
+            if connection not in self._connections:
+                return
             at = stop
         if at < end:
             connection.frame_at = monotonic()
             _make_room(connection, end - at)
             connection.partial[: end - at] = data[at:]
             self._arrived(connection, end - at)
+
+    def _extent(self, start: bytearray | memoryview) -> tuple[int, int]:
+        """(bytes, sender) of the frame that starts so, its tag included.
+
+        Raises:
+            FrameError: the header is wrong.
+        """
+        length, sender = parse_start(start, self._max_frame_bytes)
+        return length + self._tag_bytes, sender
 
     def _arrived(self, connection: _Connection, size: int) -> None:
         """So many bytes more of the frame in the works are in their place."""
@@ -265,18 +346,37 @@ class Incoming:
         if connection.got == connection.need:
             frame = connection.partial
             self._forget_partial(connection)
-            self._deliver(connection, frame, parse_start(frame, self._max_frame_bytes)[1])
+            self._deliver(connection, frame, self._extent(frame)[1])
         elif self.partial_bytes > self.partial_max_bytes:
             self._evict_largest()
         elif connection.need and connection.got == len(connection.partial):
             _make_room(connection, 0)
 
     def _deliver(self, connection: _Connection, frame: Frame, sender: int) -> None:
+        if connection.session is not None:
+            tag, frame = bytes(frame[-TAG_BYTES:]), _without_tag(frame)
+            if not compare_digest(connection.session.tag(frame), tag):
+                self._refuse(connection, "a frame was altered, moved or put in on the way")
+                return
+            if sender != connection.node:
+                self._refuse(connection, f"it is node {connection.node} and speaks for node {sender}")
+                return
         connection.frames += 1
         connection.active_at = monotonic()
         connection.sender = sender if sender in self._peers else None
         self._counts.tcp_frames_in += 1
         self._on_frame(frame)
+
+    def _refuse(self, connection: _Connection, why: str) -> None:
+        self._trust.refuse(f"a connection from {connection.peer[0]}", why)
+        self._drop(connection)
+
+    def set_keys(self) -> None:
+        """Close what was proved by a secret that is not accepted any more."""
+        accepted = {keys.fingerprint for keys in self._trust.keys}
+        for connection in list(self._connections):
+            if connection.session is not None and connection.fingerprint not in accepted:
+                self._drop(connection)
 
     def _forget_partial(self, connection: _Connection) -> None:
         self.partial_bytes -= connection.got
@@ -295,6 +395,20 @@ class Incoming:
         self._counts.tcp_evicted += 1
         self._drop(min(self._connections, key=lambda one: (one.known, one.active_at)))
 
+    def _evict_unproved(self) -> None:
+        """Make place for one more that is to prove itself."""
+        unproved = [one for one in self._connections if one.listener is not None]
+        if len(unproved) >= UNPROVED_MAX:
+            self._counts.tcp_evicted += 1
+            self._drop(min(unproved, key=lambda one: one.start_at))
+
+    def _evict_doubles(self, node: int) -> None:
+        """A node needs one connection, and another one while it loses that."""
+        same = [one for one in self._connections if one.session is not None and one.node == node]
+        if len(same) > PROVED_MAX:
+            self._counts.tcp_evicted += 1
+            self._drop(min(same, key=lambda one: one.active_at))
+
     def _evict_largest(self) -> None:
         """Make place for bytes: strangers first, the one with the largest unfinished frame first."""
         self._counts.tcp_evicted += 1
@@ -306,13 +420,23 @@ class Incoming:
         now = monotonic()
         for one in list(self._connections):
             mute = one.frames == 0 and now - one.start_at > FIRST_FRAME_S
-            if mute or (one.got and now - one.frame_at > FRAME_S):
+            if one.listener is not None and now - one.start_at > HANDSHAKE_S:
+                self._trust.refuse(f"a connection from {one.peer[0]}", "it proved nothing in time")
+            elif mute or (one.got and now - one.frame_at > FRAME_S):
                 self._counts.tcp_slow += 1
             elif not one.known and now - max(one.active_at, one.frame_at) > STRANGER_IDLE_S:
                 self._counts.tcp_idle += 1
             else:
                 continue
             self._drop(one)
+
+
+def _without_tag(frame: Frame) -> Frame:
+    if isinstance(frame, bytearray):
+        # No copy: a bytearray is cut where it lies.
+        del frame[-TAG_BYTES:]
+        return frame
+    return frame[:-TAG_BYTES]
 
 
 def _make_room(connection: _Connection, size: int) -> None:

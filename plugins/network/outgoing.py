@@ -11,13 +11,17 @@ import logging
 import random
 import socket
 from collections import deque
+from collections.abc import Sequence
 from time import monotonic
 
 from paxmux.engine.network import OnPeer
 from paxmux.engine.options import NetworkOptions
 from paxmux.plugins.network.addresses import SocketAddress, address_for, is_literal, literal_address, shown
 from paxmux.plugins.network.counts import Counts
-from paxmux.plugins.network.endpoint import dial
+from paxmux.plugins.network.endpoint import check_reach, dial, prove
+from paxmux.plugins.network.handshake import Dialler
+from paxmux.plugins.network.session import Session
+from paxmux.plugins.network.trust import Trust
 
 CONNECT_TIMEOUT_S = 5.0
 STALE_S = 5.0
@@ -48,6 +52,8 @@ class Outgoing:
         options: NetworkOptions,
         counts: Counts,
         on_peer: OnPeer,
+        trust: Trust,
+        own_id: int,
     ) -> None:
         self.node_id = node_id
         self.host = host
@@ -64,6 +70,15 @@ class Outgoing:
         self._queue: deque[tuple[bytes, float]] = deque()
         """(frame, when it was queued); the first one may be sent in part."""
         self._front_sent = 0
+        """Bytes of it, and of its tag."""
+        self._trust = trust
+        self._own_id = own_id
+        self._session: Session | None = None
+        """How the frames of this connection are tagged; None: they are not."""
+        self._fingerprint = ""
+        """Of the secret that it was made by."""
+        self._tags: deque[bytes] = deque()
+        """Of the first frames of the queue: those that were tagged and are not sent whole."""
         self._socket: socket.socket | None = None
         self._writing = False
         self._stopped = False
@@ -93,8 +108,15 @@ class Outgoing:
         size = len(frame)
         sent = 0
         if self._socket is not None and not self._queue:
-            sent = self._send_some(self._socket, [frame])
-            if sent == size:
+            if self._session is not None:
+                tag = self._session.tag(frame)
+                self._tags.append(tag)
+                sent = self._send_some(self._socket, [frame, tag])
+            else:
+                tag = b""
+                sent = self._send_some(self._socket, [frame])
+            if sent == size + len(tag):
+                self._tags.clear()
                 self._counts.tcp_frames_out += 1
                 return True
         # An empty queue takes any frame: otherwise one above the bound could never leave.
@@ -119,6 +141,16 @@ class Outgoing:
             self._queue.append((frame, since))
             self.queued_bytes += len(frame)
 
+    def set_keys(self) -> None:
+        """Go on by other keys: on a new connection, once no frame is under way on this one. What was sent on
+        it arrives, since the peer reads it to its end."""
+        if self._socket is not None and self._outdated and not self._front_sent:
+            self._lose("other keys")
+
+    @property
+    def _outdated(self) -> bool:
+        return bool(self._trust.keys) and self._trust.keys[0].fingerprint != self._fingerprint
+
     def close(self) -> asyncio.Task[None] | None:
         """Stop for good; returns the task that ends now, to be waited for."""
         self._stopped = True
@@ -138,7 +170,7 @@ class Outgoing:
         where = f"node {self.node_id} at {shown(self.host, self.port)}"
         while True:
             try:
-                sock = await self._dial()
+                sock, session, fingerprint = await self._dial()
             except (OSError, UnicodeError) as error:
                 self._counts.connect_failures += 1
                 failures += 1
@@ -149,7 +181,7 @@ class Outgoing:
                 since = monotonic()
                 self._lost: asyncio.Future[str] = self._loop.create_future()
                 # As a callback of its own: what `on_peer` raises must not end this task.
-                self._loop.call_soon(self._connected, sock)
+                self._loop.call_soon(self._connected, sock, session, fingerprint)
                 _log.info("connected to %s", where)
                 if not is_literal(self.host):
                     await self._watch_name()
@@ -174,21 +206,27 @@ class Outgoing:
             if self._socket is not None and all(one[4] != self._dialled for one in found):
                 self._lose("its name leads elsewhere now")
 
-    async def _dial(self) -> socket.socket:
+    async def _dial(self) -> tuple[socket.socket, Session | None, str]:
         found = await self._loop.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)
         failure: OSError = OSError("the name has no address")
         for family, _, _, _, address in found[:ADDRESSES_MAX]:
+            session, fingerprint = None, ""
             try:
+                check_reach(address, self._trust, self._options)
                 sock = await dial(self._loop, address, family, CONNECT_TIMEOUT_S)
+                if self._trust.keys:
+                    keys = self._trust.keys[0]
+                    fingerprint = keys.fingerprint
+                    session = await prove(self._loop, sock, Dialler(keys, self._own_id, self.node_id))
             except OSError as error:
                 failure = error
             else:
                 self._dialled = address
                 self.datagrams_to = address_for(address, self._udp_family)
-                return sock
+                return sock, session, fingerprint
         raise failure
 
-    def _connected(self, sock: socket.socket) -> None:
+    def _connected(self, sock: socket.socket, session: Session | None, fingerprint: str) -> None:
         if self._stopped:
             sock.close()
             return
@@ -198,7 +236,7 @@ class Outgoing:
         # What `on_peer` sends goes first on the connection: it says who is speaking.
         waiting, waiting_bytes = self._queue, self.queued_bytes
         self._queue, self.queued_bytes = deque(), 0
-        self._socket = sock
+        self._socket, self._session, self._fingerprint = sock, session, fingerprint
         self.told = True
         try:
             self._on_peer(self.node_id, True)
@@ -225,18 +263,12 @@ class Outgoing:
         for _ in range(SENDS_PER_TURN):
             if self._socket is None or not self._queue:
                 break
-            parts: list[bytes | memoryview] = []
-            size = 0
-            for frame, _ in self._queue:
-                if len(parts) == SEND_FRAMES_MAX or size >= SEND_BYTES_MAX:
-                    break
-                part = frame if parts or not self._front_sent else memoryview(frame)[self._front_sent :]
-                parts.append(part)
-                size += len(part)
+            parts, size = self._parts()
             sent = self._send_some(self._socket, parts)
             self._take_off(sent)
             if sent < size:
                 break
+        self.set_keys()
         if self._socket is not None:
             if self._queue:
                 self._write_when_possible(self._socket)
@@ -244,7 +276,29 @@ class Outgoing:
                 self._writing = False
                 self._loop.remove_writer(self._socket)
 
-    def _send_some(self, sock: socket.socket, parts: list[bytes] | list[bytes | memoryview]) -> int:
+    def _parts(self) -> tuple[list[bytes | memoryview], int]:
+        """What to send next, and its bytes."""
+        parts: list[bytes | memoryview] = []
+        size, skip = 0, self._front_sent
+        for index, (frame, _) in enumerate(self._queue):
+            if index == SEND_FRAMES_MAX or size >= SEND_BYTES_MAX:
+                break
+            pieces = (frame,) if self._session is None else (frame, self._tag(self._session, index, frame))
+            for piece in pieces:
+                if skip < len(piece):
+                    part = memoryview(piece)[skip:] if skip else piece
+                    parts.append(part)
+                    size += len(part)
+                skip = max(skip - len(piece), 0)
+        return parts, size
+
+    def _tag(self, session: Session, index: int, frame: bytes) -> bytes:
+        """Of a frame of the queue: made once, when its turn comes."""
+        if index == len(self._tags):
+            self._tags.append(session.tag(frame))
+        return self._tags[index]
+
+    def _send_some(self, sock: socket.socket, parts: Sequence[bytes | memoryview]) -> int:
         """Bytes taken by the kernel; an error ends the connection, nothing is raised."""
         try:
             sent = sock.send(parts[0]) if len(parts) == 1 else sock.sendmsg(parts)
@@ -260,12 +314,15 @@ class Outgoing:
         """Remove from the queue what was sent."""
         while sent:
             size = len(self._queue[0][0])
-            if sent < size - self._front_sent:
+            whole = size + (len(self._tags[0]) if self._tags else 0)
+            if sent < whole - self._front_sent:
                 self._front_sent += sent
                 return
-            sent -= size - self._front_sent
+            sent -= whole - self._front_sent
             self._front_sent = 0
             self._queue.popleft()
+            if self._tags:
+                self._tags.popleft()
             self.queued_bytes -= size
             self._counts.tcp_frames_out += 1
 
@@ -297,6 +354,8 @@ class Outgoing:
             self._writing = False
             self._loop.remove_writer(sock)
         sock.close()
+        self._session = None
+        self._tags.clear()
         if self._front_sent:
             self._front_sent = 0
             self.queued_bytes -= len(self._queue.popleft()[0])

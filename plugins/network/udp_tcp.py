@@ -10,17 +10,19 @@ loop says that they are ready, and a frame leaves with one system call in the tu
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import ClassVar
 
 from paxmux.engine.frame import MAX_FRAME_BYTES
 from paxmux.engine.frame_header import HEADER_BYTES
 from paxmux.engine.network import OnFrame, OnPeer
 from paxmux.engine.options import NetworkOptions
+from paxmux.engine.secret_file import Keys
 from paxmux.plugins.network.counts import Counts
 from paxmux.plugins.network.endpoint import bind
 from paxmux.plugins.network.incoming import Incoming
 from paxmux.plugins.network.outgoing import Outgoing
+from paxmux.plugins.network.trust import Trust
 from paxmux.plugins.network.udp import UdpPort
 
 MAX_PORT = 65_535
@@ -73,6 +75,7 @@ class UdpTcp:
         self._on_frame = on_frame
         self._on_peer = on_peer
         self._counts = Counts()
+        self._trust = Trust(self._counts)
         self._peers: dict[int, Outgoing] = {}
         self._ending: set[asyncio.Task[None]] = set()
         """Tasks of peers that are none any more, which have not quite ended."""
@@ -80,6 +83,21 @@ class UdpTcp:
         self._incoming: Incoming | None = None
         self._started = False
         self.set_peers(peers)
+
+    def set_keys(self, keys: Sequence[Keys]) -> None:
+        """See `Network.set_keys`.
+
+        Raises:
+            ValueError: none where there were some, or some where it was started with none.
+        """
+        if self._started and not self._trust.keys:
+            raise ValueError("a network that was started without a secret cannot get one")
+        self._trust.set_keys(keys)
+        if self._udp is not None and self._incoming is not None:
+            self._udp.set_keys()
+            self._incoming.set_keys()
+            for peer in self._peers.values():
+                peer.set_keys()
 
     async def start(self) -> None:
         """Bind and listen, begin to dial every peer.
@@ -93,8 +111,16 @@ class UdpTcp:
         self._started = True
         loop = self._loop = asyncio.get_running_loop()
         udp, listener = await bind(loop, *self._listen)
-        self._udp = UdpPort(udp, self._counts, self._max_frame_bytes, self._on_frame)
-        self._incoming = Incoming(listener, self._peers, self._counts, self._max_frame_bytes, self._on_frame)
+        self._udp = UdpPort(udp, self._counts, self._max_frame_bytes, self._on_frame, self._trust)
+        self._incoming = Incoming(
+            listener,
+            self._peers,
+            self._counts,
+            self._max_frame_bytes,
+            self._on_frame,
+            self._trust,
+            self._node_id,
+        )
         self._udp.start(loop)
         self._incoming.start(loop)
         for peer in self._peers.values():
@@ -133,7 +159,9 @@ class UdpTcp:
             known = self._peers.get(node)
             if node == self._node_id or (known is not None and (known.host, known.port) == (host, port)):
                 continue
-            peer = Outgoing(node, host, port, self._options, self._counts, self._on_peer)
+            peer = Outgoing(
+                node, host, port, self._options, self._counts, self._on_peer, self._trust, self._node_id
+            )
             if known is not None:
                 peer.take_over(known)
                 self._end(known)

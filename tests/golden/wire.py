@@ -15,11 +15,12 @@ from paxmux.engine import frame, pack
 from paxmux.engine.frame import FrameKind, pack_frame, parse_frame
 from paxmux.engine.frame_header import HEADER_BYTES, Header, WideHeader
 from paxmux.engine.options import NetworkOptions
-from paxmux.engine.paxos import value
+from paxmux.engine.paxos import system, value
 from paxmux.engine.paxos.messages import KINDS, Batch
 from paxmux.plugins.network.counts import Counts
 from paxmux.plugins.network.incoming import Incoming
 from paxmux.plugins.network.outgoing import Outgoing
+from paxmux.plugins.network.trust import Trust
 from paxmux.shards.cluster import make_founding
 from paxmux.shards.codec import decode_sections, encode_section
 from paxmux.shards.hello import Hello, pack_hello, parse_hello
@@ -279,7 +280,8 @@ async def _sent() -> bytes:
                 peer.send(_STREAM[0])
 
         port = server.getsockname()[1]
-        peer = Outgoing(2, "127.0.0.1", port, NetworkOptions(), Counts(), on_peer)
+        counts = Counts()
+        peer = Outgoing(2, "127.0.0.1", port, NetworkOptions(), counts, on_peer, Trust(counts), 1)
         for frame_ in _STREAM[1:]:
             peer.send(frame_)
         peer.start(loop, socket.AF_INET)
@@ -306,7 +308,8 @@ async def _received(data: bytes) -> list[bytes]:
     frames: list[bytes] = []
     listener = socket.create_server(("127.0.0.1", 0))
     listener.setblocking(False)
-    incoming = Incoming(listener, (1,), Counts(), 1 << 16, frames.append)
+    counts = Counts()
+    incoming = Incoming(listener, (1,), counts, 1 << 16, frames.append, Trust(counts), 1)
     incoming.start(loop)
     try:
         with socket.create_connection(listener.getsockname()) as connection:
@@ -340,23 +343,37 @@ STREAM = Format(
 )
 
 
+_CHANGE = system.Change(7, -1, {1: (11, ""), MOST: (12, "[::1]:9000")})
+_LEASE = system.ReignOp(2, 13, 5, 10**10, fresh=True)
+_RELEASE = system.ReignOp(2, 13, 6, 0, release=True, heir=1)
+
 _ENTRIES: dict[str, tuple[list[value.Entry], bytes]] = {
     "no-op, first instance": ([], value.FIRST),
     "one entry": ([(1, 2, 3, 4, 5, b"payload")], b"\x01\x02\x03\x04"),
     "largest numbers, no payload": ([(MOST, MOST, MOST, MOST, 2**32 - 1, b"")], b"\xff" * 4),
     "two entries": ([(1, 2, 3, 0, 0, b"a"), (1, 2, 4, 0, 1, b"bc")], b"\x01\x02\x03\x04"),
+    "a change of members, a lease, and an entry": (
+        [
+            (1, 0, MOST, 0, system.MEMBERSHIP_SMID, system.encode_change(_CHANGE)),
+            (2, 0, 4, 0, system.MASTER_SMID, system.encode_reign_op(_LEASE)),
+            (2, 0, 5, 0, system.MASTER_SMID, system.encode_reign_op(_RELEASE)),
+            (1, 2, 3, 0, 1, b"a"),
+        ],
+        b"\x01\x02\x03\x04",
+    ),
 }
 
 
 def _encode_values(_: Path) -> dict[str, Fields]:
-    head = [("version", 1), ("zero", 1), ("zero", 2), ("count", 4), ("chain", 4)]
+    head = [("version", 1), ("inner", 1), ("zero", 2), ("count", 4), ("chain", 4)]
     cases: dict[str, Fields] = {}
     for name, (entries, chain) in _ENTRIES.items():
         layout = list(head)
         for entry in entries:
             layout += [("origin", 8), ("incarnation", 8), ("seq", 8), ("born", 8), ("smid", 4), ("length", 4)]
             layout.append(("payload", len(entry[5])))
-        cases[name] = cut(value.encode(entries, chain), layout)
+        inner = sum(not entry[1] for entry in entries)
+        cases[name] = cut(value.encode(entries, chain, inner), layout)
     return cases
 
 

@@ -1,9 +1,9 @@
 """Callers who want other members: nodes are added, removed, replaced, seated anew, one or several at once.
 
-A wish names the list that it changes, as the node that is asked knows it; now and then an older one, or another
-cluster. Two nodes may be asked for different things, and the one that was asked may die at once. Wishes are
-bounded by what a group can bear (`Quorums`), so that it always has a majority that will be there again. Once the
-faults have ended the operator gives every group members that are all there.
+A wish names the list that it changes, as the node that is asked knows it; now and then an older one, or
+another cluster. Two nodes may be asked for different things, and the one that was asked may die at once.
+Wishes are bounded by what a group can bear (`Quorums`), so that it always has a majority that will be there
+again. Once the faults have ended the operator gives every group members that are all there.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from paxmux.tools.sim.cluster import Cluster
 from paxmux.tools.sim.ledger import Request
 from paxmux.tools.sim.node import SimNode
 from paxmux.tools.sim.points import Point, Scope
-from paxmux.tools.sim.witness import CLUSTER
+from paxmux.tools.sim.records import CLUSTER
 
 TIMEOUTS_MS = (300, 2000, 5000)
 OPERATOR_MS = 5000
 STRANGE = 0.1
-"""Chance that a wish makes no sense: of an older list, for another cluster, or of a node that is no member."""
+"""Chance that a wish makes no sense: of an older list, for another cluster, of a node that is no member."""
 RIVALS = 0.3
 """Chance that a second node is asked for something else at the same time."""
 DEATHS = 0.15

@@ -118,6 +118,10 @@ class Constitution:
         """The last lease before an instance."""
         return self.leases[bisect_right(self._leases_from, instance) - 1]
 
+    def term(self, instance: int) -> int:
+        """The term that fenced values of an instance must name."""
+        return self.lease(instance).term
+
     def changed(self, instance: int) -> int:
         """The last instance up to this one from which on anything was different; 0: none."""
         return self.changed_from[bisect_right(self.changed_from, instance) - 1]

@@ -108,6 +108,8 @@ class SimDisk:
         """A bit of what was synced has turned."""
         self._flipped = 0
         """The last such position,"""
+        self.unreadable: frozenset[int] = frozenset()
+        """Segments whose start is bad: the log goes on without them, and whatever was unsynced there."""
         self._told = 0
         """and up to where the log itself says that it was synced."""
         self._flips: list[tuple[Unsynced, int]] = []
@@ -228,7 +230,7 @@ class SimDisk:
         if self._flips:
             self._flips = [each for each in self._flips if each[0].number != segment.number]
         # Whatever the log believes: while an older segment is not durable, nothing behind it counts.
-        if self._live and not self.platter.dirty:
+        if self._live and self.platter.dirty.keys() <= self.unreadable:
             # The batch just synced says in its header how far the log was durable before.
             self._told = max(self._told, self._durable)
             self._proven = max(self._proven, self._told)
@@ -378,6 +380,7 @@ class SimLog(SegmentedLog):
             Breach: what was recovered is not what was appended.
         """
         states = super().recover()
+        self.disk.unreadable = frozenset(self._place.lost)
         end, words = self._position, None
         if self._damaged:
             words = self._doubt or f"{self._damaged} values"

@@ -5,6 +5,7 @@ Values are compared with what the witness knows to be chosen; nothing is asked o
 
 from __future__ import annotations
 
+from paxmux.engine.fence import FENCED, split
 from paxmux.engine.paxos.value import Entry
 from paxmux.tools.sim.breach import Breach
 from paxmux.tools.sim.witness import Witness
@@ -94,4 +95,11 @@ class Execution:
         held = self._witness.disks[self._node].last.get((self._group, self._instance))
         if held != self._witness.chosen[self._group, self._instance]:
             raise Breach("nothing before its sync", f"{self._where()}: executed before it is durable here")
-        return [entry for entry in entries if entry[4] == self._smid]
+        due: list[Entry] = []
+        term = self._witness.constitution(self._group).term(self._instance)
+        for entry in entries:
+            if entry[4] == self._smid:
+                due.append(entry)
+            elif entry[4] == self._smid + FENCED and (named := split(entry[5]))[0] == term:
+                due.append((*entry[:5], named[1]))
+        return due

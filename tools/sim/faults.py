@@ -279,6 +279,20 @@ class Faults:
         cluster.counts["one_way_cut"] += 1
         self._say(f"cut n{a}->n{b}")
 
+    def cut_off(self, node: SimNode, ns: int) -> None:
+        """Nobody hears a node, or it hears nobody, or both, if links are cut in this run."""
+        cluster = self._cluster
+        if "one_way_cut" not in self._kinds:
+            return
+        me, others = node.number, [each.number for each in cluster.nodes if each is not node]
+        ways = cluster.rng.choice(("out", "in", "in", "both"))
+        links = {(me, other) for other in others if ways != "in"}
+        links |= {(other, me) for other in others if ways != "out"}
+        cluster.wire.cut |= links
+        cluster.at(cluster.now + ns, self._mend, links)
+        cluster.counts["one_way_cut"] += 1
+        self._say(f"n{me} is cut off, {ways}")
+
     def _bridge(self) -> None:
         """Two halves that only one node hears."""
         cluster = self._cluster

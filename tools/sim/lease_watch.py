@@ -1,8 +1,8 @@
 """Who believes to be master, at every moment: never two, and never one under the term of another.
 
-A node believes what its worker said last, as long as its own clock has not passed the end of that lease; also
-after that worker has died. Looked at whenever a worker has taken a step: two leases that overlap do so when the
-later one begins. Knows the time that passes for everybody, as no code under test does.
+A node believes what its worker said last, as long as its own clock has not passed the end of that lease;
+also after that worker has died. Looked at whenever a worker has taken a step: two leases that overlap do so
+when the later one begins. Knows the time that passes for everybody, as no code under test does.
 """
 
 from __future__ import annotations

@@ -11,13 +11,15 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from paxmux.engine.errors import Code
+from paxmux.engine.fence import FENCED, split
 from paxmux.engine.paxos.system import Change, encode_change
 from paxmux.shards.membership import decode
 from paxmux.shards.requests import CallKind, Reply
 from paxmux.tools.linear import Kind, Operation, check
 from paxmux.tools.sim.breach import Breach
 from paxmux.tools.sim.machines import JOURNAL
-from paxmux.tools.sim.witness import Identity, Place, Witness
+from paxmux.tools.sim.records import Identity, Place
+from paxmux.tools.sim.witness import Witness
 
 CONTEXT = b"ctx:"
 ABSENT = b""
@@ -29,6 +31,8 @@ _CHANGES = frozenset(
         Code.OK, Code.TIMEOUT, Code.OVERLOADED, Code.OTHER_CLUSTER, Code.MEMBERSHIP_CHANGED, Code.BAD_OPTIONS,
     }
 )  # fmt: skip
+_ORDERS = frozenset({CallKind.DROP_MASTER, CallKind.SET_MASTER_LEASE})
+_MASTER_CODES = frozenset({Code.OK, Code.TIMEOUT, Code.OVERLOADED, Code.NOT_MASTER})
 _READS = frozenset({Code.OK, Code.TIMEOUT, Code.OVERLOADED})
 
 
@@ -55,6 +59,7 @@ class Request:
         "identity",
         "invoked",
         "kind",
+        "led_before",
         "node",
         "payload",
         "place",
@@ -90,11 +95,22 @@ class Request:
         self.invoked = 0
         self.returned = 0
         self.acked_before = -1
+        self.led_before = -1
         self.decided_before = 0
         """What the node's log had decided of the group when it was asked."""
         self.code: int | None = None
         self.place: Place | None = None
         self.result: bytes | None = None
+
+    @property
+    def machine(self) -> int:
+        """The state machine that it is for."""
+        return self.smid & ~FENCED
+
+    @property
+    def value(self) -> bytes:
+        """What that machine gets."""
+        return self.payload if self.smid < FENCED else split(self.payload)[1]
 
     def words(self) -> str:
         what = "proposal" if self.kind is None else self.kind.name.lower()
@@ -117,6 +133,8 @@ class Ledger:
         self._time = 0
         self._acked_in: dict[int, int] = {}
         """Group -> the highest instance in which something is acknowledged."""
+        self._led_in: dict[int, int] = {}
+        """That of what was proposed by its master, for its term alone."""
 
     def tick(self) -> int:
         """Moments in the order in which they happen; no two are the same."""
@@ -127,6 +145,7 @@ class Ledger:
         """A request is handed to a worker."""
         request.invoked = self.tick()
         request.acked_before = self._acked_in.get(request.group, -1)
+        request.led_before = self._led_in.get(request.group, -1)
         request.decided_before = self._witness.disks[request.node].instance.get(request.group, 0)
         self.requests.append(request)
         if request.kind is None:
@@ -147,11 +166,15 @@ class Ledger:
             self._proposal(request, code, instance, position)
         elif request.kind == CallKind.CHANGE_MEMBERS:
             self._change(request, code, instance)
+        elif request.kind in _ORDERS:
+            if code not in _MASTER_CODES and not self._excused(request, code):
+                raise Breach("answers make sense", f"{request.words()} ended with {code}: {request.result!r}")
         else:
             self._read(request, code, instance)
 
     def _proposal(self, request: Request, code: int, instance: int, position: int) -> None:
-        if code not in self._codes and not self._excused(request, code):
+        stale = code == Code.STALE_TERM and request.smid >= FENCED
+        if code not in self._codes and not stale and not self._excused(request, code):
             raise Breach("answers make sense", f"{request.words()} ended with {code}: {request.result!r}")
         if code != Code.OK:
             return
@@ -160,8 +183,13 @@ class Ledger:
         decided = self._witness.decided_as.get(request.identity)
         if decided != place:
             raise Breach("acknowledged where decided", f"{request.words()}: told {place}, is in {decided}")
-        if request.smid == JOURNAL and request.result != CONTEXT + request.payload:
+        if request.machine == JOURNAL and request.result != CONTEXT + request.value:
             raise Breach("results for the right life", f"{request.words()}: result {request.result!r}")
+        if (
+            request.smid >= FENCED
+            and self._witness.constitution(request.group).lease(instance).node == request.node
+        ):
+            self._led_in[request.group] = max(self._led_in.get(request.group, -1), instance)
         self._acked_in[request.group] = max(self._acked_in.get(request.group, -1), instance)
 
     def _change(self, request: Request, code: int, instance: int) -> None:
@@ -172,16 +200,20 @@ class Ledger:
             request.place = (request.group, instance, 0)
 
     def _read(self, request: Request, code: int, following: int) -> None:
-        if code not in _READS and not self._excused(request, code):
+        codes = _MASTER_CODES if request.kind == CallKind.MASTER_QUERY else _READS
+        if code not in codes and not self._excused(request, code):
             raise Breach("answers make sense", f"{request.words()} ended with {code}: {request.result!r}")
         if code != Code.OK:
             return
         if following and self._witness.known(request.group, following - 1) is None:
             raise Breach("reads of what is chosen", f"{request.words()}: from a state up to {following}")
         before = request.decided_before
-        if following < before and request.kind != CallKind.LINEARIZABLE_QUERY:
+        if following < before and request.kind == CallKind.QUERY:
             words = f"{request.words()}: up to {following}, though its log had {before} instances decided"
             raise Breach("reads show what is decided here", words)
+        if request.kind == CallKind.MASTER_QUERY and following <= request.led_before:
+            words = f"{request.words()}: up to {following}, masters had executed {request.led_before} before"
+            raise Breach("masters show what masters wrote", words)
         if request.kind == CallKind.LINEARIZABLE_QUERY:
             self.reads += 1
             if following <= request.acked_before:
@@ -223,7 +255,14 @@ class Ledger:
             place = decided.get(request.identity)
             if place is None:
                 continue
-            if request.code not in (None, Code.OK, Code.TIMEOUT):
+            stale = request.code == Code.STALE_TERM
+            if stale or (request.code == Code.OK and request.smid >= FENCED):
+                term = self._witness.constitution(place[0]).term(place[1])
+                if stale == (split(request.payload)[0] == term):
+                    raise Breach(
+                        "fences hold", f"{request.words()}: {request.code}, in {place} it was {term}"
+                    )
+            elif request.code not in (None, Code.OK, Code.TIMEOUT):
                 raise Breach("refused is not decided", f"{request.words()}: {request.code}, is in {place}")
             key = (request.node, request.burst, request.group)
             before = last.get(key)
@@ -253,7 +292,8 @@ class Ledger:
         history: list[Operation] = []
         for request in self.requests:
             call = request.register
-            if call is None or request.kind == CallKind.QUERY:
+            # Who reads at a master sees what masters wrote, and may miss what others did.
+            if call is None or request.kind in (CallKind.QUERY, CallKind.MASTER_QUERY):
                 continue
             done = request.code == Code.OK
             if not done and (call.kind == "get" or request.code not in (None, Code.TIMEOUT)):

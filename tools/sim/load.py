@@ -11,6 +11,7 @@ from paxmux.shards.requests import CallKind
 from paxmux.tools.sim.cluster import Cluster
 from paxmux.tools.sim.ledger import ABSENT, RegisterCall, Request
 from paxmux.tools.sim.machines import JOURNAL, REGISTER, cas, put
+from paxmux.tools.sim.masters import FENCED, READS, Masters
 from paxmux.tools.sim.node import SimNode
 
 KEYS = (b"a", b"b", b"c")
@@ -26,6 +27,7 @@ class Load:
 
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
+        self._masters = Masters(cluster) if cluster.plan.lease_ms else None
         self._made = 0
         self._bursts = 0
         self._written: dict[tuple[int, bytes], list[bytes]] = {}
@@ -36,6 +38,8 @@ class Load:
         cluster = self._cluster
         rng, plan = cluster.rng, cluster.plan
         reads = rng.random() < plan.reads
+        if self._masters is not None:
+            self._masters.round()
         node = cluster.nodes[rng.choice(plan.readers if reads else callers) - 1]
         group = int(rng.random() * plan.groups)
         if not node.takes(group) or sum(len(worker.open) for worker in node.workers) > WAITING_MAX:
@@ -43,25 +47,31 @@ class Load:
         if reads:
             self._read(node, group)
             return True
+        term = None
+        if self._masters is not None and rng.random() < FENCED:
+            node = self._masters.of(group) or node
+            term = self._masters.term(node, group)
         self._bursts += 1
         count = 2 + int(rng.random() * BURST_MAX) if rng.random() < plan.burst else 1
         timeout_ms = rng.choice(TIMEOUTS_MS)
         for _ in range(count):
             if rng.random() < 0.5:
-                self.journal(node, group, timeout_ms, self._bursts)
+                self.journal(node, group, timeout_ms, self._bursts, term)
             else:
-                self._write(node, group, timeout_ms)
+                self._write(node, group, timeout_ms, term)
         return True
 
-    def journal(self, node: SimNode, group: int, timeout_ms: float | None, burst: int = 0) -> Request:
-        """A proposal to the journal."""
+    def journal(
+        self, node: SimNode, group: int, timeout_ms: float | None, burst: int = 0, term: int | None = None
+    ) -> Request:
+        """A proposal to the journal; `term`: the only one in which it may be executed."""
         rng, plan = self._cluster.rng, self._cluster.plan
         value = self._fresh()
         if plan.large and rng.random() < plan.large:
             value += b"." * rng.choice(LARGE_BYTES)
-        return node.ask(None, group, JOURNAL, value, timeout_ms, burst=burst)
+        return node.ask(None, group, JOURNAL, value, timeout_ms, burst=burst, term=term)
 
-    def _write(self, node: SimNode, group: int, timeout_ms: float | None) -> None:
+    def _write(self, node: SimNode, group: int, timeout_ms: float | None, term: int | None) -> None:
         rng = self._cluster.rng
         key = rng.choice(KEYS)
         new = self._fresh()
@@ -73,12 +83,14 @@ class Load:
             payload, call = cas(key, expected, new), RegisterCall("cas", key, expected, new)
         written.append(new)
         del written[:-3]
-        node.ask(None, group, REGISTER, payload, timeout_ms, call, burst=self._bursts)
+        node.ask(None, group, REGISTER, payload, timeout_ms, call, burst=self._bursts, term=term)
 
     def _read(self, node: SimNode, group: int) -> None:
         rng = self._cluster.rng
         timeout_ms = rng.choice(READ_TIMEOUTS_MS)
         kind = CallKind.QUERY if rng.random() < 0.2 else CallKind.LINEARIZABLE_QUERY
+        if self._masters is not None and rng.random() < READS:
+            kind, node = CallKind.MASTER_QUERY, self._masters.of(group) or node
         self.read(kind, node, group, timeout_ms)
 
     def read(self, kind: CallKind, node: SimNode, group: int, timeout_ms: float | None) -> Request:

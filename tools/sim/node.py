@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from paxmux.engine.fence import FENCED, fenced
 from paxmux.engine.frame import FrameKind, parse_route
 from paxmux.engine.frame_header import FrameError
 from paxmux.engine.paxos.timers import MS
@@ -16,7 +17,7 @@ from paxmux.shards.requests import CallKind
 from paxmux.tools.sim.breach import Breach
 from paxmux.tools.sim.clock import Clock
 from paxmux.tools.sim.ledger import CONTEXT, RegisterCall, Request
-from paxmux.tools.sim.witness import CLUSTER
+from paxmux.tools.sim.records import CLUSTER
 from paxmux.tools.sim.worker import SimWorker, State
 
 if TYPE_CHECKING:
@@ -208,10 +209,14 @@ class SimNode:
         timeout_ms: float | None,
         register: RegisterCall | None = None,
         burst: int = 0,
+        term: int | None = None,
     ) -> Request:
-        """Hand a request to the group's worker, which must be up; `kind` None is a proposal."""
+        """Hand a request to the group's worker, which must be up; `kind` None is a proposal. `term`: the only
+        one in which it may be executed."""
         cluster, worker = self.cluster, self._worker_of[group]
         self.seq += 1
+        if term is not None:
+            smid, payload = smid + FENCED, fenced(term, payload)
         deadline = NEVER_NS
         if timeout_ms is not None:
             deadline = self.clock.at(cluster.now) + int(timeout_ms * MS)

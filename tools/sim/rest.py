@@ -12,6 +12,7 @@ from functools import partial
 
 from paxmux.engine.errors import Code
 from paxmux.engine.paxos.ballot import NULL
+from paxmux.engine.paxos.master import RENEWALS
 from paxmux.engine.paxos.timers import MS
 from paxmux.shards.requests import CallKind
 from paxmux.tools.sim.breach import Breach
@@ -36,6 +37,11 @@ PROGRESS_MAX = 30_000 * MS
 DUEL_MAX = 120_000 * MS
 """Until when everybody has had something decided; where nobody forwards, and all outbid each other over a
 slow network, pauses double up to 8 s before one gets through."""
+LEASES_MAX = 3
+"""A group has a master within two leases, as the slowest clock has them, and what it takes to decide."""
+RENEWAL_TURNS = 3
+RENEWAL_FRAMES = 4
+"""For each node, of one renewal."""
 ROUND_TRIPS = 3
 """Of the slowest kind, for each instance of a backlog."""
 LOOK = 250 * MS
@@ -96,7 +102,8 @@ class Rest:
     def masters(self) -> None:
         """Every group has a master within two leases, whatever became of the last one."""
         plan = self._cluster.plan
-        self._wait(2 * plan.lease_ms * MS + plan.drift_ppm, self._mastered, "has a master in every group")
+        limit = LEASES_MAX * plan.lease_ms + plan.timers.prepare_first_ms
+        self._wait(limit * MS, self._mastered, "has a master in every group")
 
     def _mastered(self) -> bool:
         cluster = self._cluster
@@ -159,16 +166,27 @@ class Rest:
         self.advance(2000 * MS)
         turns = {worker.name: worker.turns for worker in cluster.workers}
         launched = cluster.wire.launched
+        terms = self._terms()
         self.advance(IDLE)
+        if self._terms() != terms:
+            raise Breach("masters stay", f"{terms} were the terms, now they are {self._terms()}")
+        renewals = RENEWALS * IDLE // (cluster.plan.lease_ms * MS) if cluster.plan.lease_ms else 0
         for worker in cluster.workers:
             done = worker.turns - turns[worker.name]
             bound = IDLE // 10**9 * IDLE_EVENTS_PER_S * (1 + len(worker.groups) * cluster.plan.nodes)
+            bound += RENEWAL_TURNS * renewals * cluster.plan.groups * cluster.plan.nodes
             if done > bound:
                 raise Breach("idle", f"{worker.name}: {done} turns in 10 s with nothing to do")
         sent = cluster.wire.launched - launched
         bound = IDLE // 10**9 * IDLE_EVENTS_PER_S * (1 + cluster.plan.groups * cluster.plan.nodes)
+        bound += RENEWAL_FRAMES * renewals * cluster.plan.groups * cluster.plan.nodes
         if sent > bound:
             raise Breach("idle", f"{sent} frames in 10 s with nothing to do")
+
+    def _terms(self) -> list[int]:
+        """The present term of each group, as the log has it."""
+        groups = range(self._cluster.plan.groups)
+        return [self._cluster.witness.constitution(group).leases[-1].term for group in groups]
 
     def check_replicas(self) -> None:
         """All healthy nodes have executed the same, everything acknowledged, nothing twice."""
@@ -194,9 +212,9 @@ class Rest:
                     raise Breach("nothing is kept", f"{worker.name} keeps proposals of group {group}")
             for request in cluster.ledger.requests:
                 place = request.place
-                if place is None or place[0] != group or request.smid != JOURNAL:
+                if place is None or place[0] != group or request.machine != JOURNAL:
                     continue
-                if by_value.get(request.payload) != place[1]:
+                if by_value.get(request.value) != place[1]:
                     raise Breach("acknowledged is kept", f"{request.words()} was acknowledged, and is gone")
 
     def advance(self, ns: int) -> None:
@@ -217,24 +235,26 @@ class Rest:
 
     def _settled(self) -> bool:
         """Whether everybody has answered, stands at the same place and has nothing left over."""
-        cluster = self._cluster
+        cluster, leases = self._cluster, self._cluster.plan.lease_ms
         healthy = [node for node in cluster.nodes if node.healthy]
         if any(not worker.up or worker.open for node in healthy for worker in node.workers):
             return False
         for group in range(cluster.plan.groups):
+            busy_to = cluster.witness.busy_to.get(group, 0)
             instances = set()
             for node in healthy:
                 turn = node.worker_of(group).turn
                 here = turn.groups[group]
-                if turn.appliers[group].next < here.instance:
+                if turn.appliers[group].next < (busy_to if leases else here.instance):
                     return False
                 # What a suspect has accepted waits for whoever may vote.
-                if here.acceptor.accepted != NULL and here.voter:
+                if here.acceptor.accepted != NULL and here.voter and not leases:
                     return False
                 if not here.voter and node.seated(group) and self._curable(node, group):
                     return False
                 instances.add(here.instance)
-            if len(instances) != 1:
+            # Leases go on being renewed, and are nowhere waited for.
+            if min(instances) < busy_to if leases else len(instances) != 1:
                 return False
         return True
 

@@ -104,11 +104,11 @@ def _run(plan: Plan, rng: random.Random, trace: Trace) -> Report:
     _stir(cluster, load, windows, changes)
     cluster.faults.end()
     rest = Rest(cluster, windows)
+    if plan.lease_ms:
+        rest.masters()
     if plan.changes:
         rest.restore(changes)
     rest.settle()
-    if plan.lease_ms:
-        rest.masters()
     voters = tuple(node.number for node in cluster.nodes if node.votes)
     while len(cluster.witness.decided_as) < plan.values:
         rest.advance(load.pause_ns() * (1 if load.round(voters) else PATIENCE))

@@ -27,14 +27,14 @@ from paxmux.tools.sim.execution import Execution
 from paxmux.tools.sim.ledger import Request
 from paxmux.tools.sim.machines import JOURNAL, REGISTER, Journal, Register, Shelf
 from paxmux.tools.sim.points import Crash, Doom, Point, WatchedLog, WatchedReplies
+from paxmux.tools.sim.records import CLUSTER
 from paxmux.tools.sim.trace import MARK_BOOT, MARK_REPLY, MARK_TURN, spell
-from paxmux.tools.sim.witness import CLUSTER
 
 if TYPE_CHECKING:
     from paxmux.tools.sim.node import SimNode
 
 HOUSEKEEP_NS = 100 * MS
-QUERIES = (CallKind.QUERY, CallKind.LINEARIZABLE_QUERY)
+QUERIES = (CallKind.QUERY, CallKind.LINEARIZABLE_QUERY, CallKind.MASTER_QUERY)
 DAMAGE_BUDGET = 3
 """After so many deaths of a damaged log nobody starts it again."""
 LONG_NS = 100 * MS
@@ -167,6 +167,7 @@ class SimWorker:
             self.disk.crash(cluster.rng, power=False)
             node.worker_died(self)
             return
+        self.turn.calls.masters.clock = lambda: node.clock.at(cluster.now)
         self.state = State.IDLE
         self.resumed_at = cluster.now
         cluster.counts["cut_tail"] += log.stats()["cut_bytes"] > 0
@@ -227,7 +228,7 @@ class SimWorker:
     def _refuse(self, error: StorageDamaged) -> None:
         cluster = self.node.cluster
         if self.node.hurt and list(cluster.founders) == [self.node.number] and not cluster.faults.ruined:
-            # Its log does not say that there is anybody else: the operator gives it a new one, and a new seat.
+            # Its log does not say that there is anybody else: it gets a new one, and a new seat.
             cluster.faults.replace(self.node)
             return
         if not (self.node.failed or self._lone()):
