@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from time import monotonic_ns
 from typing import Any, Literal
@@ -21,7 +22,7 @@ from paxmux.tools import cuttable_network
 from paxmux.tools.chaos_faults import Faults
 from paxmux.tools.chaos_hands import PATIENT, Hands
 from paxmux.tools.chaos_history import History
-from paxmux.tools.cluster import Cluster
+from paxmux.tools.cluster import Cluster, Host
 from paxmux.tools.leftovers import Leftovers
 from paxmux.tools.linear import Problem, check
 from paxmux.tools.node_handle import NodeHandle
@@ -66,7 +67,25 @@ class RegisterOptions(msgspec.Struct, frozen=True, kw_only=True):
 class RegisterChaos:
     """One run. Used in one event loop only."""
 
-    def __init__(self, options: RegisterOptions, folder: Path, steps: Steps) -> None:
+    def __init__(
+        self,
+        options: RegisterOptions,
+        folder: Path,
+        steps: Steps,
+        *,
+        machines: Sequence[str] = (),
+        more: dict[str, Any] | None = None,
+        hosts: Sequence[Host] = (),
+    ) -> None:
+        """
+        Args:
+            options: of the run.
+            folder: exists, and is empty.
+            steps: told what is done.
+            machines: more state machines, by dotted path.
+            more: top-level keys of the configs, beside or instead of those that are set here.
+            hosts: of the nodes; none: free ports of 127.0.0.1.
+        """
         self._options = options
         self._steps = steps
         self._faults = Faults(
@@ -96,12 +115,13 @@ class RegisterChaos:
             folder,
             workers=options.workers,
             groups=options.groups,
-            machines=[MACHINE],
+            machines=[MACHINE, *machines],
             router=options.router,
             secret=options.secret,
-            options={**PATIENT, "network": {"plugin": NETWORK}},
+            options={**PATIENT, "network": {"plugin": NETWORK}, **(more or {})},
             on_event=self._on_event,
             environment={cuttable_network.CUTS_FILE: str(cuts_file.absolute())},
+            hosts=hosts,
         )
         self.hands = Hands(
             self._cluster, self._call, self.violate, cuts_file=cuts_file, on_kill=self._on_kill

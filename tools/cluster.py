@@ -13,7 +13,7 @@ import secrets
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -25,6 +25,14 @@ from paxmux.tools.ports import HOST, PortClaims
 
 START_S = 60.0
 DRAIN_S = 5.0
+
+
+class Host(NamedTuple):
+    """Where a node is, if not at a free port of this machine's loopback."""
+
+    address: str
+    command: tuple[str, ...]
+    """What begins the command line of a process there, such as `nsenter ... --`."""
 
 
 class Cluster:
@@ -42,6 +50,7 @@ class Cluster:
         on_event: OnEvent | None = None,
         environment: dict[str, str] | None = None,
         secret: bool = False,
+        hosts: Sequence[Host] = (),
     ) -> None:
         """
         Args:
@@ -54,6 +63,7 @@ class Cluster:
             on_event: called with what nodes say unasked.
             environment: of the nodes and their workers, beside this process's own.
             secret: the nodes authenticate each other; `FOLDER/secret` is the file.
+            hosts: of each node; none: free ports of 127.0.0.1.
         """
         self.folder = folder
         self.groups = groups
@@ -66,6 +76,7 @@ class Cluster:
         self._on_event = on_event
         self._environment = environment or {}
         self.secret_file = folder / "secret" if secret else None
+        self._hosts = tuple(hosts)
         self._claims = PortClaims()
         self.members: list[str] = []
         """Addresses of the nodes, once they are started."""
@@ -115,24 +126,26 @@ class Cluster:
         in. Its address is the last of `members` from now on."""
         (port,) = self._claims.take(1)
         self.members.append(f"{HOST}:{port}")
-        return self._place(self.members[-1], seeds, workers, join=True)
+        return self._place(Host(self.members[-1], ()), seeds, workers, join=True)
 
     def _write_configs(self) -> None:
-        ports = self._claims.take(len(self.workers))
-        members = self.members = [f"{HOST}:{port}" for port in ports]
+        if not self._hosts:
+            ports = self._claims.take(len(self.workers))
+            self._hosts = tuple(Host(f"{HOST}:{port}", ()) for port in ports)
+        members = self.members = [host.address for host in self._hosts]
         if self.secret_file is not None:
             new_secret_file(self.secret_file)
             network = {**self._options.get("network", {}), "secret_file": self.secret_file.name}
             self._options = {**self._options, "network": network}
-        for address, workers in zip(members, self.workers, strict=True):
-            self._place(address, members, workers)
+        for host, workers in zip(self._hosts, self.workers, strict=True):
+            self._place(host, members, workers)
 
-    def _place(self, address: str, members: Sequence[str], workers: int, **more: Any) -> NodeHandle:
+    def _place(self, host: Host, members: Sequence[str], workers: int, **more: Any) -> NodeHandle:
         name = f"node{self._placed + 1}"
         self._placed += 1
         config = self.folder / f"{name}.yaml"
         document = {
-            "node": address,
+            "node": host.address,
             "members": list(members),
             "data_dir": name,
             "bootstrap": True,
@@ -144,6 +157,14 @@ class Cluster:
             **more,
         }
         config.write_text(yaml.safe_dump(document, sort_keys=False), encoding="utf-8")
-        node = NodeHandle(name, config, self.folder / name, self.mark, self._on_event, self._environment)
+        node = NodeHandle(
+            name,
+            config,
+            self.folder / name,
+            self.mark,
+            self._on_event,
+            self._environment,
+            command=host.command,
+        )
         self.nodes.append(node)
         return node

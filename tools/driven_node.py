@@ -34,6 +34,7 @@ from paxmux.tools.load_socket import LoadServer
 from paxmux.tools.main import exit_code
 from paxmux.tools.open_load import OpenLoad, OpenSpec
 from paxmux.tools.register_clients import RegisterClients, RegisterSpec
+from paxmux.tools.term_writers import TermSpec, TermWriters
 from paxmux.tools.writers import Writers, WriterSpec
 
 _PR_SET_PDEATHSIG = 1
@@ -52,6 +53,7 @@ class DrivenNode:
         self._stages = stages
         self._load: Load | OpenLoad | LoadServer | None = None
         self._writers: Writers | RegisterClients | None = None
+        self._term_writers: TermWriters | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self.drain_s: float | None = None
         """Set once the tool has asked for a stop."""
@@ -162,6 +164,20 @@ class DrivenNode:
         )
         self._writers.start()
 
+    async def op_masters(self) -> list[int]:
+        """Node id of the master of each group, as this node knows it; 0: nobody."""
+        return [self._node.master(group) for group in self._groups]
+
+    async def op_write_terms(self, spec: dict[str, Any]) -> None:
+        """Start to write as master, wherever this node is; reigns and writes are reported, as events."""
+        await self._end_term_writers()
+        self._term_writers = TermWriters(self._node, msgspec.convert(spec, TermSpec), self.send)
+        self._term_writers.start()
+
+    async def op_terms_halt(self) -> None:
+        """Let these have their last outcomes; answers once all are reported."""
+        await self._end_term_writers()
+
     async def op_write_halt(self) -> None:
         """Let the writers have their last outcomes; answers once all are reported."""
         await self._end_writers()
@@ -171,6 +187,12 @@ class DrivenNode:
         if isinstance(self._load, LoadServer):
             self._load.close()
         await self._end_writers()
+        await self._end_term_writers()
+
+    async def _end_term_writers(self) -> None:
+        writers, self._term_writers = self._term_writers, None
+        if writers is not None:
+            await writers.halt()
 
     async def _end_writers(self) -> None:
         writers, self._writers = self._writers, None

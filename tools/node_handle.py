@@ -13,7 +13,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,8 +46,10 @@ class NodeHandle:
         mark: str,
         on_event: OnEvent | None,
         environment: dict[str, str] | None = None,
+        command: Sequence[str] = (),
     ) -> None:
-        """`mark`: see tools/processes.py; `environment`: beside this process's own."""
+        """`mark`: see tools/processes.py; `environment`: beside this process's own; `command`: what begins
+        its command line, and becomes it (exec) somewhere else."""
         self.name = name
         self.config = config
         self.data_dir = data_dir
@@ -55,6 +57,7 @@ class NodeHandle:
         self._mark = f"{mark}/{name}"
         self._on_event = on_event
         self._environment = environment or {}
+        self._command = tuple(command)
         self._popen: subprocess.Popen[bytes] | None = None
         self._writer: asyncio.StreamWriter | None = None
         self._reading: asyncio.Task[None] | None = None
@@ -92,8 +95,9 @@ class NodeHandle:
             "PYTHONPATH": _python_path(),
         }
         with theirs, open(self.log_file, "ab") as log:
+            program = (sys.executable, "-P", "-m", "paxmux.tools.driven_node")
             self._popen = subprocess.Popen(
-                [sys.executable, "-P", "-m", "paxmux.tools.driven_node", str(theirs.fileno()), self.config],
+                [*self._command, *program, str(theirs.fileno()), str(self.config)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
