@@ -43,13 +43,17 @@ MASTERS = (
         Master, "__init__", "self.until = now + reign.lease if reign.node not in (0, group.me) else 0",
         "self.until = 0",
     ),
-    one(
-        "whoever wants to be master bids", "I30",
-        Master, "on_timer", "(self.reign.node != g.me and now < self.until)", "False",
-    ),
     both(
+        "whoever wants to be master bids", "I30",
+        Change(Master, "on_timer", "(self.reign.node != g.me and now < self.until)", "False"),
+        Change(
+            Master, "decided",
+            "self._bid_from(max(now, self.until), heir_of(payload))", "self._bid_from(now, heir_of(payload))",
+        ),
+    ),
+    one(
         "a lease that is given back goes on", "I30",
-        Change(Master, "drop", "self.until = 0", "pass"),
+        Master, "drop", "self.until = 0", "pass",
     ),
     one(
         "whose lease it is does not matter", "I30",
