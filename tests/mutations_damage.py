@@ -57,7 +57,7 @@ DOUBT = (
     both(
         "a doubt is forgotten by a restart", "I27",
         Change(opening, "opening_records", "if table.doubt:", "if False:"),
-        Change(Flusher, "_step", "table.oldest, table.doubt)", "table.oldest, False)"),
+        Change(Flusher, "_step", "table.oldest, table.doubt,", "table.oldest, False,"),
     ),
     one(
         "damage raises no doubt", "I13 I27",

@@ -69,18 +69,17 @@ MEMBERS = (
         "who is removed keeps its proposals", "I22",
         Group, "change_members", "if not self.seated:", "if False:",
     ),
-    one("nobody writes down who the members are", "I29", Inner, "decided", "self._record(fx)", "pass"),
+    one("nobody writes down who the members are", "I31", Inner, "decided", "self.record(fx)", "pass"),
     one(
-        "the members are written down as they were", "I29",
-        Inner, "_record", "g.members.membership()",
-        "g.members.membership()._replace(version=-1)",
+        "the members are written down as they were", "I31",
+        Inner, "state", "g.members.membership()", "g.members.membership()._replace(version=-1)",
     ),
     one(
-        "who knows the members may stand below them", "I28 I29",
+        "who knows the members may stand below them", "I28 I31",
         Inner, "decided", 'fx.records.append((DECIDED, g.index, instance, 0, 0, b""))', "pass",
     ),
     one(
-        "what came after the last record is not looked for", "I29",
+        "what came after the last record is not looked for", "I31",
         inner_states, "inner_state", "while at < state.instance:", "while False:",
     ),
     one(
@@ -106,8 +105,8 @@ MEMBERS = (
         Inner, "_outdated", "fx.answered.append((operation.seq, VERSION_CONFLICT, instance, None))", "pass",
     ),
     tested(
-        "what is learned again is taken for the latest", "I29",
-        Inner, "_record", "lost = g.instance < g.doubt.decided", "lost = False",
+        "what is learned again is taken for the latest", "I31",
+        Inner, "record", "lost = g.instance < g.doubt.decided", "lost = False",
         test_inner_state.test_what_is_learned_again_is_told_to_the_log_as_what_it_is,
         "It takes a second death while the group learns again, between two operations that it had lost.",
     ),
