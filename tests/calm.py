@@ -31,12 +31,17 @@ class Calm:
         proposals: ProposalOptions | None = None,
         timers: TimerOptions | None = None,
         chances: dict[str, float] | None = None,
+        founders: int | None = None,
+        lease_ms: int = 0,
     ) -> None:
-        """`chances`: of faults of single frames."""
+        """`chances`: of faults of single frames. `founders`: the first so many nodes are the members.
+        `lease_ms`: of masters; 0: there are none."""
         plan = msgspec.structs.replace(
             planned(seed, Asked(nodes=nodes, groups=groups, faults=(), changes=False, leases=False)),
             layouts=((tuple(range(groups)),),) * nodes,
             chances=chances or {},
+            founders=nodes if founders is None else founders,
+            lease_ms=lease_ms,
             durable=False,
             large=0.0,
             latency_us=latency_us,

@@ -11,7 +11,7 @@ from paxmux.engine.paxos.quorum import Members
 from paxmux.engine.paxos.reader import Reader
 from paxmux.shards import inner_state as inner_states
 from paxmux.shards.repairs import Repairs
-from tests import test_inner
+from tests import test_inner, test_inner_state, test_suspect
 from tests.mutation_harness import Change, both, one, tested
 
 _WISHED = (
@@ -69,37 +69,23 @@ MEMBERS = (
         "who is removed keeps its proposals", "I22",
         Group, "change_members", "if not self.seated:", "if False:",
     ),
-    one("nobody writes down who the members are", "I29", Inner, "decided", "self._record(fx)", "pass"),
+    one("nobody writes down who the members are", "I31", Inner, "decided", "self.record(fx)", "pass"),
     one(
-        "the members are written down as they were", "I29",
-        Inner, "_record", "g.members.membership()",
-        "g.members.membership()._replace(version=-1)",
+        "the members are written down as they were", "I31",
+        Inner, "state", "g.members.membership()", "g.members.membership()._replace(version=-1)",
     ),
     one(
-        "who knows the members may stand below them", "I28 I29",
+        "who knows the members may stand below them", "I28 I31",
         Inner, "decided", 'fx.records.append((DECIDED, g.index, instance, 0, 0, b""))', "pass",
     ),
     one(
-        "what came after the last record is not looked for", "I29",
+        "what came after the last record is not looked for", "I31",
         inner_states, "inner_state", "while at < state.instance:", "while False:",
-    ),
-    one(
-        "what is learned again is taken for the latest", "I29",
-        Inner, "_record", "lost = g.instance < g.doubt.decided", "lost = False",
     ),
     one(
         "only ballots of present members are believed", "I23 I27",
         Doubt, "on_reply", "(promised != NULL and not all(promised))",
         "(promised != NULL and promised[1] not in g.members.seats)",
-    ),
-    one(
-        "the answers of former members cure a suspect", "I27",
-        Doubt, "members_changed", "for node, answer in self.answers.items() if node in g.members.seats",
-        "for node, answer in self.answers.items()",
-    ),
-    one(
-        "the only member cures itself", "I27",
-        Doubt, "judge", "or not (g.peers and g.seated):", "or not g.seated:",
     ),
     one(
         "only other members are asked for lost values", "I26",
@@ -117,6 +103,25 @@ MEMBERS = (
     one(
         "a change that another one has overtaken waits on", "I22",
         Inner, "_outdated", "fx.answered.append((operation.seq, VERSION_CONFLICT, instance, None))", "pass",
+    ),
+    tested(
+        "what is learned again is taken for the latest", "I31",
+        Inner, "record", "lost = g.instance < g.doubt.decided", "lost = False",
+        test_inner_state.test_what_is_learned_again_is_told_to_the_log_as_what_it_is,
+        "It takes a second death while the group learns again, between two operations that it had lost.",
+    ),
+    tested(
+        "the answers of former members cure a suspect", "I27",
+        Doubt, "members_changed", "for node, answer in self.answers.items() if node in g.members.seats",
+        "for node, answer in self.answers.items()",
+        test_suspect.test_who_is_no_member_any_more_has_not_answered,
+        "It takes a suspect whose members change between two answers, and a promise that it had lost.",
+    ),
+    tested(
+        "the only member cures itself", "I27",
+        Doubt, "judge", "or not (g.peers and g.seated):", "or not g.seated:",
+        test_suspect.test_who_has_become_the_only_member_asks_nobody_and_votes_no_more,
+        "A group with a damaged member is not left to it alone, but after all has been judged.",
     ),
     tested(
         "what came early outlives a change of members", "I28",

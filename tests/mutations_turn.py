@@ -139,6 +139,6 @@ LOG = (
     ),
     one(
         "an index forgets hard states", "I4 I13",
-        Flusher, "_step", "write(chunks, states,", "write(chunks, (),",
+        Flusher, "_step", "chunks, states, target,", "chunks, (), target,",
     ),
 )  # fmt: skip

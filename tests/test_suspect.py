@@ -260,3 +260,14 @@ def test_who_has_become_the_only_member_asks_nobody_and_votes_no_more() -> None:
     group.change_members(NOW, Effects())
     learn(group)
     assert not group.voter
+
+
+def test_who_is_no_member_any_more_has_not_answered() -> None:
+    group = suspect()
+    answer(group, B)
+    group.members = Members({A: 11, C: 13}, 1)
+    group.change_members(NOW, Effects())
+    learn(group)
+    assert not group.voter
+    answer(group, C)
+    assert group.voter

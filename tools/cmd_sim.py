@@ -65,7 +65,7 @@ KINDS = {
     "worker_pause": "a worker stands still, then gets everything at once",
     "node_pause": "so does a node",
     "clock_drift": "clocks go up to a tenth too fast or too slow, and change that",
-    "clock_jump": "a clock jumps forward",
+    "clock_jump": "a clock jumps forward; where there are leases a machine sleeps, but for its clock",
     "clean_stop": "a node stops cleanly, and starts again",
 }
 """Of fault, in words."""
@@ -80,7 +80,10 @@ One seed is one run: it decides the cluster (1 to {NODES_MAX} nodes, groups, eac
 options, the load and the faults. The turns, the log, the state machines' calls and the check of frames
 are production code; wire, disks, clocks and processes are simulated. A phase with faults is followed by
 one without, in which everything must settle, make progress and fall silent. Each seed decides at least
-{VALUES_MIN} values and injects at least {KINDS_MIN} kinds of fault.
+{VALUES_MIN} values and injects at least {KINDS_MIN} kinds of fault. Of any five seeds one has changes of
+members (nodes join, leave, lose their disks and are seated anew, several at once and in competition), one has
+masters (short leases, fenced writes, reads under a lease, masters that are cut off or give up), and one has
+both.
 
   --seed N          run one seed; print what it decides, and a digest of everything that happened. The
                     same seed, options and code give the same digest. Where it fails: the last --events
@@ -95,7 +98,7 @@ or for several of them:
   wire          all of single frames
 
 A campaign of at least {REACH_SEEDS} seeds fails too if a line of the protocol that is marked as worth
-reaching was never reached, unless --nodes, --groups, --proposals or --faults keep some out of reach, or
+reaching was never reached, unless --nodes, --groups or the like keep some out of reach, or
 the code is compiled and has no lines to count. The exit code is 0 only if all is well.
 """
 
@@ -119,6 +122,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--faults", type=_faults, metavar="KIND,…", help="these kinds alone")
     parser.add_argument(
+        "--changes", type=_yes, metavar="yes|no", help="of members, instead of the seed's choice"
+    )
+    parser.add_argument("--leases", type=_yes, metavar="yes|no", help="instead of the seed's choice")
+    parser.add_argument(
         "--events", type=whole(1, 1_000_000), default=60, metavar="N", help="shown of a failure (default 60)"
     )
     parser.add_argument("--trace", action="store_true", help="with --seed: show them also if it passes")
@@ -134,6 +141,12 @@ def _seeds(text: str) -> range:
     return range(int(first), int(last) + 1)
 
 
+def _yes(text: str) -> bool:
+    if text not in ("yes", "no"):
+        raise argparse.ArgumentTypeError(f"expected yes or no, got {text!r}")
+    return text == "yes"
+
+
 def _faults(text: str) -> tuple[str, ...]:
     try:
         return expand(text.split(","))
@@ -143,7 +156,14 @@ def _faults(text: str) -> tuple[str, ...]:
 
 def run(args: argparse.Namespace) -> int:
     """Simulate, show, and say whether everything held."""
-    asked = Asked(nodes=args.nodes, groups=args.groups, proposals=args.proposals, faults=args.faults)
+    asked = Asked(
+        nodes=args.nodes,
+        groups=args.groups,
+        proposals=args.proposals,
+        faults=args.faults,
+        changes=args.changes,
+        leases=args.leases,
+    )
     if args.seeds is None and args.jobs > 1:
         print("paxmux sim: --jobs: one seed is one process; expected --seeds with it", file=sys.stderr)
         return ExitCode.USAGE
@@ -186,7 +206,8 @@ def _one(args: argparse.Namespace, asked: Asked, console: Console) -> int:
         for line in trace.lines:
             console.print(line)
     console.print(
-        f"decided {done.decided} values, acknowledged {done.acked}, {done.reads} linearizable reads"
+        f"decided {done.decided} values, acknowledged {done.acked}, {done.reads} linearizable reads; "
+        f"{done.changes} changes of members, {done.reigns} masters"
     )
     console.print(f"{done.events} events in {done.simulated_ms} ms of simulated time")
     _show_faults(done.faults, done.points, console)
@@ -240,6 +261,7 @@ def _campaign(args: argparse.Namespace, asked: Asked, console: Console) -> int:
         f"{tally.seeds} seeds in {took:.0f} s, {tally.seeds / took:.1f} seeds/s; "
         f"{tally.decided:,} values decided (at least {tally.decided_min} by each seed), "
         f"{tally.acked:,} acknowledged, {tally.reads:,} linearizable reads; "
+        f"{tally.changes:,} changes of members, {tally.reigns:,} masters; "
         f"{kinds} kinds of fault (at least {tally.kinds_min} in each seed), "
         f"{sum(tally.faults[kind] for kind in FAULTS):,} faults"
     )

@@ -43,6 +43,10 @@ class Tally(msgspec.Struct):
     decided_min: int | None = None
     acked: int = 0
     reads: int = 0
+    changes: int = 0
+    """Of members."""
+    reigns: int = 0
+    """Of masters."""
     events: int = 0
     simulated_ms: int = 0
     kinds_min: int | None = None
@@ -59,6 +63,8 @@ class Tally(msgspec.Struct):
         self.decided_min = _least(self.decided_min, report.decided)
         self.acked += report.acked
         self.reads += report.reads
+        self.changes += report.changes
+        self.reigns += report.reigns
         self.events += report.events
         self.simulated_ms += report.simulated_ms
         self.kinds_min = _least(self.kinds_min, report.kinds)
@@ -74,6 +80,8 @@ class Tally(msgspec.Struct):
         self.decided_min = _least(self.decided_min, other.decided_min)
         self.acked += other.acked
         self.reads += other.reads
+        self.changes += other.changes
+        self.reigns += other.reigns
         self.events += other.events
         self.simulated_ms += other.simulated_ms
         self.kinds_min = _least(self.kinds_min, other.kinds_min)

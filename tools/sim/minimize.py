@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from msgspec.structs import replace
+
 from paxmux.tools.sim.campaign import Failure, judge
 from paxmux.tools.sim.plan import VALUES_MIN, Asked, planned
 
@@ -23,6 +25,8 @@ def minimize(seed: int, asked: Asked, say: Callable[[str], None]) -> tuple[Asked
         groups=asked.groups,
         proposals=asked.proposals,
         faults=planned(seed, asked).faults,
+        changes=asked.changes,
+        leases=asked.leases,
     )
     outcome = judge(seed, small)
     if not isinstance(outcome, Failure):
@@ -42,21 +46,15 @@ def minimize(seed: int, asked: Asked, say: Callable[[str], None]) -> tuple[Asked
 
 def _smaller(asked: Asked) -> list[Asked]:
     faults = asked.faults or ()
-    candidates = [
-        Asked(
-            nodes=asked.nodes, groups=asked.groups, proposals=asked.proposals, faults=_without(faults, kind)
-        )
-        for kind in faults
-    ]
+    candidates = [replace(asked, faults=_without(faults, kind)) for kind in faults]
     if asked.groups != 1:
-        candidates.insert(
-            0, Asked(nodes=asked.nodes, groups=1, proposals=asked.proposals, faults=asked.faults)
-        )
+        candidates.insert(0, replace(asked, groups=1))
+    for name in ("changes", "leases"):
+        if getattr(asked, name) is not False:
+            candidates.insert(0, replace(asked, **{name: False}))
     for proposals in (VALUES_MIN // 8, asked.proposals // 2):
         if 1 <= proposals < asked.proposals:
-            candidates.insert(
-                0, Asked(nodes=asked.nodes, groups=asked.groups, proposals=proposals, faults=asked.faults)
-            )
+            candidates.insert(0, replace(asked, proposals=proposals))
     return candidates
 
 
