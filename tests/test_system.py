@@ -8,6 +8,7 @@ import pytest
 
 from paxmux.engine.paxos import system, value
 from paxmux.engine.paxos.system import (
+    LEASE_MAX,
     NO_REIGN,
     NO_TERM,
     Change,
@@ -40,12 +41,17 @@ def test_a_change_comes_back_as_it_was(change: Change) -> None:
     "op",
     [
         ReignOp(1, 2, -1, 10**9),
-        ReignOp(MOST, MOST, 2**62, 2**61, fresh=True),
+        ReignOp(MOST, MOST, 2**62, LEASE_MAX, fresh=True),
         ReignOp(3, 4, 5, 0, release=True, heir=9),
     ],
 )
 def test_an_operation_of_the_master_comes_back_as_it_was(op: ReignOp) -> None:
     assert decode_reign_op(encode_reign_op(op)) == op
+
+
+def test_a_lease_that_is_too_long_is_none() -> None:
+    assert decode_reign_op(encode_reign_op(ReignOp(1, 2, -1, LEASE_MAX + 1))) is None
+    assert decode_reign_op(encode_reign_op(ReignOp(1, 2, -1, 0))) is None
 
 
 @pytest.mark.parametrize("reign", [NO_REIGN, Reign(1, 2, 30, 20, 10**9)])

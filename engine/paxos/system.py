@@ -32,6 +32,8 @@ FOUNDED: Final = -1
 """The version of a membership that no operation has changed."""
 MEMBERS_MAX: Final = 63
 ADDRESS_MAX: Final = 300
+LEASE_MAX: Final = 3600 * 10**9
+"""ns. Nobody waits longer for a lease, whatever its owner may have asked for."""
 TERMS_MAX: Final = 2000
 """So many changes of the term are remembered: it takes 32 KB, and as many elections."""
 NO_TERM: Final = -1
@@ -179,7 +181,12 @@ def decode_reign_op(payload: bytes) -> ReignOp | None:
     if len(payload) != _REIGN_OP.size:
         return None
     kind, fresh, node, incarnation, version, last = _REIGN_OP.unpack(payload)
-    if kind not in (_LEASE, _RELEASE) or fresh > 1 or not node or (kind == _LEASE and not 0 < last < 1 << 62):
+    if (
+        kind not in (_LEASE, _RELEASE)
+        or fresh > 1
+        or not node
+        or (kind == _LEASE and not 0 < last <= LEASE_MAX)
+    ):
         return None
     if kind == _LEASE:
         return ReignOp(node, incarnation, version, last, fresh=bool(fresh))
