@@ -10,9 +10,9 @@ neither votes nor answers for it.
 from __future__ import annotations
 
 from collections.abc import Callable
-from time import monotonic_ns
 from typing import Literal
 
+from paxmux.engine.clock import clock_ns
 from paxmux.engine.paxos.effects import LEARNED, Record
 from paxmux.engine.paxos.group import Owned
 from paxmux.engine.paxos.system import term_in
@@ -73,7 +73,7 @@ class Arrival:
         socket: HandoverSocket,
         log: Log,
         build: Build,
-        clock: Callable[[], int] = monotonic_ns,
+        clock: Callable[[], int] = clock_ns,
     ) -> None:
         """The log must know nothing of the group. `clock`: in ns.
 

@@ -170,7 +170,8 @@ class Rest:
         self.advance(IDLE)
         if self._terms() != terms:
             raise Breach("masters stay", f"{terms} were the terms, now they are {self._terms()}")
-        renewals = RENEWALS * IDLE // (cluster.plan.lease_ms * MS) if cluster.plan.lease_ms else 0
+        # Somebody may have asked for a lease of half the length.
+        renewals = 2 * RENEWALS * IDLE // (cluster.plan.lease_ms * MS) if cluster.plan.lease_ms else 0
         for worker in cluster.workers:
             done = worker.turns - turns[worker.name]
             bound = IDLE // 10**9 * IDLE_EVENTS_PER_S * (1 + len(worker.groups) * cluster.plan.nodes)
