@@ -108,7 +108,7 @@ def _hello(data: bytes) -> None:
     except FrameError:
         return
     assert (said.node_id, said.seat) == (header.sender, header.seat)
-    assert said.node_id in said.members
+    assert said.founding is not None or said.role != "member" or said.node_id in said.members
 
 
 def _hellos() -> list[bytes]:
@@ -120,7 +120,11 @@ def _hellos() -> list[bytes]:
             seat=11,
             incarnation=5,
             groups=4,
+            address="127.0.0.1:9",
+            role="member",
+            rejoin=False,
             members=[1, 2],
+            addresses={2: "127.0.0.1:10"},
             founding=founding,
             active=active,
             ask=ask,
