@@ -215,20 +215,10 @@ def _group_summary(status: Status) -> RenderableType:
 
 
 def _groups(status: Status) -> RenderableType:
-    table = _table(
-        "groups",
-        "group",
-        "worker",
-        "first",
-        "instance",
-        "applied",
-        "round",
-        "promised to:",
-        "phase:",
-        "wait",
-        "master:",
-        "remark:",
-    )
+    names = ["group", "worker", "first", "instance", "applied", "round", "promised to:", "phase:", "wait"]
+    masters = any(row["master"]["wanted"] or row["master"]["master"] for row in status["groups"])
+    names += ["master:", "remark:"] if masters else ["remark:"]
+    table = _table("groups", *names)
     own = status["node"]["node_id"]
     for row in status["groups"]:
         round_, holder = row["promised"]
@@ -255,7 +245,7 @@ def _groups(status: Status) -> RenderableType:
             "-" if not holder else "this node" if holder == own else node_text(holder),
             row["phase"],
             str(row["waiting"]),
-            _master(row["master"]),
+            *([_master(row["master"])] if masters else []),
             remark,
         )
     return table
