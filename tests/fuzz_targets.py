@@ -80,6 +80,9 @@ def _batches() -> list[bytes]:
         "vow_asks": (1, 2),
         "vow_replies": (1, 2, 3, 4, 5),
         "mend_asks": (1, 2, 3),
+        "inner_forwards": (1, b"operation"),
+        "recall_asks": (1,),
+        "recall_replies": (1, 2, b"state"),
     }
     made = [b"", codec.encode_section(Batch())]
     for kind in KINDS:
@@ -189,7 +192,7 @@ class _Stream:
             trust.set_keys([KEYS])
         self.listener = socket.socket()
         self.incoming = incoming.Incoming(
-            self.listener, {1}, 1, counts, HEADER_BYTES + BODY_MAX, self.frames.append, trust, 2
+            self.listener, {1}, counts, HEADER_BYTES + BODY_MAX, self.frames.append, trust, 2
         )
         self.loop = LOOP
         self.incoming._loop = self.loop

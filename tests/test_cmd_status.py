@@ -158,7 +158,7 @@ def test_trouble_is_shown() -> None:
         "repairing": None,
         "stopped": {"1": "state machine 1 stopped: boom"},
         "slow": None,
-        "master": {"wanted": True, "master": 5, "own": True, "left_ms": 900},
+        "master": {"wanted": False, "master": 0, "own": False, "left_ms": 0},
     }
     status: Status = {
         "node": {
