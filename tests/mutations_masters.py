@@ -6,7 +6,7 @@ from paxmux.engine.paxos import system
 from paxmux.engine.paxos.inner import Inner
 from paxmux.engine.paxos.master import Master
 from paxmux.shards.applier import Applier
-from tests import test_inner
+from tests import test_inner, test_system
 from tests.mutation_harness import Change, both, one, tested
 
 MASTERS = (
@@ -51,9 +51,11 @@ MASTERS = (
             "self._bid_from(max(now, self.until), heir_of(payload))", "self._bid_from(now, heir_of(payload))",
         ),
     ),
-    one(
+    tested(
         "a lease that is given back goes on", "I29",
         Master, "drop", "self.until = 0", "pass",
+        test_inner.test_a_master_that_gives_back_counts_on_nothing_from_then_on,
+        "What is given back is decided before anybody else bids, in all of these runs.",
     ),
     one(
         "whose lease it is does not matter", "I29",
@@ -63,13 +65,17 @@ MASTERS = (
         "who is no member becomes master", "I29",
         system, "reign_by", "op is None or op.node not in members", "op is None",
     ),
-    one(
+    tested(
         "another life goes on in the same term", "I30",
         system, "after", "and reign.incarnation == op.incarnation and", "and",
+        test_system.test_a_reign_goes_on_and_ends,
+        "A new life asks for a fresh term by itself.",
     ),
-    one(
+    tested(
         "another node goes on in the same term", "I30",
         system, "after", "same = reign.node == op.node and", "same = reign.node != 0 and",
+        test_system.test_a_reign_goes_on_and_ends,
+        "A node that has no lease asks for a fresh term by itself.",
     ),
     one(
         "a term holds from its own instance on", "I30",

@@ -9,8 +9,6 @@ from paxmux.engine.paxos.inner import Inner
 from paxmux.engine.paxos.proposer import Proposer
 from paxmux.engine.paxos.quorum import Members
 from paxmux.engine.paxos.reader import Reader
-from paxmux.shards import inner_state as inner_states
-from paxmux.shards.repairs import Repairs
 from tests import test_inner, test_inner_state, test_suspect
 from tests.mutation_harness import Change, both, one, tested
 
@@ -77,19 +75,6 @@ MEMBERS = (
     one(
         "who knows the members may stand below them", "I28 I31",
         Inner, "decided", 'fx.records.append((DECIDED, g.index, instance, 0, 0, b""))', "pass",
-    ),
-    one(
-        "what came after the last record is not looked for", "I31",
-        inner_states, "inner_state", "while at < state.instance:", "while False:",
-    ),
-    one(
-        "only ballots of present members are believed", "I23 I27",
-        Doubt, "on_reply", "(promised != NULL and not all(promised))",
-        "(promised != NULL and promised[1] not in g.members.seats)",
-    ),
-    one(
-        "only other members are asked for lost values", "I26",
-        Repairs, "ask", "peers := _whom(group)", "peers := group.peers",
     ),
     both(
         "reads go by members that are not any more", "I21 I28",
