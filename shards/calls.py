@@ -230,7 +230,7 @@ class Calls:
                 return
             code, answer = self._appliers[index].query(argument, payload)
             if of_master and not self.masters.holds(group, now):
-                self.masters.refuse(seq, group, now)  # reach: lease-ended-meanwhile
+                self.masters.refuse(seq, group, now)
                 return
             self._replies.append((seq, code, self._appliers[index].next, 0, answer))
         elif kind == CallKind.MASTER:

@@ -46,7 +46,7 @@ class Recall:
         if not self.lost and g.seated and g.inquiry.fenced is None:
             state = encode_state(g.inner.state())
             # After the sync: what is told must not be lost here.
-            fx.after.peer(sender).recall_replies.append((g.index, g.instance, state))  # reach: members-told
+            fx.after.peer(sender).recall_replies.append((g.index, g.instance, state))
 
     def on_reply(self, sender: int, seat: int, instance: int, data: bytes, now: int, fx: Effects) -> None:
         """A peer tells."""
@@ -75,7 +75,7 @@ class Recall:
         ]
         if len(same) <= len(membership.members) // 2:
             return
-        self.lost = False  # reach: members-recalled
+        self.lost = False
         self.again_at = NEVER
         self.told.clear()
         g.members = members_of(membership)
@@ -93,5 +93,5 @@ class Recall:
             # What was told of earlier instances does not count any more.
             self.told.clear()
             for node in g.peers or list(g.learner.heard):
-                fx.now.peer(node).recall_asks.append((g.index,))  # reach: members-asked
+                fx.now.peer(node).recall_asks.append((g.index,))
         return self.again_at
